@@ -1,0 +1,1 @@
+"""Pretraining of the small foundation models that profile mini ships (ours)."""
