@@ -1,0 +1,132 @@
+"""What every stage command shares: its arguments, its folders, and how it publishes its output in one step.
+
+A stage works in ``.work/`` and renames the finished folder into ``artifacts/``: DVC deletes a stage's outputs before it
+runs it, so work in progress lives where a killed stage finds it again.
+"""
+
+import argparse
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ARTIFACTS = Path("artifacts")
+WORK = Path(".work")
+_PR_SET_PDEATHSIG = 1
+
+
+def stage_arguments(description: str, *, variant: bool = False) -> argparse.Namespace:
+    """Parse a stage's command line, start its log, and tie its life to DVC's.
+
+    Args:
+        description: what the stage reads, does and writes; the text of ``--help``.
+        variant: whether the stage runs once per variant of co-training.
+
+    Returns:
+        Namespace with ``profile`` (str) and, if asked for, ``variant`` (str).
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="mini", help="profiles/<PROFILE>.yaml (default: mini)")
+    if variant:
+        parser.add_argument("--variant", default="full", help="a name under the profile's variants (default: full)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    die_with_parent()
+    return arguments
+
+
+class StagePaths:
+    """Where the stages of one profile keep their files, relative to the repository root (the working directory)."""
+
+    def __init__(self, profile: str) -> None:
+        self.profile = profile
+
+    def out(self, stage: str, variant: str | None = None) -> Path:
+        """``artifacts/<profile>/<stage>[/<variant>]``: the finished output, written by `publish` alone."""
+        return ARTIFACTS.joinpath(self.profile, stage, *([variant] if variant else []))
+
+    def work(self, stage: str, fingerprint: str) -> Path:
+        """``.work/<profile>/<stage>/<fingerprint>``: work in progress; made if absent, found again if not."""
+        path = WORK / self.profile / stage / fingerprint
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash (16 hex digits) of everything that a piece of unfinished work depends on.
+
+    Args:
+        parts: a `Path` stands for its content (a folder for all files below it, so name an index with checksums rather
+            than the tars it lists); a pydantic model for its values; anything else must be plain JSON.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        TypeError: a part is none of the above.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            described: Any = _content(part)
+        elif hasattr(part, "model_dump_json"):
+            described = json.loads(part.model_dump_json())
+        else:
+            described = part
+        digest.update(json.dumps(described, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _content(path: Path) -> Any:
+    if path.is_dir():
+        return {file.relative_to(path).as_posix(): _content(file) for file in sorted(path.rglob("*")) if file.is_file()}
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def publish(work: Path, out: Path) -> None:
+    """Move the finished folder `work` to `out` in one step, in the place of an older one.
+
+    At any moment `out` is whole or absent, and nothing half-written ever lies below ``artifacts/``.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if work.stat().st_dev != out.parent.stat().st_dev:
+        # artifacts/ is on a disk of its own: bring the bytes over first, so that the rename below stays one step.
+        near = out.parent.parent / f".incoming-{out.name}-{work.name}"
+        shutil.rmtree(near, ignore_errors=True)
+        shutil.copytree(work, near)
+        shutil.rmtree(work)
+        work = near
+    if out.exists():
+        old = work.with_name(f"{work.name}.replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+        work.rename(out)
+        shutil.rmtree(old)
+    else:
+        work.rename(out)
+
+
+def die_with_parent() -> None:
+    """Under DVC on Linux: let the kernel end this process when DVC ends, however that happens.
+
+    DVC leaves a stage's command running when it is killed itself, and clears its lock, so that a second copy could start
+    beside the first. A stage run by hand is left alone: it may outlive its terminal.
+    """
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+        return
+    parent = os.getppid()
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        logging.getLogger(__name__).warning("prctl failed: this stage will outlive a killed dvc")
+    if os.getppid() != parent:  # the parent died before the kernel knew of our wish
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON with sorted keys; a metric that is not a finite number is an error, not a NaN in a file."""
+    path.write_text(json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
