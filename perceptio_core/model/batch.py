@@ -1,0 +1,45 @@
+"""One batch of training samples, as the model takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptioBatch:
+    """Token sequences, images and masks of B samples, T tokens long (right-padded).
+
+    Attributes:
+        keys: the samples' names, for messages.
+        input_ids_BT: int64 token ids; the depth codes are in here, nowhere else.
+        attention_mask_BT: int64, 1 for tokens and 0 for padding.
+        roles_BT: int64 `perceptio_core.grammar.Role`; PROMPT (0) for padding.
+        pixels_PCHW: float tiles for the vision tower, all samples' tiles one after the other.
+        sam_pixels_SCHW: float images for SAM2, of the S <= B samples with [SEG] tokens only, in batch order.
+        masks_MHW: bool target masks at SAM2's input size, one per [SEG] token in the order of reading the batch.
+        mask_image_M: int64, which of the S images each mask belongs to.
+    """
+
+    keys: tuple[str, ...]
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    roles_BT: Tensor
+    pixels_PCHW: Tensor
+    sam_pixels_SCHW: Tensor
+    masks_MHW: Tensor
+    mask_image_M: Tensor
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PerceptioBatch:
+        """The same batch on another device."""
+        return replace(self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()})
+
+    def pin_memory(self) -> PerceptioBatch:
+        """The same batch in page-locked memory."""
+        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})

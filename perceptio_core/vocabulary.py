@@ -1,0 +1,132 @@
+"""The added tokens: ``[SEG]``, ``<depth_start>``, ``<depth_0>`` ... ``<depth_{K-1}>``, ``<depth_end>``.
+
+``[SEG]`` is Sa2VA's, the depth tokens are AURORA's. K is the number of codes of the depth codebook. All of them are
+special tokens: no text of a user or a data set becomes one of them by accident when it is encoded as plain text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SEG = "[SEG]"
+DEPTH_START = "<depth_start>"
+DEPTH_END = "<depth_end>"
+
+
+def depth_token(code: int) -> str:
+    """The token that stands for one code of the depth codebook, ``code`` in [0, K)."""
+    return f"<depth_{code}>"
+
+
+def added_tokens(*, num_codes: int) -> list[str]:
+    """All added tokens in the order of their ids.
+
+    Args:
+        num_codes: K >= 1, codes of the depth codebook.
+    """
+    if num_codes < 1:
+        raise ValueError(f"num_codes must be at least 1, got {num_codes}")
+    return [SEG, DEPTH_START, *(depth_token(code) for code in range(num_codes)), DEPTH_END]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Ids of the added tokens in one tokenizer; the id of depth code k is ``first_code + k``."""
+
+    seg: int
+    depth_start: int
+    depth_end: int
+    first_code: int
+    num_codes: int
+
+    @classmethod
+    def add_to(cls, tokenizer: PreTrainedTokenizerBase, *, num_codes: int) -> Vocabulary:
+        """Add the tokens to `tokenizer` (in place; none twice) and return their ids.
+
+        Raises:
+            ValueError: the tokenizer already holds some of them in a way that does not fit, see `of`.
+        """
+        from tokenizers import AddedToken
+
+        tokens = [AddedToken(token, special=True, normalized=False) for token in added_tokens(num_codes=num_codes)]
+        tokenizer.add_tokens(tokens, special_tokens=True)
+        return cls.of(tokenizer, num_codes=num_codes)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, *, num_codes: int) -> Vocabulary:
+        """The ids in a tokenizer that has the tokens.
+
+        Raises:
+            ValueError: a token is missing, there are more codes than `num_codes`, or the codes' ids are not contiguous.
+        """
+        known = tokenizer.get_vocab()
+        missing = [token for token in added_tokens(num_codes=num_codes) if token not in known]
+        if missing:
+            raise ValueError(f"the tokenizer lacks {len(missing)} perception tokens, the first is {missing[0]!r}")
+        if depth_token(num_codes) in known:
+            raise ValueError(f"the tokenizer holds {depth_token(num_codes)!r}, but the codebook has {num_codes} codes")
+        first = known[depth_token(0)]
+        strays = [code for code in range(num_codes) if known[depth_token(code)] != first + code]
+        if strays:
+            raise ValueError(
+                f"the ids of the depth codes must be contiguous from {depth_token(0)!r} = {first}, "
+                f"but {depth_token(strays[0])!r} is {known[depth_token(strays[0])]}"
+            )
+        return cls(
+            seg=known[SEG],
+            depth_start=known[DEPTH_START],
+            depth_end=known[DEPTH_END],
+            first_code=first,
+            num_codes=num_codes,
+        )
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of all added tokens, in the order of `added_tokens`: the rows that co-training adds and trains in full."""
+        return [self.seg, self.depth_start, *range(self.first_code, self.first_code + self.num_codes), self.depth_end]
+
+    def code_ids(self, codes: torch.Tensor) -> torch.Tensor:
+        """Token ids of depth codes in [0, K), any shape."""
+        return codes + self.first_code
+
+    def codes(self, ids: torch.Tensor) -> torch.Tensor:
+        """Depth codes in [0, K) of code token ids, any shape."""
+        return ids - self.first_code
+
+    def is_code(self, ids: torch.Tensor) -> torch.Tensor:
+        """Where `ids` are depth codes: bool, same shape."""
+        return (ids >= self.first_code) & (ids < self.first_code + self.num_codes)
+
+
+@torch.no_grad()
+def add_rows(model: PreTrainedModel, *, vocabulary: Vocabulary, vocabulary_size: int, seed: int = 0) -> None:
+    """Give the added tokens rows in the input embedding and the output head, in place.
+
+    A new row is drawn from the diagonal Gaussian fitted to the old rows of its matrix, so that new tokens start at the
+    scale of trained ones and apart from one another (ours). The old rows stay equal to the bit. Matrices that the
+    base model padded beyond its tokenizer are never shrunk.
+
+    Args:
+        model: a causal language model with input and output embeddings, tied or not.
+        vocabulary: ids of the added tokens.
+        vocabulary_size: number of tokens of the tokenizer, the added ones included.
+        seed: of the draw; independent of torch's global generators.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if vocabulary_size > rows:
+        # HF's own initialisation of the new rows would draw from the global generator; all are overwritten below.
+        model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
+    weights = {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    added = torch.tensor(vocabulary.ids)
+    generator = torch.Generator().manual_seed(seed)
+    for weight in weights.values():
+        old = weight[: int(added.min())].float()
+        noise = torch.randn(len(added), weight.shape[1], generator=generator)
+        new = old.mean(0) + old.std(0) * noise.to(old.device)
+        weight[added.to(weight.device)] = new.to(weight.dtype)
