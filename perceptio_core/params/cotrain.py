@@ -1,0 +1,101 @@
+"""Parameters of co-training. Where the paper is silent the defaults in the profiles follow Sa2VA, and the text says so."""
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from perceptio_core.params.base import Section
+
+
+class LearningRates(Section):
+    """Base learning rates of AdamW by what they train (Sa2VA uses one, 4e-5, for everything; the split is ours)."""
+
+    adapters: PositiveFloat
+    """LoRA matrices, the projector and the rows of the added tokens."""
+    vision_tower: PositiveFloat
+    """The vision tower, where `train_vision_tower` lets it learn."""
+    segmentation: PositiveFloat
+    """The prompt MLP and SAM2's mask decoder."""
+
+
+class LossWeights(Section):
+    """Weights of the losses in the sum that is minimised; Sa2VA's for segmentation, ours for the depth losses."""
+
+    llm: NonNegativeFloat
+    seg_ce: NonNegativeFloat
+    seg_dice: NonNegativeFloat
+    marker: NonNegativeFloat
+    token: NonNegativeFloat
+    count: NonNegativeFloat
+    reconstruction: NonNegativeFloat
+
+
+class Spans(Section):
+    """Which perception tokens the assistant writes before it answers; with neither, the model is the control."""
+
+    segmentation: bool
+    depth: bool
+
+
+class Lora(Section):
+    """Low-rank adapters on the language model (Sa2VA: r 128, alpha 256, dropout 0.05)."""
+
+    r: PositiveInt
+    alpha: PositiveInt
+    dropout: float = Field(ge=0, lt=1)
+
+
+class TaskMixture(Section):
+    """Relative weight of each task in the samples that a step draws."""
+
+    referring: NonNegativeFloat
+    conversation: NonNegativeFloat
+    marker: NonNegativeFloat
+    depth_map: NonNegativeFloat
+
+
+class CotrainParams(Section):
+    """The `cotrain` section; the `variants` section of a profile overrides single keys of it per variant."""
+
+    steps: PositiveInt
+    """Optimizer steps."""
+    batch_size: PositiveInt
+    """Samples per optimizer step, over all ranks and micro-batches."""
+    accumulation: PositiveInt
+    """Micro-batches per rank and optimizer step; raise it when memory is short."""
+    learning_rates: LearningRates
+    warmup: float = Field(ge=0, lt=1)
+    """Share of the steps spent warming up (Sa2VA: 0.05)."""
+    floor: float = Field(ge=0, le=1)
+    """Factor on the learning rates that the cosine ends at (Sa2VA: 0)."""
+    weight_decay: NonNegativeFloat
+    clip: PositiveFloat
+    """Largest gradient norm (Sa2VA: 1)."""
+    loss_weights: LossWeights
+    spans: Spans
+    order: tuple[Literal["segmentation", "depth"], Literal["segmentation", "depth"]]
+    """Order of the perception spans; the paper's is segmentation, then depth."""
+    lora: Lora
+    train_vision_tower: bool
+    mixture: TaskMixture
+    checkpoint_every: PositiveInt
+    """Steps between checkpoints: how much a killed run loses at most."""
+    validate_every: PositiveInt
+    """Steps between validations."""
+    validation_batches: NonNegativeInt
+    """Batches of `batch_size` validation samples per validation; 0 never validates."""
+    num_workers: NonNegativeInt
+    """Threads per rank that prepare batches; 0 prepares them between the steps."""
+    seed: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulation {self.accumulation}")
+        if set(self.order) != {"segmentation", "depth"}:
+            raise ValueError(f"order must name segmentation and depth once each, not {list(self.order)}")
+        if not any(self.mixture.model_dump().values()):
+            raise ValueError("mixture: at least one task needs a weight above 0")
+        if self.mixture.depth_map and not self.spans.depth:
+            raise ValueError("mixture.depth_map must be 0 when spans.depth is false: such samples consist of the codes")
+        return self

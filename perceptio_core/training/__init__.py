@@ -1,0 +1,1 @@
+"""The training loop: precision, schedule, parameter groups, prefetching, checkpoints that resume exactly, curves."""

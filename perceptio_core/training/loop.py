@@ -1,0 +1,278 @@
+"""The training loop: one optimizer step at a time, on one process or many, killable at any moment.
+
+Distribution is `accelerate`'s (plain Python, `accelerate launch` or `torchrun`; gloo between processes on CPUs, NCCL on
+GPUs). A step's samples are fixed by the step alone and divided among ranks and micro-batches, so the world may change
+size between two attempts of a run.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import send_to_device
+from torch import nn
+
+from perceptio_core.progress import duration
+from perceptio_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from perceptio_core.training.curves import Curves
+from perceptio_core.training.memory import peak_memory_gib
+from perceptio_core.training.optimizer import ParameterGroup, build_optimizer, check_groups, set_rates
+from perceptio_core.training.precision import detect_precision
+from perceptio_core.training.prefetch import prefetch
+from perceptio_core.training.randomness import seed_generators
+from perceptio_core.training.schedule import rate_factor
+
+logger = logging.getLogger(__name__)
+
+LOG_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """What the loop itself needs to know.
+
+    Attributes:
+        steps: optimizer steps of the whole run.
+        batch_size: samples per optimizer step, over all ranks and micro-batches.
+        accumulation: micro-batches per rank and optimizer step.
+        warmup, floor: of the schedule, see `rate_factor`.
+        weight_decay: AdamW's, on matrices.
+        clip: largest gradient norm.
+        checkpoint_every, validate_every: in steps; both also happen after the last step.
+        validation_batches: batches of the validation split per validation; 0 never validates.
+        workers: prefetching threads.
+        seed: of dropout and point sampling.
+    """
+
+    steps: int
+    batch_size: int
+    accumulation: int
+    warmup: float
+    floor: float
+    weight_decay: float
+    clip: float
+    checkpoint_every: int
+    validate_every: int
+    validation_batches: int
+    workers: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Where batches come from; both must be pure functions of their arguments, callable from several threads.
+
+    Attributes:
+        train: (step, part, parts) -> the batch with the part-th of `parts` equal parts of that step's samples.
+        validation: index -> the index-th batch of the validation split.
+    """
+
+    train: Callable[[int, int, int], Any]
+    validation: Callable[[int], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a finished run took.
+
+    Attributes:
+        seconds: wall-clock, over all attempts, validation and checkpoints included.
+        samples_per_second: training samples over `seconds`.
+        peak_memory_gib: largest memory of rank 0's process in this attempt (GPU memory where it trains on one).
+        precision: "bf16" or "no" (float32).
+        world_size: ranks of this attempt.
+    """
+
+    seconds: float
+    samples_per_second: float
+    peak_memory_gib: float
+    precision: str
+    world_size: int
+
+
+def start_accelerator() -> Accelerator:
+    """The process's place in the world and its precision; call once, before the model is made."""
+    # Parameters without a gradient in some batch (a task whose tokens are absent) must not stall the other ranks.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=detect_precision(), kwargs_handlers=[ddp])
+
+
+def train(
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    groups: list[ParameterGroup],
+    batches: Batches,
+    settings: LoopSettings,
+    work: Path,
+) -> TrainingResult:
+    """Train `model` in place from the newest checkpoint in `work` (or from its present weights) to the last step.
+
+    Args:
+        accelerator: from `start_accelerator`.
+        model: `model(batch)` returns the losses as scalars, `total` among them; the other names are logged as they are.
+        groups: all trainable parameters, with their learning rates.
+        batches: training and validation batches.
+        settings: see `LoopSettings`.
+        work: folder that survives a kill; gets `checkpoints/` and `curves/`.
+
+    Raises:
+        ValueError: the batch does not divide among ranks and micro-batches, or the groups do not match the model.
+        FloatingPointError: a loss is not finite; the message names the step, the losses and the samples.
+    """
+    world, rank = accelerator.num_processes, accelerator.process_index
+    parts = world * settings.accumulation
+    if settings.batch_size % parts:
+        raise ValueError(
+            f"batch_size {settings.batch_size} does not divide into {world} ranks x accumulation {settings.accumulation}"
+        )
+    check_groups(model=model, groups=groups)
+    optimizer = build_optimizer(groups=groups, weight_decay=settings.weight_decay)
+    parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
+    model.to(accelerator.device)
+    progress = load_checkpoint(folder=work / "checkpoints", parameters=parameters, optimizer=optimizer)
+    progress = progress or Progress(step=0, seconds=0.0)
+    wrapped = accelerator.prepare_model(model)
+    curves = Curves(folder=work / "curves", step=progress.step) if accelerator.is_main_process else None
+    _announce(groups=groups, settings=settings, accelerator=accelerator, step=progress.step)
+
+    def load(position: int) -> Any:
+        step, micro = divmod(position, settings.accumulation)
+        return batches.train(step, rank * settings.accumulation + micro, parts)
+
+    micro_steps = range(progress.step * settings.accumulation, settings.steps * settings.accumulation)
+    stream = prefetch(load=load, positions=micro_steps, workers=settings.workers)
+    started = time.monotonic() - progress.seconds
+    reporter = _Reporter(settings=settings, step=progress.step)
+    for step in range(progress.step, settings.steps):
+        done = step + 1
+        final = done == settings.steps
+        model.train()
+        factor = rate_factor(step=step, steps=settings.steps, warmup=settings.warmup, floor=settings.floor)
+        set_rates(optimizer=optimizer, factor=factor)
+        sums: dict[str, torch.Tensor] = {}
+        for micro in range(settings.accumulation):
+            batch = next(stream)
+            seed_generators(settings.seed, "train", step, rank * settings.accumulation + micro)
+            last = micro == settings.accumulation - 1
+            with accelerator.no_sync(wrapped) if not last else nullcontext():
+                losses = wrapped(send_to_device(batch, accelerator.device))
+                accelerator.backward(losses["total"] / settings.accumulation)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value.detach()
+            _refuse_non_finite(losses=losses, step=done, batch=batch)
+        norm = accelerator.clip_grad_norm_(list(parameters.values()), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        means = _sum_over_ranks(accelerator=accelerator, sums=sums, divisor=parts)
+        if curves:
+            row = {f"train/{name}": value for name, value in means.items()}
+            curves.log(step=done, metrics=row | {"train/gradient_norm": float(norm), "train/rate_factor": factor})
+            reporter.step(done=done, losses=means, final=final)
+        if settings.validation_batches and (done % settings.validate_every == 0 or final):
+            held_out = _validate(accelerator=accelerator, model=model, load=batches.validation, settings=settings)
+            if curves:
+                curves.log(step=done, metrics={f"val/{name}": value for name, value in held_out.items()})
+                logger.info("validation after %d steps: %s", done, _line(held_out))
+        if accelerator.is_main_process and (done % settings.checkpoint_every == 0 or final):
+            now = Progress(step=done, seconds=time.monotonic() - started)
+            save_checkpoint(folder=work / "checkpoints", parameters=parameters, optimizer=optimizer, progress=now)
+    if curves:
+        curves.close()
+    accelerator.wait_for_everyone()
+    seconds = time.monotonic() - started
+    return TrainingResult(
+        seconds=seconds,
+        samples_per_second=settings.steps * settings.batch_size / max(seconds, 1e-9),
+        peak_memory_gib=peak_memory_gib(accelerator.device),
+        precision=accelerator.mixed_precision,
+        world_size=world,
+    )
+
+
+@torch.no_grad()
+def _validate(
+    *, accelerator: Accelerator, model: nn.Module, load: Callable[[int], Any], settings: LoopSettings
+) -> dict[str, float]:
+    """Mean losses over the validation batches, which the ranks divide among themselves."""
+    model.eval()
+    rank, world = accelerator.process_index, accelerator.num_processes
+    count = settings.validation_batches
+    # Every rank runs equally many batches, so that all take part in the sum; a repeated batch weighs nothing.
+    mine = range(rank, math.ceil(count / world) * world, world)
+    sums: dict[str, torch.Tensor] = {}
+    stream = prefetch(load=lambda index: load(index % count), positions=mine, workers=settings.workers)
+    for index, batch in zip(mine, stream, strict=True):
+        seed_generators(settings.seed, "validation", index)
+        with accelerator.autocast():
+            losses = model(send_to_device(batch, accelerator.device))
+        for name, value in losses.items():
+            sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value * (index < count)
+    return _sum_over_ranks(accelerator=accelerator, sums=sums, divisor=settings.validation_batches)
+
+
+def _sum_over_ranks(*, accelerator: Accelerator, sums: Mapping[str, torch.Tensor], divisor: int) -> dict[str, float]:
+    """Each sum added up over all ranks and divided by `divisor`, in one exchange."""
+    stacked = torch.stack([value.float() for value in sums.values()])
+    total = accelerator.reduce(stacked, reduction="sum") / divisor
+    return dict(zip(sums, total.tolist(), strict=True))
+
+
+def _refuse_non_finite(*, losses: Mapping[str, torch.Tensor], step: int, batch: Any) -> None:
+    if math.isfinite(float(losses["total"].detach())):
+        return
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    keys = batch.get("keys", "unknown") if isinstance(batch, Mapping) else getattr(batch, "keys", "unknown")
+    raise FloatingPointError(f"step {step}: the loss is not finite ({_line(values)}); samples: {keys}")
+
+
+def _line(losses: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+
+
+def _announce(*, groups: list[ParameterGroup], settings: LoopSettings, accelerator: Accelerator, step: int) -> None:
+    if not accelerator.is_main_process:
+        return
+    for group in groups:
+        count = sum(parameter.numel() for parameter in group.parameters.values())
+        logger.info("%s: %s parameters train at %.3g", group.name, f"{count:,}", group.rate)
+    logger.info(
+        "%s on %d x %s, %s; %s",
+        f"{settings.steps} steps of {settings.batch_size} samples",
+        accelerator.num_processes,
+        accelerator.device,
+        "bf16 autocast" if accelerator.mixed_precision == "bf16" else "float32",
+        f"resuming after step {step}" if step else "starting",
+    )
+
+
+class _Reporter:
+    """A log line every few seconds: how far, each loss, samples per second, time left."""
+
+    def __init__(self, *, settings: LoopSettings, step: int) -> None:
+        self._settings = settings
+        self._first = step
+        self._started = self._last = time.monotonic()
+
+    def step(self, *, done: int, losses: Mapping[str, float], final: bool) -> None:
+        now = time.monotonic()
+        if now - self._last < LOG_SECONDS and not final and done != self._first + 1:
+            return
+        self._last = now
+        per_step = (now - self._started) / (done - self._first)
+        logger.info(
+            "step %d/%d: %s; %.1f samples/s, %s left",
+            done,
+            self._settings.steps,
+            _line(losses),
+            self._settings.batch_size / per_step,
+            duration(per_step * (self._settings.steps - done)),
+        )

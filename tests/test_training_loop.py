@@ -1,0 +1,146 @@
+"""The training loop: exact resume after a kill, ranks against one process, accumulation, curves, refusals."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import training_toy as toy
+from safetensors.torch import load_file
+
+from perceptio_core.training.curves import Curves, read_curve
+from perceptio_core.training.loop import Batches, start_accelerator, train
+from perceptio_core.training.optimizer import ParameterGroup
+
+SCRIPT = str(Path(toy.__file__))
+METRICS = Path("curves/plots/metrics")
+
+
+def run(work: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> int:
+    command = [sys.executable, *launcher, SCRIPT, str(work), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(Path(SCRIPT).parents[1])}
+    return subprocess.run(command, check=False, timeout=240, capture_output=True, env=environment).returncode
+
+
+def train_here(
+    work: Path, *, steps: int, accumulation: int = 1, batches: Batches | None = None, dropout: float = 0.0
+) -> toy.ToyModel:
+    settings = toy.settings(steps=steps, accumulation=accumulation)
+    model = toy.ToyModel(dropout=dropout)
+    train(
+        accelerator=start_accelerator(),
+        model=model,
+        groups=model.groups(),
+        batches=batches or toy.batches(batch_size=settings.batch_size),
+        settings=settings,
+        work=work,
+    )
+    return model
+
+
+def test_kill_and_resume_equals_one_run_bit_for_bit(tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    expected = train_here(straight, steps=10, dropout=0.5).state_dict()
+    assert run(killed, "10", "--die-after", "7") == -9
+    steps, _ = read_curve(killed / METRICS / "train/total.tsv")
+    assert steps == [1, 2, 3, 4, 5, 6, 7]  # two steps beyond the checkpoint, which the resumed run does again
+    resumed = train_here(killed, steps=10, dropout=0.5).state_dict()
+
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    for curve in ("train/total", "train/squared", "val/total", "train/gradient_norm"):
+        one, two = (read_curve(folder / METRICS / f"{curve}.tsv") for folder in (straight, killed))
+        assert one == two, curve
+    assert read_curve(straight / METRICS / "val/total.tsv")[0] == [4, 8, 10]
+    summary = json.loads((killed / "curves/metrics.json").read_text())
+    assert summary["step"] == 10
+    assert {path.name for path in (killed / "checkpoints").iterdir()} == {"step-00000005", "step-00000010"}
+
+
+def test_two_ranks_follow_one_process_with_the_same_samples(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    expected = train_here(one, steps=6).state_dict()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    assert run(two, "6", "--dropout", "0", launcher=launcher) == 0
+    assert json.loads((two / "result.json").read_text()) == {"world_size": 2}
+    for curve in ("train/total", "val/total"):
+        steps_one, values_one = read_curve(one / METRICS / f"{curve}.tsv")
+        steps_two, values_two = read_curve(two / METRICS / f"{curve}.tsv")
+        assert steps_one == steps_two
+        assert values_two == pytest.approx(values_one, rel=1e-5), curve
+    for name, value in load_file(two / "final.safetensors").items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path) -> None:
+    whole = train_here(tmp_path / "whole", steps=4)
+    parts = train_here(tmp_path / "parts", steps=4, accumulation=4)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    assert read_curve(tmp_path / "parts" / METRICS / "train/total.tsv")[1] == pytest.approx(
+        read_curve(tmp_path / "whole" / METRICS / "train/total.tsv")[1], rel=1e-5
+    )
+
+
+def test_first_step_is_adamw_by_hand(tmp_path: Path) -> None:
+    """One AdamW step from zero moments moves each weight by rate * sign(gradient), after the decay rate * 0.05 * w."""
+    start = toy.ToyModel(dropout=0.0)
+    losses = start(toy.samples(stream=0, step=0, batch_size=8))
+    losses["total"].backward()
+    settings = toy.settings(steps=1)
+    assert round(settings.warmup * settings.steps) == 0  # so the first step has the full rate
+    trained = train_here(tmp_path, steps=1)
+    weight, gradient = start.first.weight.detach(), start.first.weight.grad
+    assert gradient is not None
+    expected = weight * (1 - 1e-2 * 0.05) - 1e-2 * gradient.sign()
+    torch.testing.assert_close(trained.first.weight.detach(), expected, rtol=0, atol=1e-5)
+    bias, gradient = start.second.bias.detach(), start.second.bias.grad
+    assert gradient is not None
+    torch.testing.assert_close(trained.second.bias.detach(), bias - 3e-2 * gradient.sign(), rtol=0, atol=1e-5)
+    assert torch.equal(trained.frozen.weight, start.frozen.weight)
+
+
+def test_a_poison_sample_is_named(tmp_path: Path) -> None:
+    def poisoned(step: int, part: int, parts: int) -> dict[str, object]:
+        batch = toy.batches(batch_size=8).train(step, part, parts)
+        return {**batch, "x": batch["x"] / (0 if step == 2 else 1), "keys": ["scene-17"]}
+
+    with pytest.raises(FloatingPointError, match=r"step 3: the loss is not finite .*squared nan.*scene-17"):
+        train_here(tmp_path, steps=4, batches=Batches(train=poisoned, validation=toy.batches(batch_size=8).validation))
+
+
+def test_an_indivisible_batch_and_stray_parameters_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size 8 does not divide into 1 ranks x accumulation 3"):
+        train_here(tmp_path, steps=1, accumulation=3)
+    model = toy.ToyModel(dropout=0.0)
+    arguments = {
+        "accelerator": start_accelerator(),
+        "model": model,
+        "batches": toy.batches(batch_size=8),
+        "settings": toy.settings(steps=1),
+        "work": tmp_path,
+    }
+    with pytest.raises(ValueError, match=r"2 parameters are in no group: second\.bias, second\.weight"):
+        train(groups=model.groups()[:1], **arguments)
+    frozen = ParameterGroup(name="frozen", rate=1.0, parameters={"frozen.weight": model.frozen.weight})
+    with pytest.raises(ValueError, match=r"1 parameters are frozen: frozen\.weight"):
+        train(groups=[*model.groups(), frozen], **arguments)
+    with pytest.raises(ValueError, match="4 parameters are in two groups"):
+        train(groups=[*model.groups(), *model.groups()], **arguments)
+
+
+def test_curves_drop_lost_steps_and_half_written_rows(tmp_path: Path) -> None:
+    curves = Curves(folder=tmp_path, step=0)
+    for step in (1, 2, 3):
+        curves.log(step=step, metrics={"train/total": step / 10})
+    path = tmp_path / "plots/metrics/train/total.tsv"
+    with path.open("a") as stream:
+        stream.write("4\t0.")  # a kill in the middle of a write
+    curves = Curves(folder=tmp_path, step=2)
+    curves.log(step=3, metrics={"train/total": 0.5})
+    curves.close()
+    assert read_curve(path) == ([1, 2, 3], [0.1, 0.2, 0.5])
+    Curves(folder=tmp_path, step=0)
+    assert not path.exists()
