@@ -1,0 +1,145 @@
+"""What a benchmark is to the rest of the program: questions about images, and a scorer of the answers to them.
+
+A benchmark reads its official files when it is made, and refuses what it does not understand with the file's name. Its
+scorer sees answers alone, so a file of predictions can be scored again at any time without the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from perceptio_core.evaluation.bootstrap import Bootstrap
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question about one image."""
+
+    item_id: str
+    """Unique in the benchmark."""
+    image: Path | bytes
+    """A file, or an encoded image (MMBench keeps base64 in its table)."""
+    question: str
+    """The prompt, word for word as the model gets it."""
+    expected: str
+    """The right answer: a letter, yes or no, or the referring expression."""
+    truth: Mapping[str, Any] | None = None
+    """Right mask of a referring expression: compressed COCO RLE at the original resolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model said to one item."""
+
+    item_id: str
+    raw: str
+    """Everything that was generated, perception tokens included."""
+    text: str
+    """`raw` without perception tokens: what the scorers read."""
+    masks: tuple[Mapping[str, Any], ...] = ()
+    """One compressed COCO RLE per [SEG], at the image's original resolution."""
+    depth_codes: tuple[int, ...] | None = None
+    error: str | None = None
+    """Why there is no answer (an unreadable image): the item counts as wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One number with its 95 % interval, sample count and protocol. Fractions are percentages."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    protocol: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The metric as it stands in metrics.json, rounded to four decimals."""
+        low, high = (None if bound is None else round(bound, 4) for bound in (self.low, self.high))
+        return {
+            "name": self.name,
+            "value": round(self.value, 4),
+            "low": low,
+            "high": high,
+            "n": self.n,
+            "protocol": self.protocol,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The outcome of one benchmark."""
+
+    headline: list[Metric]
+    breakdown: list[Metric] = field(default_factory=list)
+    """Parts of the headline: subsets, categories, other readings of the same answers."""
+    correct: Mapping[str, float]
+    """Per item 0 or 1, or the IoU of a mask."""
+    unparsed: int = 0
+    """Answers from which no option, yes or no could be read; they count as wrong."""
+    parsable: int = 0
+    """Answers that had to be read for an option, yes or no."""
+
+
+class Benchmark(Protocol):
+    """A set of questions with its official scorer."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """The questions in the order of the official files."""
+        ...
+
+    def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
+        """Score one answer per item, keyed by `Item.item_id`."""
+        ...
+
+
+def spread(units: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` units, evenly spaced over the file, in its order; all of them for None."""
+    if limit is None or limit >= len(units):
+        return list(units)
+    return [units[index] for index in np.linspace(0, len(units) - 1, limit).round().astype(int)]
+
+
+def child(folder: Path, name: str, *, named_in: Path) -> Path:
+    """``folder / name`` for a file name that comes from a benchmark file, refused if it leads out of `folder`."""
+    pure = PurePosixPath(name)
+    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+        raise ValueError(f"{named_in}: {name!r} is not a file name inside {folder}")
+    return folder / pure
+
+
+def unique(keys: Iterable[Hashable], *, what: str, named_in: Path) -> None:
+    """Refuse a key that occurs twice."""
+    seen: set[Hashable] = set()
+    for key in keys:
+        if key in seen:
+            raise ValueError(f"{named_in}: {what} {key!r} occurs twice")
+        seen.add(key)
+
+
+def accuracy(
+    hits: Sequence[bool] | Sequence[float], *, name: str, protocol: str, bootstrap: Bootstrap, unit: str
+) -> Metric:
+    """Mean of `hits` (0..1 each) in percent, resampled by the unit that one hit stands for."""
+    values = np.asarray(hits, dtype=np.float64)[:, None]
+    low, high = bootstrap.interval([values], lambda means: 100.0 * means[0][:, 0])
+    return Metric(
+        name=name, value=100.0 * float(values.mean()), low=low, high=high, n=len(values), protocol=f"{protocol}; {unit}"
+    )
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
+    """Items by key, groups in the order of their first item."""
+    groups: dict[Any, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups

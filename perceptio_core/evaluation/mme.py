@@ -1,0 +1,197 @@
+"""MME (arXiv 2306.13394): yes-or-no questions in pairs, 10 perception and 4 cognition subtasks.
+
+Official files: one ``<task>.txt`` per subtask, a line is ``image TAB question TAB answer [TAB prediction]``, two
+consecutive lines ask about one image. Read from ``questions/<task>.txt``, pictures from ``images/<task>/``.
+
+Score of a subtask = 100 * (acc + acc+), acc over its questions, acc+ over its images (both questions right); perception
+(at most 2000) and cognition (at most 800) are sums over their subtasks. Public scorers read the same answer differently;
+all three readings are computed, the headline is the official one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, child, grouped, spread
+from perceptio_core.evaluation.bootstrap import Bootstrap, Floats
+
+PERCEPTION = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+_PARTS = {"perception": PERCEPTION, "cognition": COGNITION}
+_log = logging.getLogger(__name__)
+
+
+def read_official(text: str) -> str:
+    """yes, no or other, as the benchmark's own ``calculation.py``: by the first four characters."""
+    start = text.lower()[:4]
+    return "yes" if "yes" in start else "no" if "no" in start else "other"
+
+
+def read_lmms_eval(text: str) -> str:
+    """yes, no or other, as lmms-eval: trimmed, without full stops; a lone y or n counts."""
+    trimmed = text.lower().strip().replace(".", "")
+    return {"y": "yes", "n": "no"}.get(trimmed) or read_official(trimmed)
+
+
+def read_vlmevalkit(text: str) -> str:
+    """yes, no or unknown, as VLMEvalKit: exactly one of the words yes and no occurs, after VQA's punctuation rule."""
+    words = set(_vqa_punctuation(text.lower()).split())
+    return {(True, False): "yes", (False, True): "no"}.get(("yes" in words, "no" in words), "unknown")
+
+
+READINGS: dict[str, Callable[[str], str]] = {
+    "official": read_official,
+    "lmms_eval": read_lmms_eval,
+    "vlmevalkit": read_vlmevalkit,
+}
+
+
+def _vqa_punctuation(text: str) -> str:
+    """VQA's rule: a mark is dropped if it touches a space anywhere or a number like 1,000 occurs, else it is a space."""
+    thousands = re.search(r"\d,\d", text) is not None
+    spaced = text
+    for mark in ";/[]\"{}()=+\\_-><@`,?!":
+        touches_space = f"{mark} " in text or f" {mark}" in text
+        spaced = spaced.replace(mark, "" if thousands or touches_space else " ")
+    return re.sub(r"\.(?!\d)", "", spaced, count=32)  # 32 is re.UNICODE, which that scorer passes as the count
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """The two questions about one image."""
+
+    task: str
+    items: tuple[Item, Item]
+
+
+class MME:
+    """The subtasks found below one folder. Pairs whose image is absent are left out, and the protocol says so.
+
+    Args:
+        folder: has ``questions/`` and ``images/``.
+        limit: at most this many images.
+
+    Raises:
+        ValueError: a file name is no subtask, a line is malformed, two consecutive lines differ in their image, or no
+            image is there at all.
+    """
+
+    def __init__(self, folder: Path, *, limit: int | None = None) -> None:
+        files = sorted((folder / "questions").glob("*.txt"))
+        if not files:
+            raise ValueError(f"{folder / 'questions'}: no <task>.txt in it")
+        allowed = PERCEPTION + COGNITION
+        if strange := [file.name for file in files if file.stem not in allowed]:
+            raise ValueError(f"{folder / 'questions'}: {strange} are no MME subtasks; those are {', '.join(allowed)}")
+        read = {file.stem: _read_task(file, folder / "images" / file.stem) for file in files}
+        self._found = {task: len(pairs) for task, pairs in read.items()}
+        present = [pair for task in allowed for pair in read.get(task, []) if Path(str(pair.items[0].image)).is_file()]
+        if not present:
+            raise ValueError(f"{folder / 'images'}: none of the images that the questions ask about is there")
+        self._pairs = spread(present, limit)
+        scored = {task: len(pairs) for task, pairs in grouped(self._pairs, lambda pair: pair.task).items()}
+        self._scored = scored
+        for task, count in self._found.items():
+            if scored.get(task, 0) < count:
+                _log.warning("MME %s: %d of %d images scored (the others absent or over the limit)",
+                             task, scored.get(task, 0), count)
+
+    @property
+    def items(self) -> list[Item]:
+        """The questions, subtask by subtask, an image's two together."""
+        return [item for pair in self._pairs for item in pair.items]
+
+    def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
+        """mme_perception and mme_cognition; subtasks and the other readings as parts."""
+        headline, breakdown = [], []
+        for reading, read in READINGS.items():
+            values = self._values(answers, read)
+            for part, tasks in _PARTS.items():
+                present = {task: values[task] for task in tasks if task in values}
+                if not present:
+                    continue
+                if reading == "official":
+                    headline.append(self._metric(f"mme_{part}", present, part, reading, bootstrap))
+                    breakdown += [
+                        self._metric(f"mme/{task}", {task: value}, part, reading, bootstrap)
+                        for task, value in present.items()
+                    ]
+                else:
+                    breakdown.append(self._metric(f"mme_{part}/{reading}", present, part, reading, bootstrap))
+        read_as = {item.item_id: read_official(answers[item.item_id].text) for item in self.items}
+        return Scores(
+            headline=headline,
+            breakdown=breakdown,
+            correct={item.item_id: float(read_as[item.item_id] == item.expected) for item in self.items},
+            unparsed=sum(label == "other" for label in read_as.values()),
+            parsable=len(read_as),
+        )
+
+    def _values(self, answers: Mapping[str, Answer], read: Callable[[str], str]) -> dict[str, Floats]:
+        """Per subtask an array (images, 2): share of the image's questions right, and whether both are."""
+        values: dict[str, list[tuple[float, float]]] = {}
+        for pair in self._pairs:
+            first, second = (read(answers[item.item_id].text) == item.expected for item in pair.items)
+            values.setdefault(pair.task, []).append(((first + second) / 2, float(first and second)))
+        return {task: np.asarray(rows, dtype=np.float64) for task, rows in values.items()}
+
+    def _metric(
+        self, name: str, values: Mapping[str, Floats], part: str, reading: str, bootstrap: Bootstrap
+    ) -> Metric:
+        strata = list(values.values())
+        low, high = bootstrap.interval(strata, lambda means: 100.0 * np.sum([m.sum(axis=1) for m in means], axis=0))
+        counts = ", ".join(f"{task} {self._scored[task]}/{self._found[task]}" for task in values)
+        return Metric(
+            name=name,
+            value=100.0 * sum(float(rows.mean(axis=0).sum()) for rows in strata),
+            low=low,
+            high=high,
+            n=sum(len(rows) for rows in strata),
+            protocol=(
+                f"MME {part}, 100 x (acc + acc+) summed over {len(values)} of {len(_PARTS[part])} subtasks "
+                f"(at most {200 * len(values)}), {reading} reading; images scored: {counts}; per image"
+            ),
+        )
+
+
+def _read_task(file: Path, images: Path) -> list[_Pair]:
+    # Not splitlines: a question may hold a separator that only Unicode takes for a line end.
+    lines = [line.rstrip("\r") for line in file.read_text(encoding="utf-8").split("\n")]
+    rows = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip()]
+    for number, row in rows:
+        if len(row) not in (3, 4) or row[2].strip().lower() not in ("yes", "no"):
+            raise ValueError(f"{file}:{number}: expected image TAB question TAB Yes or No [TAB prediction]")
+    if len(rows) % 2:
+        raise ValueError(f"{file}: {len(rows)} lines; two consecutive lines belong to one image")
+    pairs = []
+    for (number, first), (_, second) in zip(rows[::2], rows[1::2], strict=True):
+        if first[0] != second[0]:
+            raise ValueError(f"{file}:{number}: two consecutive lines are one image, here {first[0]!r} and {second[0]!r}")
+        one, two = (
+            Item(
+                item_id=f"{file.stem}/{number + offset}",
+                image=child(images, row[0], named_in=file),
+                question=row[1],
+                expected=row[2].strip().lower(),
+            )
+            for offset, row in enumerate((first, second))
+        )
+        pairs.append(_Pair(task=file.stem, items=(one, two)))
+    return pairs

@@ -1,0 +1,114 @@
+"""SEED-Bench, its image part, always called SEED-Image (arXiv 2307.16125): multiple choice, plain accuracy.
+
+Official file: ``SEED-Bench.json`` {"questions": [{answer, choice_a .. choice_d, data_id, data_type, question,
+question_id, question_type_id, segment}], "question_type": {name: id}}. The question types 1 to 9 ask about an image
+(10 to 12 about a video, and are not part of the figure). A picture lies under its ``data_id`` in ``SEED-Bench-image/``
+beside the file, with or without an extension.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perceptio_core.evaluation.answers import choice_prompt, parse_option
+from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, child, grouped, spread, unique
+from perceptio_core.evaluation.bootstrap import Bootstrap
+
+IMAGE_TYPES = range(1, 10)
+IMAGE_FOLDER = "SEED-Bench-image"
+EXTENSIONS = ("", ".jpg", ".png", ".jpeg", ".webp")
+KEYS = ("answer", "choice_a", "choice_b", "choice_c", "choice_d", "data_id", "data_type", "question", "question_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    item: Item
+    choices: Mapping[str, str]
+    kind: str
+
+
+class SeedImage:
+    """The image questions of one SEED-Bench.json.
+
+    Raises:
+        ValueError: the file is not SEED-Bench's first version, or a question lacks a key or has an unknown answer.
+    """
+
+    def __init__(self, file: Path, *, limit: int | None = None) -> None:
+        self._questions = spread(_read(file), limit)
+
+    @property
+    def items(self) -> list[Item]:
+        """The image questions in the order of the file."""
+        return [question.item for question in self._questions]
+
+    def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
+        """seed_image, and its parts by question type."""
+        parsed = [
+            parse_option(answers[question.item.item_id].text, letters="ABCD", choices=question.choices)
+            for question in self._questions
+        ]
+        hits = [letter == question.item.expected for letter, question in zip(parsed, self._questions, strict=True)]
+        rule = "SEED-Image (SEED-Bench, question types 1-9): accuracy, letter read by rules, unparsable counts as wrong"
+        unit = "per question"
+        by_kind = grouped(range(len(hits)), lambda index: self._questions[index].kind)
+        return Scores(
+            headline=[accuracy(hits, name="seed_image", protocol=rule, bootstrap=bootstrap, unit=unit)],
+            breakdown=[
+                accuracy(
+                    [hits[index] for index in members],
+                    name=f"seed_image/{kind}",
+                    protocol=rule,
+                    bootstrap=bootstrap,
+                    unit=unit,
+                )
+                for kind, members in by_kind.items()
+            ],
+            correct={item.item_id: float(hit) for item, hit in zip(self.items, hits, strict=True)},
+            unparsed=sum(letter is None for letter in parsed),
+            parsable=len(parsed),
+        )
+
+
+def _read(file: Path) -> list[_Question]:
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not {"questions", "question_type"} <= content.keys():
+        raise ValueError(f"{file}: expected an object with the keys questions and question_type")
+    kinds = {number: name for name, number in content["question_type"].items()}
+    rows = [row for row in content["questions"] if row.get("question_type_id") in IMAGE_TYPES]
+    if not rows:
+        raise ValueError(f"{file}: no question has a question_type_id from 1 to 9")
+    unique((row.get("question_id") for row in rows), what="question_id", named_in=file)
+    return [_question(row, kinds, file) for row in rows]
+
+
+def _question(row: Mapping[str, Any], kinds: Mapping[int, str], file: Path) -> _Question:
+    where = f"{file}: question {row.get('question_id')}"
+    if missing := [key for key in KEYS if key not in row]:
+        raise ValueError(f"{where}: {missing} missing")
+    if row["data_type"] != "image":
+        raise ValueError(f"{where}: data_type {row['data_type']!r}; SEED-Bench's types 1-9 have 'image'")
+    if row["answer"] not in {"A", "B", "C", "D"}:
+        raise ValueError(f"{where}: answer {row['answer']!r} is none of A, B, C, D")
+    choices = {letter: str(row[f"choice_{letter.lower()}"]) for letter in "ABCD"}
+    item = Item(
+        item_id=str(row["question_id"]),
+        image=_image_file(str(row["data_id"]), file),
+        question=choice_prompt(row["question"], choices),
+        expected=row["answer"],
+    )
+    number = row["question_type_id"]
+    return _Question(item=item, choices=choices, kind=kinds.get(number, str(number)))
+
+
+def _image_file(data_id: str, file: Path) -> Path:
+    """The picture of a data_id; the bare name where there is none, which the runner then reports as missing."""
+    bare = child(file.parent / IMAGE_FOLDER, data_id, named_in=file)
+    found = (path for extension in EXTENSIONS if (path := bare.with_name(bare.name + extension)).is_file())
+    return next(found, bare)

@@ -1,0 +1,60 @@
+"""Stage `evaluate`: every configured benchmark, by its official rules, for one variant of the trained model."""
+
+import json
+import logging
+import shutil
+
+from perceptio_core.data.manifest import data_root
+from perceptio_core.evaluation.suite import evaluate
+from perceptio_core.model.inference import Perceptor
+from perceptio_core.params import load_profile
+from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+
+DESCRIPTION = """Evaluate one variant of the co-trained model.
+
+Reads   artifacts/<profile>/cotrain/<variant>/checkpoint, artifacts/<profile>/foundations, and the benchmarks below the
+        data root (artifacts/<profile>/sources/root, or the folder that the profile's sources.root names).
+Does    generates an answer to every question (a killed run goes on where it stood) and scores it.
+Writes  artifacts/<profile>/evaluate/<variant>/
+          predictions/<benchmark>.jsonl  question, raw and stripped answer, masks, depth codes, expected, correct
+          metrics.json                   list of {name, value, low, high, n, protocol}
+          summary.json                   {name: value}
+          breakdown.jsonl                parts of the metrics: subsets, categories, other readings
+          panels.jsonl                   the questions that the report shows
+          quarantine.jsonl               images that could not be read (their questions count as wrong)
+"""
+
+
+def main() -> None:
+    """Run the stage."""
+    arguments = stage_arguments(DESCRIPTION, variant=True)
+    profile = load_profile(arguments.profile)
+    profile.variant(arguments.variant)
+    paths = StagePaths(arguments.profile)
+    checkpoint = paths.out("cotrain", arguments.variant) / "checkpoint"
+    foundations = paths.out("foundations")
+    root = data_root(profile.sources, paths.out("sources"))
+    # The manifest stands for the benchmarks' files: hashing every picture of them would take longer than it saves.
+    manifest = paths.out("sources") / "images.parquet"
+    key = fingerprint(arguments.variant, profile.evaluate, profile.sources, manifest, checkpoint)
+    work = paths.work("evaluate", key)
+    journals, out = work / "journals", work / "out"
+    journals.mkdir(exist_ok=True)
+    out.mkdir(exist_ok=True)
+
+    predict = Perceptor.from_pretrained(checkpoint, foundations).predict
+    metrics = evaluate(
+        predict, profile.evaluate, variant=arguments.variant, root=root, journals=journals, out=out
+    )
+    rows = [metric.to_json() for metric in metrics]
+    (out / "metrics.json").write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_metrics(out / "summary.json", {row["name"]: row["value"] for row in rows})
+    publish(out, paths.out("evaluate", arguments.variant))
+    shutil.rmtree(work)  # kept answers would outlive a change of the model's code
+    for row in rows:
+        interval = "" if row["low"] is None else f" [{row['low']:.1f}, {row['high']:.1f}]"
+        logging.getLogger("evaluate").info("%s = %.2f%s, n = %d", row["name"], row["value"], interval, row["n"])
+
+
+if __name__ == "__main__":
+    main()
