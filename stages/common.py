@@ -112,13 +112,14 @@ def publish(work: Path, out: Path) -> None:
         work.rename(out)
 
 
-def die_with_parent() -> None:
-    """Under DVC on Linux: let the kernel end this process when DVC ends, however that happens.
+def die_with_parent(*, always: bool = False) -> None:
+    """Under DVC (or `always`) on Linux: let the kernel end this process when its parent ends, however that happens.
 
     DVC leaves a stage's command running when it is killed itself, and clears its lock, so that a second copy could start
-    beside the first. A stage run by hand is left alone: it may outlive its terminal.
+    beside the first. A stage run by hand is left alone: it may outlive its terminal. Processes that a stage starts call
+    this for themselves.
     """
-    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+    if sys.platform != "linux" or not (always or "DVC_STAGE" in os.environ):
         return
     parent = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:

@@ -1,0 +1,96 @@
+"""The command ``perceptio``: the whole pipeline, one stage of it, or one question about one image."""
+
+import argparse
+import ast
+import runpy
+import sys
+import time
+from pathlib import Path
+
+from perceptio_core.params import SECTIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Entry point; exits with 2 for a mistake in the command or the parameters, and 1 for a stage that failed."""
+    stages = {stage: _first_line(stage) for stage in SECTIONS}
+    parser = argparse.ArgumentParser(prog="perceptio", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    repro = commands.add_parser("repro", help="bring every stage up to date, from raw images to the report")
+    repro.add_argument("--profile", help="make profiles/PROFILE.yaml the active one (writes params.yaml)")
+    repro.add_argument("--variants", help="the variants to train, as in full,control (writes params.yaml)")
+
+    predict = commands.add_parser("predict", help="answer a question about an image; write its mask and depth pictures")
+    predict.add_argument("image", type=Path, metavar="IMAGE")
+    predict.add_argument("question", metavar="QUESTION")
+    predict.add_argument("--checkpoint", type=Path, help="default: artifacts/<active profile>/cotrain/full/checkpoint")
+    predict.add_argument("--foundations", type=Path, help="default: artifacts/<active profile>/foundations")
+    predict.add_argument("--out", type=Path, default=Path(), help="folder for the pictures (default: this one)")
+
+    for stage, line in stages.items():
+        commands.add_parser(stage, help=line, add_help=False)  # the stage explains itself
+
+    arguments, rest = parser.parse_known_args()
+    if arguments.command in stages:
+        sys.argv = [f"perceptio {arguments.command}", *rest]
+        runpy.run_module(f"stages.{arguments.command}", run_name="__main__")
+        return
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        _repro(arguments) if arguments.command == "repro" else _predict(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"perceptio: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _repro(arguments: argparse.Namespace) -> None:
+    from pipeline.settings import prepare_environment, select
+
+    start = time.monotonic()
+    active = select(profile=arguments.profile, variants=arguments.variants.split(",") if arguments.variants else None)
+    prepare_environment()
+    from pipeline.dag import stale_stages
+    from pipeline.results import headline
+
+    if stale_stages():
+        from pipeline.flow import reproduce  # brings Prefect, which takes seconds
+
+        try:
+            failures = reproduce()
+        except KeyboardInterrupt:
+            sys.exit("perceptio: stopped; the same command goes on where this one stood")
+        if failures:
+            sys.exit("perceptio: a stage failed; its last lines:\n\n" + "\n\n".join(failures))
+        print(f"\nProfile {active.profile} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
+    else:
+        print(f"Nothing to do: every stage of profile {active.profile} is up to date.\n")
+    print(headline(active.profile))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from pipeline.predict import predict
+    from pipeline.settings import read_active
+    from stages.common import StagePaths
+
+    paths = StagePaths(read_active().profile)
+    predict(
+        image_path=arguments.image,
+        question=arguments.question,
+        checkpoint=arguments.checkpoint or paths.out("cotrain", "full") / "checkpoint",
+        foundations=arguments.foundations or paths.out("foundations"),
+        out=arguments.out,
+    )
+
+
+def _first_line(stage: str) -> str:
+    """What a stage does: the first line of its module's docstring, read without importing it."""
+    source = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
+    text = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return text.partition(": ")[2] or text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""params.yaml (which profile and which variants are active), and the environment that the driver gives to DVC and Prefect."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perceptio_core.params import load_profile
+from perceptio_core.params.base import read_yaml
+
+PARAMS_FILE = Path("params.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Active:
+    """What params.yaml selects."""
+
+    profile: str
+    variants: tuple[str, ...]
+
+
+def read_active() -> Active:
+    """Read params.yaml.
+
+    Raises:
+        ValueError: it lacks one of its two keys or holds another type; names the key.
+    """
+    values = read_yaml(PARAMS_FILE)
+    profile, variants = values.get("profile"), values.get("variants")
+    if not isinstance(profile, str):
+        raise ValueError(f"{PARAMS_FILE}: profile: expected the name of a profile, got {profile!r}")
+    if not isinstance(variants, list) or not variants or not all(isinstance(name, str) for name in variants):
+        raise ValueError(f"{PARAMS_FILE}: variants: expected a list of variant names, got {variants!r}")
+    return Active(profile=profile, variants=tuple(variants))
+
+
+def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
+    """Check the selection against the profile's file, and write what differs into params.yaml (comments stay).
+
+    Raises:
+        ValueError: no such profile or variant, or a profile that does not validate.
+    """
+    current = read_active()
+    wanted = Active(profile=profile or current.profile, variants=tuple(variants or current.variants))
+    parameters = load_profile(wanted.profile)
+    for name in wanted.variants:
+        parameters.variant(name)
+    if wanted != current:
+        text = PARAMS_FILE.read_text(encoding="utf-8")
+        text = re.sub(r"^profile:.*$", f"profile: {wanted.profile}", text, flags=re.MULTILINE)
+        text = re.sub(r"^variants:.*$", f"variants: [{', '.join(wanted.variants)}]", text, flags=re.MULTILINE)
+        PARAMS_FILE.write_text(text, encoding="utf-8")
+        if read_active() != wanted:
+            raise ValueError(f"{PARAMS_FILE}: write profile and variants on one line each, as in 'variants: [full]'")
+    return wanted
+
+
+def prepare_environment() -> None:
+    """Set what must be in the environment before DVC or Prefect is imported; what the user has set stays."""
+    # Stage commands say `python`: it must be the one that runs now, also where .venv is not activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    # Prefect's database and settings stay in the checkout, apart from other uses of Prefect on the machine.
+    os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").absolute()))
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    for name, value in {
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PYTHONUNBUFFERED": "1",
+    }.items():
+        os.environ.setdefault(name, value)
