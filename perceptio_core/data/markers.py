@@ -1,0 +1,356 @@
+"""Depth-order questions in the manner of HardBLINK: circled, lettered points, one of them nearest to the camera.
+
+The rules for the points are AURORA's (arXiv 2412.03548): at mid-height, at least 20 pixels (of a 336 pixel image) and
+20 of 255 grey levels of the normalised inverse depth apart. Ours: points keep off depth edges, and the image plane must
+not give the answer away. For each short cut (the lowest marker, the marker on the biggest object, the brightest marker)
+many sets of points are drawn and one is chosen with weights under which the nearest point has every rank equally often,
+so the short cut is right once in `count` questions however strongly size, height or brightness go with depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+QUESTION = (
+    "Multiple points are circled on the image, labeled by letters beside each circle. "
+    "Which point is the closest to the camera?"
+)
+"""The official HardBLINK question, word for word."""
+
+LETTERS = "ABCDE"
+BAND = (0.3, 0.7)
+"""Points lie between these fractions of the image height."""
+MIN_LEVELS = 20.0
+"""Smallest distance between two points in grey levels (of 255) of the normalised inverse depth."""
+MIN_DISTANCE = 20.0 / 336.0
+"""Smallest distance between two points in the image plane, as a fraction of the shorter side."""
+
+_CURVATURE_LEVELS = 4.0  # a step of more grey levels than this inside the window is an edge
+_WINDOW_LEVELS = 16.0  # and the window as a whole stays below MIN_LEVELS, or its depth is not one depth
+_WORKING_SIDE = 320  # longer images are searched on a grid of this size: the search costs the same for any photograph
+_POINTS, _SETS, _TRIES = 192, 1024, 6  # points drawn from an image, sets drawn from the points, tries for each next point
+_RAKES, _RAKE_TOLERANCE, _SETS_PER_RANK = 30, 0.01, 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marker:
+    """One circled point: letter, pixel position (column x, row y) and inverse depth there (near = high)."""
+
+    letter: str
+    x: int
+    y: int
+    inverse_depth: float
+
+
+def answer(markers: Sequence[Marker]) -> str:
+    """The right answer in HardBLINK's form, such as "(A)": the letter of the nearest point."""
+    return f"({max(markers, key=lambda marker: marker.inverse_depth).letter})"
+
+
+# ---------------------------------------------------------------------------------------------------- choosing points
+
+
+def sample_markers(
+    inverse_depth_HW: NDArray[np.floating],
+    *,
+    count: int,
+    rng: np.random.Generator,
+    areas_HW: NDArray[np.number] | None = None,
+    image_HW3: NDArray[np.uint8] | None = None,
+) -> list[Marker] | None:
+    """Choose `count` (2-5) points for one question, or None when the image admits no balanced set.
+
+    `inverse_depth_HW` in any unit, near = high. `areas_HW` holds the pixel area of the instance under each pixel and
+    `image_HW3` the picture (0-255); without them the size or the brightness short cut is left as the picture has it.
+    The list is in the order of the letters; which point has which letter is random. Raises ValueError for a count
+    outside 2-5, shapes that differ, or values that are not finite.
+    """
+    if not 2 <= count <= len(LETTERS):
+        raise ValueError(f"sample_markers: count is {count}, allowed are 2 to {len(LETTERS)}")
+    for name, other in (("areas_HW", areas_HW), ("image_HW3", image_HW3)):
+        if other is not None and other.shape[:2] != inverse_depth_HW.shape:
+            raise ValueError(
+                f"sample_markers: {name} has shape {other.shape}, inverse_depth_HW {inverse_depth_HW.shape}"
+            )
+    height, width = inverse_depth_HW.shape
+    step = max(1, round(max(height, width) / _WORKING_SIDE))
+    depth_HW = np.asarray(inverse_depth_HW[::step, ::step], np.float32)
+    low, high = float(depth_HW.min()), float(depth_HW.max())
+    if not np.isfinite(low + high):
+        raise ValueError("sample_markers: inverse_depth_HW holds values that are not finite")
+    if high <= low:
+        return None
+    levels_HW = (depth_HW - low) * (255.0 / (high - low))
+
+    style = marker_style(min(height, width))
+    rows_C, columns_C = _candidates(levels_HW, height=height, width=width, step=step, style=style)
+    if len(rows_C) < count:
+        return None
+    points_P = _draw_points(levels_HW[rows_C, columns_C], rng=rng)
+    rows_P, columns_P = rows_C[points_P], columns_C[points_P]
+    levels_P = levels_HW[rows_P, columns_P]
+    cues_P: list[NDArray[np.float32]] = [rows_P.astype(np.float32)]
+    if areas_HW is not None:
+        cues_P.append(areas_HW[rows_P * step, columns_P * step].astype(np.float32))
+    if image_HW3 is not None:
+        cues_P.append(_brightness(image_HW3, rows_P * step, columns_P * step))
+
+    reach = max(MIN_DISTANCE * min(height, width), 1.0)
+    near_PP = _too_near(levels_P, rows_P * step, columns_P * step, reach=reach, style=style)
+    sets_MK = _draw_sets(near_PP, count=count, rng=rng)
+    chosen_K = _draw_balanced(sets_MK, levels_P, cues_P, rng=rng)
+    if chosen_K is None:
+        return None
+    rng.shuffle(chosen_K)
+    return [
+        Marker(
+            letter=LETTERS[position],
+            x=int(columns_P[point] * step),
+            y=int(rows_P[point] * step),
+            inverse_depth=float(depth_HW[rows_P[point], columns_P[point]]),
+        )
+        for position, point in enumerate(chosen_K)
+    ]
+
+
+def _candidates(
+    levels_HW: NDArray[np.float32], *, height: int, width: int, step: int, style: MarkerStyle
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns (working grid) at mid-height where the depth is locally flat or evenly sloped."""
+    reach = max(2, round(0.015 * min(height, width) / step))
+    top, bottom = int(np.ceil(BAND[0] * height / step)), int(BAND[1] * height / step)
+    side = max(style.width // (2 * step) + 1, reach)
+    left, right = side, levels_HW.shape[1] - side
+    top, bottom = max(top, reach), min(bottom, levels_HW.shape[0] - reach)
+    if bottom <= top or right <= left:
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+
+    def shifted(down: int, along: int) -> NDArray[np.float32]:
+        return levels_HW[top + down : bottom + down, left + along : right + along]
+
+    centre = shifted(0, 0)
+    flat = np.ones(centre.shape, bool)
+    for distance in range(1, reach + 1):
+        for down, along in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            one, two = shifted(distance * down, distance * along), shifted(-distance * down, -distance * along)
+            flat &= np.abs(one + two - 2.0 * centre) <= _CURVATURE_LEVELS
+            flat &= np.abs(one - two) <= _WINDOW_LEVELS
+    rows, columns = np.nonzero(flat)
+    return rows + top, columns + left
+
+
+def _brightness(
+    image_HW3: NDArray[np.uint8], rows_P: NDArray[np.intp], columns_P: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Mean of the channels in a 3 x 3 window around each pixel, 0-255."""
+    height, width = image_HW3.shape[:2]
+    window = np.array([-1, 0, 1])
+    rows_P31 = np.clip(rows_P[:, None] + window, 0, height - 1)[:, :, None]
+    columns_P13 = np.clip(columns_P[:, None] + window, 0, width - 1)[:, None, :]
+    return image_HW3[rows_P31, columns_P13].mean(axis=(1, 2, 3), dtype=np.float32)
+
+
+def _draw_points(levels_C: NDArray[np.float32], *, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Up to _POINTS candidate indices, every grey-level bin equally likely: a wide far ground must not crowd out the rest."""
+    bins_C = (levels_C * (16 / 256.0)).astype(np.intp)
+    cumulative_C = np.cumsum(1.0 / np.bincount(bins_C, minlength=16)[bins_C])
+    drawn = np.searchsorted(cumulative_C, rng.random(_POINTS) * cumulative_C[-1], side="right")
+    return np.unique(np.minimum(drawn, len(levels_C) - 1))
+
+
+def _too_near(
+    levels_P: NDArray[np.float32],
+    rows_P: NDArray[np.intp],
+    columns_P: NDArray[np.intp],
+    *,
+    reach: float,
+    style: MarkerStyle,
+) -> NDArray[np.bool_]:
+    """Pairs (P, P) that may not stand in one question: too close in depth or in the image, or drawn over one another."""
+    levels_PP = np.abs(levels_P[:, None] - levels_P[None])
+    down_PP = np.abs(np.subtract.outer(rows_P, rows_P, dtype=np.int32))
+    along_PP = np.abs(np.subtract.outer(columns_P, columns_P, dtype=np.int32))
+    covered_PP = (along_PP < style.width) & (down_PP < style.height)
+    # Two markers in one row have no "lowest", so the height short cut could not be balanced with them.
+    return (levels_PP < MIN_LEVELS) | (down_PP**2 + along_PP**2 < reach**2) | covered_PP | (down_PP == 0)
+
+
+def _draw_sets(near_PP: NDArray[np.bool_], *, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Random sets (M, count) of points of which no two are too near; M <= _SETS."""
+    sets_MK = rng.integers(len(near_PP), size=(_SETS, 1))
+    for _ in range(count - 1):
+        tries_MT = rng.integers(len(near_PP), size=(len(sets_MK), _TRIES))
+        refused_MT = near_PP[sets_MK[:, 0, None], tries_MT]
+        for earlier_M in sets_MK.T[1:]:
+            refused_MT |= near_PP[earlier_M[:, None], tries_MT]
+        next_M = tries_MT[np.arange(len(tries_MT)), refused_MT.argmin(axis=1)]
+        sets_MK = np.concatenate([sets_MK, next_M[:, None]], axis=1)[~refused_MT.all(axis=1)]
+    return sets_MK
+
+
+def _draw_balanced(
+    sets_MK: NDArray[np.intp],
+    levels_P: NDArray[np.float32],
+    cues_P: list[NDArray[np.float32]],
+    *,
+    rng: np.random.Generator,
+) -> NDArray[np.intp] | None:
+    """One set, drawn with weights under which the nearest point has every rank by every cue equally often.
+
+    The weights come from raking the pool of sets (generalised iterative scaling, Darroch and Ratcliff 1972: the weights
+    nearest to equal ones). Where the picture cannot show some rank, only first against not-first is balanced; where not
+    even that, there is no set: to give one all the same would bias the whole.
+    """
+    if len(sets_MK) == 0:
+        return None
+    count = sets_MK.shape[1]
+    nearest_M1 = levels_P[sets_MK].argmax(axis=1)[:, None]
+    ranks_QMK = [_rank_shares(values_P[sets_MK], nearest_M1) for values_P in cues_P]
+    first_QM2 = [np.stack([shares[:, 0], 1.0 - shares[:, 0]], axis=1) for shares in ranks_QMK]
+    finest = [ranks if _occupied(ranks) else first for ranks, first in zip(ranks_QMK, first_QM2, strict=True)]
+    weights_M = _rake(finest, count=count)
+    if weights_M is None:
+        weights_M = _rake(first_QM2, count=count)
+    return None if weights_M is None else sets_MK[rng.choice(len(sets_MK), p=weights_M)]
+
+
+def _occupied(shares_MR: NDArray[np.float64]) -> bool:
+    """Whether no rank rests on a single set, which would then be the answer to every question about the picture."""
+    return bool((shares_MR.sum(axis=0) >= _SETS_PER_RANK).all())
+
+
+def _rank_shares(values_MK: NDArray[np.floating], nearest_M1: NDArray[np.intp]) -> NDArray[np.float64]:
+    """How likely (M, count) the nearest point has rank 0 (greatest) ... count-1 by these values, ties broken by chance."""
+    own_M1 = np.take_along_axis(values_MK, nearest_M1, axis=1)
+    above_M1 = (values_MK > own_M1).sum(axis=1, keepdims=True)
+    tied_M1 = (values_MK == own_M1).sum(axis=1, keepdims=True)
+    ranks_K = np.arange(values_MK.shape[1])
+    return ((ranks_K >= above_M1) & (ranks_K < above_M1 + tied_M1)) / tied_M1
+
+
+def _rake(shares_QMR: list[NDArray[np.float64]], *, count: int) -> NDArray[np.float64] | None:
+    """Weights (M,) under which the nearest of `count` points is first by every cue in 1/count, or None when none do.
+
+    A cue has either a column for every rank (equally often, then) or two: first, not first.
+    """
+    if not all(_occupied(shares_MR) for shares_MR in shares_QMR):
+        return None
+    weights_M = np.full(len(shares_QMR[0]), 1.0 / len(shares_QMR[0]))
+    for _ in range(_RAKES):
+        worst = 0.0
+        for shares_MR in shares_QMR:
+            ranks = shares_MR.shape[1]
+            target_R = np.full(ranks, 1.0 / count) if ranks > 2 else np.array([1.0, count - 1.0]) / count
+            have_R = weights_M @ shares_MR
+            worst = max(worst, float(np.abs(have_R - target_R).max()))
+            weights_M *= np.exp(shares_MR @ np.log(target_R / np.maximum(have_R, 1e-12)))
+        weights_M /= weights_M.sum()
+        if worst < _RAKE_TOLERANCE:
+            return weights_M
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------ short cuts
+
+
+def shortcut_answers(
+    markers: Sequence[Marker],
+    *,
+    areas_HW: NDArray[np.number] | None = None,
+    image_HW3: NDArray[np.uint8] | None = None,
+) -> dict[str, str]:
+    """What someone would answer who looks at the image plane alone: {"lowest": "(B)", "biggest": ..., "brightest": ...}.
+
+    "biggest" and "brightest" are there when the areas or the image are given.
+    """
+    rows, columns = np.array([marker.y for marker in markers]), np.array([marker.x for marker in markers])
+    cues: dict[str, NDArray[np.number]] = {"lowest": rows}
+    if areas_HW is not None:
+        cues["biggest"] = areas_HW[rows, columns]
+    if image_HW3 is not None:
+        cues["brightest"] = _brightness(image_HW3, rows, columns)
+    return {name: f"({markers[int(np.argmax(values))].letter})" for name, values in cues.items()}
+
+
+# --------------------------------------------------------------------------------------------------------- drawing
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkerStyle:
+    """Pixel sizes of a drawn marker. HardBLINK at 336 px: circle of radius 4, 2 px line, box 10 x 15, 7 px between."""
+
+    radius: int
+    line: int
+    gap: int
+    cap: int
+    box_width: int
+    box_height: int
+
+    @property
+    def width(self) -> int:
+        """Width of circle and box together."""
+        return max(self.box_width, 2 * self.radius + 1)
+
+    @property
+    def height(self) -> int:
+        """Height of circle, gap and box together."""
+        return 2 * self.radius + 1 + self.gap + self.box_height
+
+
+@lru_cache(maxsize=64)
+def marker_style(shorter_side: int) -> MarkerStyle:
+    """HardBLINK's proportions at this image size, never smaller than what can be read (letters of 8 px)."""
+    scale = shorter_side / 336.0
+    cap = max(8, round(8 * scale))
+    return MarkerStyle(
+        radius=max(3, round(4 * scale)),
+        line=max(2, round(2 * scale)),
+        gap=max(1, round(7 * scale) - 1),
+        cap=cap,
+        box_width=cap + 2,
+        box_height=max(cap + 3, round(15 * scale)),
+    )
+
+
+@lru_cache(maxsize=64)
+def _letter_mask(letter: str, cap: int) -> Image.Image:
+    """The letter in white on black, cut to its ink, with capitals `cap` pixels high."""
+    size = cap
+    while True:
+        font = ImageFont.load_default(size=size)
+        left, top, right, bottom = font.getbbox(letter)
+        if bottom - top >= cap:
+            break
+        size += 1
+    mask = Image.new("L", (int(right) + 2, int(bottom) + 2))
+    ImageDraw.Draw(mask).text((0, 0), letter, fill=255, font=font)
+    return mask.crop(mask.getbbox())
+
+
+def draw_markers(image: Image.Image, markers: Sequence[Marker]) -> Image.Image:
+    """A copy of the image (RGB) with a red circle at every point and its letter in a black box above, inside the image."""
+    marked = image.convert("RGB").copy()
+    draw = ImageDraw.Draw(marked)
+    style = marker_style(min(marked.size))
+    for marker in markers:
+        x, y = marker.x, marker.y
+        draw.ellipse(
+            (x - style.radius, y - style.radius, x + style.radius, y + style.radius),
+            outline=(255, 0, 0),
+            width=style.line,
+        )
+        left = min(max(x - style.box_width // 2, 0), marked.width - style.box_width)
+        top = y - style.radius - style.gap - style.box_height
+        if top < 0:
+            top = y + style.radius + style.gap + 1
+        draw.rectangle((left, top, left + style.box_width - 1, top + style.box_height - 1), fill=(0, 0, 0))
+        letter = _letter_mask(marker.letter, style.cap)
+        inset = ((style.box_width - letter.width) // 2, (style.box_height - letter.height) // 2)
+        marked.paste((255, 255, 255), (left + inset[0], top + inset[1]), letter)
+    return marked
