@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from dvclive import Live
+from dvclive.live import Live
 
 
 class Curves:
@@ -29,7 +29,7 @@ class Curves:
 
     def close(self) -> None:
         """Write DVCLive's summary of the latest values."""
-        self._live.end()
+        self._live.end()  # type: ignore[no-untyped-call]
 
 
 def read_curve(path: Path) -> tuple[list[int], list[float]]:

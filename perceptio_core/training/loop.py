@@ -19,9 +19,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import send_to_device
 from torch import nn
 
-from perceptio_core.progress import duration
 from perceptio_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from perceptio_core.training.curves import Curves
+from perceptio_core.training.log import Reporter, announce, line
 from perceptio_core.training.memory import peak_memory_gib
 from perceptio_core.training.optimizer import ParameterGroup, build_optimizer, check_groups, set_rates
 from perceptio_core.training.precision import detect_precision
@@ -30,8 +30,6 @@ from perceptio_core.training.randomness import seed_generators
 from perceptio_core.training.schedule import rate_factor
 
 logger = logging.getLogger(__name__)
-
-LOG_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +139,14 @@ def train(
     progress = progress or Progress(step=0, seconds=0.0)
     wrapped = accelerator.prepare_model(model)
     curves = Curves(folder=work / "curves", step=progress.step) if accelerator.is_main_process else None
-    _announce(groups=groups, settings=settings, accelerator=accelerator, step=progress.step)
+    if accelerator.is_main_process:
+        announce(
+            groups=groups,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            accelerator=accelerator,
+            step=progress.step,
+        )
 
     def load(position: int) -> Any:
         step, micro = divmod(position, settings.accumulation)
@@ -150,7 +155,7 @@ def train(
     micro_steps = range(progress.step * settings.accumulation, settings.steps * settings.accumulation)
     stream = prefetch(load=load, positions=micro_steps, workers=settings.workers)
     started = time.monotonic() - progress.seconds
-    reporter = _Reporter(settings=settings, step=progress.step)
+    reporter = Reporter(steps=settings.steps, batch_size=settings.batch_size, step=progress.step)
     for step in range(progress.step, settings.steps):
         done = step + 1
         final = done == settings.steps
@@ -181,7 +186,7 @@ def train(
             held_out = _validate(accelerator=accelerator, model=model, load=batches.validation, settings=settings)
             if curves:
                 curves.log(step=done, metrics={f"val/{name}": value for name, value in held_out.items()})
-                logger.info("validation after %d steps: %s", done, _line(held_out))
+                logger.info("validation after %d steps: %s", done, line(held_out))
         if accelerator.is_main_process and (done % settings.checkpoint_every == 0 or final):
             now = Progress(step=done, seconds=time.monotonic() - started)
             save_checkpoint(folder=work / "checkpoints", parameters=parameters, optimizer=optimizer, progress=now)
@@ -231,48 +236,4 @@ def _refuse_non_finite(*, losses: Mapping[str, torch.Tensor], step: int, batch: 
         return
     values = {name: float(value.detach()) for name, value in losses.items()}
     keys = batch.get("keys", "unknown") if isinstance(batch, Mapping) else getattr(batch, "keys", "unknown")
-    raise FloatingPointError(f"step {step}: the loss is not finite ({_line(values)}); samples: {keys}")
-
-
-def _line(losses: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-
-
-def _announce(*, groups: list[ParameterGroup], settings: LoopSettings, accelerator: Accelerator, step: int) -> None:
-    if not accelerator.is_main_process:
-        return
-    for group in groups:
-        count = sum(parameter.numel() for parameter in group.parameters.values())
-        logger.info("%s: %s parameters train at %.3g", group.name, f"{count:,}", group.rate)
-    logger.info(
-        "%s on %d x %s, %s; %s",
-        f"{settings.steps} steps of {settings.batch_size} samples",
-        accelerator.num_processes,
-        accelerator.device,
-        "bf16 autocast" if accelerator.mixed_precision == "bf16" else "float32",
-        f"resuming after step {step}" if step else "starting",
-    )
-
-
-class _Reporter:
-    """A log line every few seconds: how far, each loss, samples per second, time left."""
-
-    def __init__(self, *, settings: LoopSettings, step: int) -> None:
-        self._settings = settings
-        self._first = step
-        self._started = self._last = time.monotonic()
-
-    def step(self, *, done: int, losses: Mapping[str, float], final: bool) -> None:
-        now = time.monotonic()
-        if now - self._last < LOG_SECONDS and not final and done != self._first + 1:
-            return
-        self._last = now
-        per_step = (now - self._started) / (done - self._first)
-        logger.info(
-            "step %d/%d: %s; %.1f samples/s, %s left",
-            done,
-            self._settings.steps,
-            _line(losses),
-            self._settings.batch_size / per_step,
-            duration(per_step * (self._settings.steps - done)),
-        )
+    raise FloatingPointError(f"step {step}: the loss is not finite ({line(values)}); samples: {keys}")
