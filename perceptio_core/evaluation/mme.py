@@ -101,14 +101,14 @@ class MME:
         if strange := [file.name for file in files if file.stem not in allowed]:
             raise ValueError(f"{folder / 'questions'}: {strange} are no MME subtasks; those are {', '.join(allowed)}")
         read = {file.stem: _read_task(file, folder / "images" / file.stem) for file in files}
-        self._found = {task: len(pairs) for task, pairs in read.items()}
+        self.found = {task: len(pairs) for task, pairs in read.items()}
         present = [pair for task in allowed for pair in read.get(task, []) if Path(str(pair.items[0].image)).is_file()]
         if not present:
             raise ValueError(f"{folder / 'images'}: none of the images that the questions ask about is there")
         self._pairs = spread(present, limit)
         scored = {task: len(pairs) for task, pairs in grouped(self._pairs, lambda pair: pair.task).items()}
         self._scored = scored
-        for task, count in self._found.items():
+        for task, count in self.found.items():
             if scored.get(task, 0) < count:
                 _log.warning("MME %s: %d of %d images scored (the others absent or over the limit)",
                              task, scored.get(task, 0), count)
@@ -157,7 +157,7 @@ class MME:
     ) -> Metric:
         strata = list(values.values())
         low, high = bootstrap.interval(strata, lambda means: 100.0 * np.sum([m.sum(axis=1) for m in means], axis=0))
-        counts = ", ".join(f"{task} {self._scored[task]}/{self._found[task]}" for task in values)
+        counts = ", ".join(f"{task} {self._scored[task]}/{self.found[task]}" for task in values)
         return Metric(
             name=name,
             value=100.0 * sum(float(rows.mean(axis=0).sum()) for rows in strata),

@@ -1,0 +1,97 @@
+"""MME on hand-worked files and on the real ones."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from perceptio_core.evaluation.benchmark import Answer, Metric
+from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.mme import COGNITION, MME, PERCEPTION
+
+BOOTSTRAP = Bootstrap(samples=200)
+
+
+def write_mme(folder: Path, tasks: dict[str, list[str]], *, absent: tuple[str, ...] = ()) -> Path:
+    (folder / "questions").mkdir(parents=True)
+    for task, images in tasks.items():
+        lines = [f"{image}\tIs it {word}?\t{answer}" for image in images for word, answer in (("x", "Yes"), ("y", "No"))]
+        (folder / f"questions/{task}.txt").write_text("\n".join(lines) + "\n")
+        (folder / f"images/{task}").mkdir(parents=True)
+        for image in images:
+            if image not in absent:
+                (folder / f"images/{task}/{image}").write_bytes(b"")
+    return folder
+
+
+def answer(benchmark: MME, texts: list[str]) -> dict[str, Answer]:
+    ids = [item.item_id for item in benchmark.items]
+    return {key: Answer(item_id=key, raw=text, text=text) for key, text in zip(ids, texts, strict=True)}
+
+
+def named(metrics: list[Metric]) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+def test_acc_and_acc_plus_by_hand(tmp_path: Path) -> None:
+    folder = write_mme(tmp_path, {"count": ["a.jpg", "b.jpg"], "existence": ["c.jpg"], "code_reasoning": ["d.jpg"]})
+    benchmark = MME(folder)
+    assert [item.item_id.split("/")[0] for item in benchmark.items] == ["existence"] * 2 + ["count"] * 4 + [
+        "code_reasoning"
+    ] * 2
+    # existence: both right, 100 + 100. count: yes yes | yes no -> acc 3/4, acc+ 1/2 = 125. code: "y" no.
+    texts = ["Yes", "No", "Yes", "Yes", "yes.", "no", "y", "the answer is no"]
+    scores = benchmark.score(answer(benchmark, texts), bootstrap=BOOTSTRAP)
+    metrics, parts = named(scores.headline), named(scores.breakdown)
+    assert metrics["mme_perception"].value == 325.0
+    assert metrics["mme_perception"].n == 3
+    assert "2 of 10 subtasks" in metrics["mme_perception"].protocol
+    assert metrics["mme_cognition"].value == 0.0
+    assert parts["mme/count"].value == 125.0
+    assert parts["mme_cognition/lmms_eval"].value == 50.0  # y counts, acc 1/2
+    assert parts["mme_cognition/vlmevalkit"].value == 50.0  # "the answer is no" counts, acc 1/2
+    assert parts["mme_perception/vlmevalkit"].value == 325.0
+    assert (scores.unparsed, scores.parsable) == (2, 8)
+
+
+def test_pairs_without_their_image_are_left_out_and_said_so(tmp_path: Path) -> None:
+    benchmark = MME(write_mme(tmp_path, {"count": ["a.jpg", "b.jpg"], "OCR": ["c.jpg"]}, absent=("a.jpg", "c.jpg")))
+    assert len(benchmark.items) == 2
+    scores = benchmark.score(answer(benchmark, ["Yes", "No"]), bootstrap=BOOTSTRAP)
+    (metric,) = scores.headline
+    assert (metric.value, metric.n) == (200.0, 1)
+    assert "count 1/2" in metric.protocol
+    with pytest.raises(ValueError, match="none of the images"):
+        MME(write_mme(tmp_path / "none", {"count": ["a.jpg"]}, absent=("a.jpg",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("count", "a.jpg\tIs it?\tYes\n", "1 lines"),
+        ("count", "a.jpg\tIs it?\tYes\nb.jpg\tIs it?\tNo\n", r"count.txt:1: .*'a.jpg' and 'b.jpg'"),
+        ("count", "a.jpg\tIs it?\tPerhaps\na.jpg\tIs it?\tNo\n", r"count.txt:1: expected image TAB"),
+        ("counting", "", "no MME subtasks"),
+        ("count", "../a.jpg\tIs it?\tYes\n../a.jpg\tIs it?\tNo\n", "not a file name inside"),
+    ],
+)
+def test_refusals(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / "questions").mkdir()
+    (tmp_path / f"questions/{name}.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        MME(tmp_path)
+
+
+def test_real_files() -> None:
+    root = os.environ.get("PERCEPTIO_REALDATA")
+    if not root:
+        pytest.skip("PERCEPTIO_REALDATA is not set: the real benchmark files are not at hand")
+    files = sorted((Path(root) / "mme/questions").glob("*.txt"))
+    assert {file.stem for file in files} == {*PERCEPTION, *COGNITION}
+    benchmark = MME(Path(root) / "mme")
+    assert sum(benchmark.found.values()) == 1187
+    tasks = {item.item_id.split("/")[0] for item in benchmark.items}
+    assert tasks == {"existence", "count", "position"}
+    assert len(benchmark.items) == 2 * 3 * 17
+    scores = benchmark.score(answer(benchmark, [item.expected for item in benchmark.items]), bootstrap=BOOTSTRAP)
+    assert [(metric.name, metric.value) for metric in scores.headline] == [("mme_perception", 600.0)]

@@ -1,0 +1,302 @@
+"""HardBLINK, MMBench and SEED-Image on hand-worked files and on the real ones."""
+
+import base64
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptio_core.evaluation.benchmark import Answer, Benchmark, Metric
+from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.hardblink import HardBlink
+from perceptio_core.evaluation.images import open_image
+from perceptio_core.evaluation.mmbench import MMBench
+from perceptio_core.evaluation.seed_bench import SeedImage
+
+BOOTSTRAP = Bootstrap(samples=200)
+
+
+def answers(texts: Mapping[str, str]) -> dict[str, Answer]:
+    return {key: Answer(item_id=key, raw=text, text=text) for key, text in texts.items()}
+
+
+def by_name(metrics: list[Metric]) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+def say_expected(benchmark: Benchmark) -> dict[str, Answer]:
+    return answers({item.item_id: f"({item.expected})" for item in benchmark.items})
+
+
+def real(name: str) -> Path:
+    root = os.environ.get("PERCEPTIO_REALDATA")
+    if not root:
+        pytest.skip("PERCEPTIO_REALDATA is not set: the real benchmark files are not at hand")
+    return Path(root) / name
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# ---------------------------------------------------------------------------------------------------------- HardBLINK
+
+TRUTHS = {3: "AABA", 4: "DDDC", 5: "EABC"}
+
+
+def write_hardblink(folder: Path, *, markers: bool) -> Path:
+    rows = []
+    for n, letters in TRUTHS.items():
+        questions = [{"question_id": i, "image": f"{i}.png", "text": "Which?"} for i in range(4)]
+        jsonl(folder / f"questions/blink_{n}pointscenter_questions.jsonl", questions)
+        truths = [{"question_id": i, "text": f"({letter})"} for i, letter in enumerate(letters)]
+        jsonl(folder / f"answers/blink_{n}pointscenter_answers.jsonl", truths)
+        for i in range(4):
+            # The lowest marker is always the last letter, the biggest object's always B, the brightest always A.
+            points = [
+                {"letter": letter, "x": 0, "y": k, "area": 9 if letter == "B" else 1, "brightness": -k}
+                for k, letter in enumerate("ABCDE"[:n])
+            ]
+            rows.append({"question_id": i, "subset": f"blink{n}pointscenter", "points": points})
+    if markers:
+        jsonl(folder / "markers.jsonl", rows)
+    return folder
+
+
+def test_hardblink_by_hand(tmp_path: Path) -> None:
+    benchmark = HardBlink(write_hardblink(tmp_path, markers=True))
+    said = {
+        **{"3/0": "(A)", "3/1": "A or B", "3/2": "the closest is B", "3/3": "B"},  # strict 2 of 4, lenient 3 of 4
+        **{"4/0": "D", "4/1": "d.", "4/2": "(D)", "4/3": "(C)"},  # 4 of 4
+        **{"5/0": "?", "5/1": "(B)", "5/2": "(E) (B)", "5/3": "no idea"},  # strict 0, lenient 1
+    }
+    scores = benchmark.score(answers(said), bootstrap=BOOTSTRAP)
+    metrics = by_name(scores.headline)
+    assert [metrics[f"hardblink_{n}"].value for n in (3, 4, 5)] == [50.0, 100.0, 0.0]
+    assert [metrics[f"hardblink_{n}"].n for n in (3, 4, 5)] == [4, 4, 4]
+    assert metrics["hardblink_mean"].value == 50.0
+    assert metrics["hardblink_mean"].n == 12
+    assert metrics["hardblink_lenient_mean"].value == pytest.approx((75 + 100 + 25) / 3)
+    assert metrics["hardblink_majority"].value == pytest.approx((75 + 75 + 25) / 3)
+    # lowest: C, D, E -> 0, 75, 25; biggest: B -> 25, 0, 25; brightest: A -> 75, 0, 25. Both reach 100 / 3.
+    assert metrics["hardblink_shortcut"].value == pytest.approx(100 / 3)
+    parts = by_name(scores.breakdown)
+    assert parts["hardblink_majority_5"].value == 25.0
+    assert parts["hardblink_shortcut_biggest_object"].value == pytest.approx(50 / 3)
+    assert (scores.unparsed, scores.parsable) == (4, 12)
+    assert scores.correct["3/0"] == 1.0
+    assert scores.correct["3/1"] == 0.0
+
+
+def test_hardblink_without_markers_has_no_short_cut(tmp_path: Path) -> None:
+    benchmark = HardBlink(write_hardblink(tmp_path, markers=False))
+    names = by_name(benchmark.score(say_expected(benchmark), bootstrap=BOOTSTRAP).headline)
+    assert "hardblink_shortcut" not in names
+    assert names["hardblink_mean"].value == 100.0
+
+
+def test_hardblink_refuses_what_does_not_match(tmp_path: Path) -> None:
+    write_hardblink(tmp_path, markers=True)
+    file = tmp_path / "answers/blink_4pointscenter_answers.jsonl"
+    jsonl(file, [{"question_id": i, "text": "(A)"} for i in range(3)])
+    with pytest.raises(ValueError, match=r"blink_4pointscenter_answers.*partner"):
+        HardBlink(tmp_path)
+    jsonl(file, [{"question_id": i, "text": "(E)"} for i in range(4)])
+    with pytest.raises(ValueError, match="none of ABCD"):
+        HardBlink(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match="no such file"):
+        HardBlink(tmp_path)
+
+
+def test_hardblink_refuses_a_path_that_leads_out(tmp_path: Path) -> None:
+    write_hardblink(tmp_path, markers=False)
+    file = tmp_path / "questions/blink_3pointscenter_questions.jsonl"
+    jsonl(file, [{"question_id": i, "image": "../../secret.png", "text": "Which?"} for i in range(4)])
+    with pytest.raises(ValueError, match="not a file name inside"):
+        HardBlink(tmp_path)
+
+
+def test_real_hardblink_and_its_published_majority() -> None:
+    benchmark = HardBlink(real("hardblink"))
+    assert len(benchmark.items) == 372
+    assert all(isinstance(item.image, Path) and item.image.is_file() for item in benchmark.items)
+    scores = benchmark.score(say_expected(benchmark), bootstrap=BOOTSTRAP)
+    metrics, parts = by_name(scores.headline), by_name(scores.breakdown)
+    assert metrics["hardblink_mean"].value == 100.0
+    assert [round(parts[f"hardblink_majority_{n}"].value, 1) for n in (3, 4, 5)] == [37.9, 27.4, 21.8]
+    assert {len(HardBlink(real("hardblink"), limit=30).items)} == {30}
+
+
+# ------------------------------------------------------------------------------------------------------------ MMBench
+
+
+def png(color: int = 0) -> str:
+    # Noise, so that the base64 text is longer than a pointer may be.
+    pixels = np.random.default_rng(color).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+COLUMNS = ("index question hint A B C D answer category image source l2-category comment split").split()
+
+
+def write_mmbench(path: Path, rows: list[dict[str, str]]) -> Path:
+    def field(value: str) -> str:
+        return '"' + value.replace('"', '""') + '"' if any(c in value for c in '\t\n"') else value
+
+    lines = ["\t".join(field(row.get(column, "")) for column in COLUMNS) for row in rows]
+    path.write_text("\t".join(COLUMNS) + "\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def rotations(index: int, options: list[str], right: str, image: str, **more: str) -> list[dict[str, str]]:
+    rows = []
+    for turn in range(len(options)):
+        turned = options[turn:] + options[:turn]
+        rows.append(
+            {
+                "index": str(index + turn * 1_000_000),
+                "question": 'Say "it"\nin two lines',
+                "answer": "ABCD"[turned.index(right)],
+                "image": image if turn == 0 or len(image) <= 64 else str(index),
+                **dict(zip("ABCD", turned, strict=False)),
+                **more,
+            }
+        )
+    return rows
+
+
+def test_mmbench_circular_by_hand(tmp_path: Path) -> None:
+    two = {"split": "dev", "l2-category": "coarse", "category": "scene"}
+    three = {"split": "test", "l2-category": "fine", "category": "count"}
+    rows = [
+        *rotations(1, ["cat", "None"], "None", png(1), **two),
+        *rotations(2, ["one", "two", "three"], "two", png(2), **three),
+        *rotations(3, ["red", "green"], "red", "1", **two),
+    ]
+    benchmark = MMBench(write_mmbench(tmp_path / "mini.tsv", rows))
+    assert len(benchmark.items) == 7
+    right = {item.item_id: item.expected for item in benchmark.items}
+    # Question 2 fails by one of its three rotations, question 3 by an unparsable answer.
+    said = {**right, "1000002": "A" if right["1000002"] != "A" else "B", "3": "dunno"}
+    scores = benchmark.score(answers(said), bootstrap=BOOTSTRAP)
+    (metric,) = scores.headline
+    assert (metric.value, metric.n) == (pytest.approx(100 / 3), 3)
+    assert (scores.unparsed, scores.parsable) == (1, 7)
+    parts = by_name(scores.breakdown)
+    assert parts["mmbench/split/dev"].value == 50.0
+    assert parts["mmbench/split/test"].value == 0.0
+    assert parts["mmbench/l2_category/coarse"].n == 2
+    assert parts["mmbench/category/count"].n == 1
+    assert sum(scores.correct.values()) == 5
+    # An option called None is text, not a missing value; the text of an option counts as the option.
+    assert "B. None" in benchmark.items[0].question
+    assert 'Say "it"\nin two lines' in benchmark.items[0].question
+    scores = benchmark.score(answers({**right, "1": "None", "1000001": "None"}), bootstrap=BOOTSTRAP)
+    assert scores.headline[0].value == 100.0
+    # A pointer gives the picture it points at.
+    images = {item.item_id: item.image for item in benchmark.items}
+    assert images["3"] == images["1"] == images["1000001"] != images["2"]
+    # A limit keeps questions whole; a split keeps its rows.
+    assert [item.item_id for item in MMBench(tmp_path / "mini.tsv", limit=1).items] == ["1", "1000001"]
+    assert len(MMBench(tmp_path / "mini.tsv", split="test").items) == 3
+    with pytest.raises(ValueError, match="no rows with split 'val'"):
+        MMBench(tmp_path / "mini.tsv", split="val")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": "77"}, "points at no row"),
+        ({"image": "!" * 100}, "not base64"),
+        ({"answer": "D"}, "none of the options"),
+        ({"index": "x"}, "not a number"),
+    ],
+)
+def test_mmbench_refuses(tmp_path: Path, change: dict[str, str], message: str) -> None:
+    row = {**rotations(1, ["cat", "dog"], "dog", png())[0], **change}
+    with pytest.raises(ValueError, match=message):
+        MMBench(write_mmbench(tmp_path / "bad.tsv", [row]))
+    with pytest.raises(ValueError, match="occurs twice"):
+        MMBench(write_mmbench(tmp_path / "bad.tsv", rotations(1, ["cat", "dog"], "dog", png())[:1] * 2))
+
+
+def test_real_mmbench_sample() -> None:
+    benchmark = MMBench(real("mmbench/mmbench_samples_en.tsv"))
+    assert len(benchmark.items) == 20
+    for item in benchmark.items:
+        assert open_image(item.image, max_pixels=10**7).width > 10
+    code = benchmark.items[0].question
+    assert "A. for x in range(6):\n     print(x)" in code
+    assert '"brand": "Ford"' in code
+    assert "D." not in benchmark.items[6].question  # a question with three options
+    assert benchmark.score(say_expected(benchmark), bootstrap=BOOTSTRAP).headline[0].value == 100.0
+
+
+# --------------------------------------------------------------------------------------------------------- SEED-Image
+
+
+def write_seed(folder: Path, changes: dict[str, Any] | None = None) -> Path:
+    base = {"choice_a": "one", "choice_b": "two", "choice_c": "three", "choice_d": "four", "question": "How many?"}
+    kinds = [5, 5, 1, 10]
+    rows = [
+        {
+            **base,
+            "answer": "ABCD"[i],
+            "data_id": f"pic_{i}",
+            "data_type": "image" if kind < 10 else "video",
+            "question_id": str(100 + i),
+            "question_type_id": kind,
+            "segment": [],
+            **(changes or {}),
+        }
+        for i, kind in enumerate(kinds)
+    ]
+    folder.mkdir(exist_ok=True)
+    content = {"questions": rows, "question_type": {"Instances Counting": 5, "Scene Understanding": 1, "Action": 10}}
+    (folder / "SEED-Bench.json").write_text(json.dumps(content))
+    return folder / "SEED-Bench.json"
+
+
+def test_seed_image_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "SEED-Bench-image").mkdir()
+    (tmp_path / "SEED-Bench-image/pic_1.jpg").write_bytes(b"")
+    (tmp_path / "SEED-Bench-image/pic_2").write_bytes(b"")
+    benchmark = SeedImage(write_seed(tmp_path))
+    assert [item.item_id for item in benchmark.items] == ["100", "101", "102"]  # the video question is left out
+    assert [Path(str(item.image)).name for item in benchmark.items] == ["pic_0", "pic_1.jpg", "pic_2"]
+    said = answers({"100": "A", "101": "two", "102": "maybe"})
+    scores = benchmark.score(said, bootstrap=BOOTSTRAP)
+    (metric,) = scores.headline
+    assert (metric.name, metric.value, metric.n) == ("seed_image", pytest.approx(200 / 3), 3)
+    assert "SEED-Image" in metric.protocol
+    assert by_name(scores.breakdown)["seed_image/Instances Counting"].value == 100.0
+    assert (scores.unparsed, scores.parsable) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": "E"}, "none of A, B, C, D"),
+        ({"data_type": "Single Image"}, "data_type"),
+        ({"data_id": "/etc/x"}, "not a file name inside"),
+        ({"question_id": "1"}, "occurs twice"),
+    ],
+)
+def test_seed_refuses(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SeedImage(write_seed(tmp_path, changes))
+
+
+def test_seed_bench_2_is_not_taken_for_the_first() -> None:
+    with pytest.raises(ValueError, match=r"SEED-Bench-2_sample_rows\.json"):
+        SeedImage(real("seedbench/SEED-Bench-2_sample_rows.json"))
