@@ -7,6 +7,7 @@ special tokens: no text of a user or a data set becomes one of them by accident 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -91,6 +92,11 @@ class Vocabulary:
         """Ids of all added tokens, in the order of `added_tokens`: the rows that co-training adds and trains in full."""
         return [self.seg, self.depth_start, *range(self.first_code, self.first_code + self.num_codes), self.depth_end]
 
+    @cached_property
+    def id_of(self) -> dict[str, int]:
+        """Id of each added token by its text."""
+        return dict(zip(added_tokens(num_codes=self.num_codes), self.ids, strict=True))
+
     def code_ids(self, codes: torch.Tensor) -> torch.Tensor:
         """Token ids of depth codes in [0, K), any shape."""
         return codes + self.first_code
@@ -120,8 +126,9 @@ def add_rows(model: PreTrainedModel, *, vocabulary: Vocabulary, vocabulary_size:
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if vocabulary_size > rows:
-        # HF's own initialisation of the new rows would draw from the global generator; all are overwritten below.
-        model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
+        # The library's own initialisation of the new rows, which are overwritten below, draws from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
     weights = {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     added = torch.tensor(vocabulary.ids)
     generator = torch.Generator().manual_seed(seed)
