@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 QUESTION = (
-    "Multiple points are circled on the image, labeled by letters beside each circle. "
-    "Which point is the closest to the camera?"
+    "Multiple points are circled on the image, labeled by letters beside each circle. Which point is the closest to the camera?"
 )
 """The official HardBLINK question, word for word."""
 
@@ -75,9 +74,7 @@ def sample_markers(
         raise ValueError(f"sample_markers: count is {count}, allowed are 2 to {len(LETTERS)}")
     for name, other in (("areas_HW", areas_HW), ("image_HW3", image_HW3)):
         if other is not None and other.shape[:2] != inverse_depth_HW.shape:
-            raise ValueError(
-                f"sample_markers: {name} has shape {other.shape}, inverse_depth_HW {inverse_depth_HW.shape}"
-            )
+            raise ValueError(f"sample_markers: {name} has shape {other.shape}, inverse_depth_HW {inverse_depth_HW.shape}")
     height, width = inverse_depth_HW.shape
     step = max(1, round(max(height, width) / _WORKING_SIDE))
     depth_HW = np.asarray(inverse_depth_HW[::step, ::step], np.float32)
@@ -123,7 +120,7 @@ def _candidates(
     levels_HW: NDArray[np.float32], *, height: int, width: int, step: int, style: MarkerStyle
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns (working grid) at mid-height where the depth is locally flat or evenly sloped."""
-    reach = max(2, round(0.015 * min(height, width) / step))
+    reach = max(2, round(max(style.radius, 0.015 * min(height, width)) / step))
     top, bottom = int(np.ceil(BAND[0] * height / step)), int(BAND[1] * height / step)
     side = max(style.width // (2 * step) + 1, reach)
     left, right = side, levels_HW.shape[1] - side
@@ -145,15 +142,13 @@ def _candidates(
     return rows + top, columns + left
 
 
-def _brightness(
-    image_HW3: NDArray[np.uint8], rows_P: NDArray[np.intp], columns_P: NDArray[np.intp]
-) -> NDArray[np.float32]:
+def _brightness(image_HW3: NDArray[np.uint8], rows_P: NDArray[np.intp], columns_P: NDArray[np.intp]) -> NDArray[np.float32]:
     """Mean of the channels in a 3 x 3 window around each pixel, 0-255."""
     height, width = image_HW3.shape[:2]
     window = np.array([-1, 0, 1])
     rows_P31 = np.clip(rows_P[:, None] + window, 0, height - 1)[:, :, None]
     columns_P13 = np.clip(columns_P[:, None] + window, 0, width - 1)[:, None, :]
-    return image_HW3[rows_P31, columns_P13].mean(axis=(1, 2, 3), dtype=np.float32)
+    return np.asarray(image_HW3[rows_P31, columns_P13].mean(axis=(1, 2, 3)), np.float32)
 
 
 def _draw_points(levels_C: NDArray[np.float32], *, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -178,7 +173,8 @@ def _too_near(
     along_PP = np.abs(np.subtract.outer(columns_P, columns_P, dtype=np.int32))
     covered_PP = (along_PP < style.width) & (down_PP < style.height)
     # Two markers in one row have no "lowest", so the height short cut could not be balanced with them.
-    return (levels_PP < MIN_LEVELS) | (down_PP**2 + along_PP**2 < reach**2) | covered_PP | (down_PP == 0)
+    close_PP = (levels_PP < MIN_LEVELS) | (down_PP**2 + along_PP**2 < reach**2)
+    return np.asarray(close_PP | covered_PP | (down_PP == 0))
 
 
 def _draw_sets(near_PP: NDArray[np.bool_], *, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -231,7 +227,7 @@ def _rank_shares(values_MK: NDArray[np.floating], nearest_M1: NDArray[np.intp]) 
     above_M1 = (values_MK > own_M1).sum(axis=1, keepdims=True)
     tied_M1 = (values_MK == own_M1).sum(axis=1, keepdims=True)
     ranks_K = np.arange(values_MK.shape[1])
-    return ((ranks_K >= above_M1) & (ranks_K < above_M1 + tied_M1)) / tied_M1
+    return np.asarray(((ranks_K >= above_M1) & (ranks_K < above_M1 + tied_M1)) / tied_M1)
 
 
 def _rake(shares_QMR: list[NDArray[np.float64]], *, count: int) -> NDArray[np.float64] | None:
@@ -324,7 +320,7 @@ def _letter_mask(letter: str, cap: int) -> Image.Image:
     size = cap
     while True:
         font = ImageFont.load_default(size=size)
-        left, top, right, bottom = font.getbbox(letter)
+        _, top, right, bottom = font.getbbox(letter)
         if bottom - top >= cap:
             break
         size += 1

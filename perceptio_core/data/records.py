@@ -1,0 +1,78 @@
+"""What every reader of a data set turns its rows into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+Split = Literal["train", "val"]
+Task = Literal["referring", "conversation", "marker", "depth_map"]
+TASKS: tuple[Task, ...] = ("referring", "conversation", "marker", "depth_map")
+
+SEGMENT_ANSWER = "Sure, here it is."
+"""The text after the perception tokens (Sa2VA's "Sure, it is [SEG]." without the token, which our grammar puts first)."""
+DEPTH_MAP_QUESTION = "What is the depth map for the image?"
+"""AURORA's prompt for the codes alone."""
+
+
+def segment_question(expression: str) -> str:
+    """Sa2VA's prompt for the thing that the expression names."""
+    return f"Please segment {expression} in this image."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One question-and-answer sample about one image.
+
+    Attributes:
+        record_id: unique over all data sets.
+        image: path of the image file relative to the data root, with forward slashes.
+        image_name: how the data set calls the image, e.g. "000000000123"; becomes part of its key.
+        split: "train" or "val".
+        task: "referring" or "conversation".
+        turns: (question, answer) pairs.
+        expression: for referring, what is to be segmented.
+        masks: for referring, one compressed RLE per object.
+        source: name of the data set.
+    """
+
+    record_id: str
+    image: str
+    image_name: str
+    split: Split
+    task: Task
+    turns: tuple[tuple[str, str], ...]
+    expression: str | None = None
+    masks: tuple[dict[str, Any], ...] | None = None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """One quarantined thing: the file (and the row in it) and why."""
+
+    file: str
+    reason: str
+
+
+def inside(folder: str, name: Any, *, named_in: Path) -> str:
+    """`folder`/`name`, for a file name that comes from a data file.
+
+    Raises:
+        ValueError: the name is no relative path, or leads out of the folder; names the data file.
+    """
+    if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
+        raise ValueError(f"{named_in}: {name!r} is not a file name")
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise ValueError(f"{named_in}: {name!r} leads out of the image folder")
+    return (PurePosixPath(folder) / pure).as_posix()
+
+
+def spread(items: Sequence[Any], limit: int | None) -> list[Any]:
+    """At most `limit` of the items, evenly spread over them; all of them for None."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]

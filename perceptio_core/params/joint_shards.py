@@ -1,0 +1,31 @@
+"""Parameters of the stage `joint_shards`: how many samples of each task are made of an image. All are ours."""
+
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from perceptio_core.params.base import Section
+
+PerImage = Annotated[int, Field(ge=1)] | None
+
+
+class JointShardsParams(Section):
+    """The `joint_shards` section."""
+
+    seed: NonNegativeInt
+    images_per_shard: PositiveInt
+    """Images whose samples lie in one tar; what a killed run loses at most, for each worker."""
+    referring_per_image: PerImage
+    """At most this many referring records of an image, drawn at random; null keeps all."""
+    conversation_per_image: PerImage
+    """The same for conversations."""
+    markers_per_image: NonNegativeInt
+    """Depth-order questions made from the teacher's depth map; an image that admits no balanced set of points gives fewer."""
+    marker_counts: Annotated[tuple[Annotated[int, Field(ge=2, le=5)], ...], Field(min_length=1)]
+    """Number of points of a question, drawn from this list; a number that stands twice is drawn twice as often."""
+    depth_map_share: Annotated[float, Field(ge=0, le=1)]
+    """Share of the images that also give a sample whose answer is the depth codes alone."""
+    max_pixels: PositiveInt = 64_000_000
+    """Larger images are quarantined before they are decoded."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
+    """Processes; 1 works in the stage's own."""

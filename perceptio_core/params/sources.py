@@ -1,0 +1,92 @@
+"""Parameters of the stage `sources`: the rendered world or the user's folders, and the data sets in it."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from perceptio_core.params.base import Section
+from perceptio_core.params.render import RenderParams
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class DatasetParams(Section):
+    """One data set below the data root, and the split of it that is read."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-]+$")]
+    """First part of its record ids and image keys; entries of one data set with different splits share it."""
+    kind: Literal["refer", "coco", "llava"]
+    path: str
+    """refer and coco: the folder with instances.json; llava: the JSON file. Relative to the data root."""
+    split: Literal["train", "val"]
+    """What its records are for; for refer also which official split is read."""
+    split_by: str | None = None
+    """refer: unc, umd or google; null where the folder holds one file of references."""
+    images: str | None = None
+    """Folder of the image files, relative to the data root. Null: the place that is usual for the kind (refer:
+    <path>/images/mscoco/images/train2014, coco: <path>/images, llava: the data root)."""
+    max_objects: PositiveInt = 8
+    """coco: categories with more objects in an image than this are left out."""
+    limit: PositiveInt | None = None
+    """At most this many records, spread evenly; null keeps all."""
+
+    @field_validator("path", "images")
+    @classmethod
+    def _inside(cls, path: str | None) -> str | None:
+        if path is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
+            raise ValueError("must be relative to the data root and stay below it")
+        return path
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> Self:
+        if self.split_by is not None and self.kind != "refer":
+            raise ValueError(f"split_by is for kind refer only, not for {self.kind}")
+        return self
+
+
+class SourcesParams(Section):
+    """The `sources` section."""
+
+    render: RenderParams | None
+    """What to render; null reads the folders below `root` instead."""
+    root: str | None
+    """The user's data root; ${NAME} stands for an environment variable. Null when a world is rendered."""
+    datasets: Annotated[tuple[DatasetParams, ...], Field(min_length=1)]
+    max_pixels: PositiveInt = 64_000_000
+    """Images with more pixels are quarantined, by their header, before they are decoded."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
+    """Processes that render, and threads that check images."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.render is None) == (self.root is None):
+            raise ValueError("exactly one of render and root must be given, the other be null")
+        entries = [(dataset.name, dataset.kind, dataset.path, dataset.split) for dataset in self.datasets]
+        if len(set(entries)) < len(entries):
+            raise ValueError("datasets: two entries have the same name, kind, path and split")
+        owners = {(dataset.name, dataset.kind, dataset.path) for dataset in self.datasets}
+        if len({name for name, _, _ in owners}) < len(owners):
+            raise ValueError("datasets: one name stands for two data sets")
+        return self
+
+    def expanded_root(self) -> Path:
+        """`root` with its environment variables filled in.
+
+        Raises:
+            ValueError: there is no root, a variable is not set, or the folder does not exist; says which.
+        """
+        if self.root is None:
+            raise ValueError("sources.root is null: the data root is the rendered world")
+        for variable in _VARIABLE.findall(self.root):
+            if not os.environ.get(variable):
+                raise ValueError(
+                    f"sources.root is {self.root!r}, but the environment variable {variable} is not set: "
+                    f"export {variable}=<the folder that holds the data sets>"
+                )
+        path = Path(_VARIABLE.sub(lambda match: os.environ[match[1]], self.root)).expanduser()
+        if not path.is_dir():
+            raise ValueError(f"sources.root: {path} is not a folder")
+        return path

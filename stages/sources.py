@@ -1,0 +1,52 @@
+"""Stage `sources`: the manifest of all images and records, of the rendered world or of the user's folders."""
+
+import logging
+import shutil
+
+from perceptio_core.data.collect import collect
+from perceptio_core.data.manifest import write_manifest
+from perceptio_core.params import load_profile
+from perceptio_core.scenes.writers import write_world
+from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+
+DESCRIPTION = """Make the manifest of all training images and records.
+
+Reads   the profile's section `sources`; with `root`, the data sets below that folder (never written to).
+Does    with `render`, renders the procedural world and writes it in the official layouts; then, for rendered and real
+        data alike, reads every data set, decodes every image once, and keeps train and val images apart.
+        A killed run goes on where it stood.
+Writes  artifacts/<profile>/sources/
+          root/             the rendered world (only with `render`)
+          images.parquet    image_key, path below the data root, width, height, sha256, split
+          records.parquet   record_id, image_key, split, task, turns, expression, masks (RLE), source
+          quarantine.jsonl  {file, reason} for everything that was left out
+          metrics.json      counts
+"""
+
+
+def main() -> None:
+    """Run the stage."""
+    arguments = stage_arguments(DESCRIPTION)
+    params = load_profile(arguments.profile).sources
+    paths = StagePaths(arguments.profile)
+    work = paths.work("sources", fingerprint(params))
+    out = work / "out"
+    out.mkdir(exist_ok=True)
+    if params.render is not None:
+        root = out / "root"
+        write_world(root, params=params.render, workers=params.workers)
+    else:
+        root = params.expanded_root()
+    collected = collect(
+        params.datasets, root=root, journal=work / "checked.jsonl", max_pixels=params.max_pixels, workers=params.workers
+    )
+    write_manifest(out, images=collected.images, records=collected.records, quarantine=collected.quarantine)
+    counts = collected.counts()
+    write_metrics(out / "metrics.json", counts)
+    publish(out, paths.out("sources"))
+    shutil.rmtree(work)
+    logging.getLogger("sources").info(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+
+
+if __name__ == "__main__":
+    main()
