@@ -1,0 +1,28 @@
+"""How much of the procedural world is rendered, and with which seed."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from perceptio_core.params.base import Section
+
+Scenes = Annotated[int, Field(ge=1, le=200_000)]
+Items = Annotated[int, Field(ge=1, le=1000)]
+
+
+class RenderParams(Section):
+    """Sizes of the rendered data sets and benchmarks; all are ours.
+
+    The seed picks one of 256 disjoint worlds of scenes; within each, the scenes of train, val and test and of the
+    benchmarks never meet.
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=256)] = 0
+    size: Annotated[int, Field(ge=64, le=1024)] = 128  # side of the square pictures, pixels
+    train: Scenes  # scenes with referring expressions and conversations
+    val: Scenes  # scenes with referring expressions
+    test: Scenes  # the same, for the benchmark
+    hardblink: Items = 200  # questions in each of the subsets with 3, 4 and 5 points
+    mmbench: Items = 80  # questions, each with all rotations of its options
+    seedbench: Items = 150  # questions
+    mme: Items = 40  # pictures in each subtask, with two questions each
