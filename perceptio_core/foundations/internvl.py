@@ -1,0 +1,290 @@
+"""Mini's InternVL: a small instance of `transformers`' class, taught generic language about procedural scenes (ours).
+
+Two phases. The vision tower first learns the dense helper tasks of `vision_tower`; then tower, projector and language
+model together learn to answer generic questions (captions, colours, shapes, counts, cells, marker letters) while the
+helper heads keep the tower sharp. Depth, depth order and segmentation are never asked. Run as
+`python -m perceptio_core.foundations.internvl --out foundations/mini`.
+"""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import (
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from perceptio_core.data import markers as marker_language
+from perceptio_core.data.markers import Marker
+from perceptio_core.foundations.cache import SceneCache, scene_cache
+from perceptio_core.foundations.run import PretrainingRun
+from perceptio_core.foundations.vision_tower import (
+    DenseHeads,
+    dense_batch,
+    pixel_tensor,
+    pretrain_tower,
+    random_markers,
+    tower_config,
+    tower_scores,
+)
+from perceptio_core.scenes.language import conversations, foundation_question
+from perceptio_core.scenes.render import Rendering
+
+log = logging.getLogger(__name__)
+SIZE, PATCH = 128, 16
+IMAGE_TOKENS = (SIZE // PATCH) ** 2
+VOCABULARY = 900
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# phrases of co-training, so that the tokenizer does not spell them out byte by byte; no answer to them is ever shown
+REQUESTS = (
+    marker_language.QUESTION,
+    "What is the depth map for the image?",
+    "Please segment the object in this image.",
+    "Sure, it is",
+)
+
+
+def train_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of VOCABULARY tokens with InternVL's special tokens; any text can be encoded."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    )
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
+    """A 3.9 M-parameter InternVL: the tower of `vision_tower`, 64 image tokens, a four-layer Qwen2."""
+    return InternVLConfig(
+        vision_config=tower_config(),
+        text_config=Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=IMAGE_TOKENS,
+        downsample_ratio=1.0,
+        tie_word_embeddings=False,
+    )
+
+
+def dialogue(cache: SceneCache, index: int, markers: list[Marker], rng: np.random.Generator, turns: int) -> list[tuple[str, str]]:
+    """Generic questions and answers about one cached scene."""
+    rendering = Rendering(
+        image=np.asarray(cache.images[index]),
+        depth=np.asarray(cache.depth[index]),
+        instances=np.asarray(cache.instances[index]),
+    )
+    world = cache.world(index)
+    if not markers:
+        return conversations(world, rendering, rng, turns)
+    return [foundation_question(world, rendering, rng, markers) for _ in range(turns)]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, turns: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """Token ids of a whole dialogue about one image, and the same ids as labels: -100 but for the answers and their ends."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for number, (question, answer) in enumerate(turns):
+        image = f"<img>{'<IMG_CONTEXT>' * IMAGE_TOKENS}</img>\n" if number == 0 else ""
+        prompt = tokenizer.encode(f"<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n")
+        reply = tokenizer.encode(f"{answer}<|im_end|>")
+        newline = tokenizer.encode("\n")
+        ids += prompt + reply + newline
+        labels += [-100] * len(prompt) + reply + [-100] * len(newline)
+    return ids, labels
+
+
+def padded(rows: list[list[int]], filler: int) -> Tensor:
+    """Right-padded int64 matrix."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
+
+
+def pretrain_language(
+    *, train: SceneCache, val: SceneCache, tower: Path, steps: int, batch: int, lr: float, seed: int, work: Path, out: Path
+) -> dict[str, float]:
+    """Second phase; writes the model, tokenizer and processor to `out` and returns validation scores in percent."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    corpus = [text for i in range(1500) for turn in dialogue(train, i, random_markers(SIZE, rng), rng, 3) for text in turn]
+    corpus += [text for i in range(1500, 2500) for turn in dialogue(train, i, [], rng, 4) for text in turn]
+    tokenizer = train_tokenizer([*corpus, *REQUESTS * 50])
+    model = InternVLForConditionalGeneration(model_config(tokenizer))
+    model.model.vision_tower.load_state_dict(load_file(tower / "tower.safetensors"))
+    heads = DenseHeads(width=model.config.vision_config.hidden_size, patch=PATCH)
+    heads.load_state_dict(load_file(tower / "heads.safetensors"))
+    run = PretrainingRun(
+        modules={"model": model, "heads": heads}, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work
+    )
+    seen: dict[int, np.ndarray] = {}
+    for step in run.steps_left():
+        rng = np.random.default_rng((seed, 1, step))
+        indices = rng.choice(len(train.images), batch, replace=False)
+        points = [random_markers(SIZE, rng) if rng.random() < 0.5 else [] for _ in indices]
+        images, targets = dense_batch(train, indices, points, patch=PATCH, attribute_rows=seen)
+        rows = [encode(tokenizer, dialogue(train, int(i), p, rng, 6)) for i, p in zip(indices, points, strict=True)]
+        logits, labels, features = _forward(model, tokenizer, pixel_tensor(images), rows)
+        language = F.cross_entropy(logits, labels)
+        losses, accuracies = heads(features, targets)
+        figures = {"lm": language.item(), "right": (logits.argmax(-1) == labels).float().mean().item()}
+        figures |= {name: float(accuracies[name]) for name in ("what", "color", "circle")}
+        run.update(language + 0.1 * sum(losses.values(), torch.zeros(())), figures)
+    run.finish()
+    model.eval()
+    save(model, tokenizer, out)
+    return {**language_scores(model, tokenizer, val), **tower_scores(model.model.vision_tower, heads, val)}
+
+
+def _forward(
+    model: InternVLForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    pixels: Tensor,
+    rows: list[tuple[list[int], list[int]]],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits at the supervised places, their labels, and the tower's patch features."""
+    ids = padded([row for row, _ in rows], tokenizer.pad_token_id)
+    labels = padded([row for _, row in rows], -100)
+    features = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
+    embeddings = model.get_input_embeddings()(ids)
+    projected = model.model.multi_modal_projector(features)
+    embeddings = embeddings.masked_scatter((ids == model.config.image_token_id)[..., None], projected)
+    mask = (torch.arange(ids.shape[1]) < torch.tensor([len(row) for row, _ in rows])[:, None]).long()
+    hidden = model.model.language_model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+    where = labels[:, 1:] != -100
+    return model.lm_head(hidden[:, :-1][where]), labels[:, 1:][where], features
+
+
+@torch.no_grad()
+def language_scores(
+    model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, val: SceneCache
+) -> dict[str, float]:
+    """Share of whole answers right under teacher forcing, by kind of picture, on 400 validation scenes."""
+    scores = {}
+    for kind in ("plain", "marked"):
+        right = total = 0
+        for start in range(0, min(400, len(val.images)), 25):
+            rng = np.random.default_rng((11, start))
+            indices = np.arange(start, start + 25)
+            points = [random_markers(SIZE, rng) if kind == "marked" else [] for _ in indices]
+            images, _ = dense_batch(val, indices, points, patch=PATCH, attribute_rows={})
+            rows = [encode(tokenizer, dialogue(val, int(i), p, rng, 1)) for i, p in zip(indices, points, strict=True)]
+            logits, labels, _ = _forward(model, tokenizer, pixel_tensor(images), rows)
+            hits = (logits.argmax(-1) == labels).tolist()
+            for _, row in rows:
+                length = sum(label != -100 for label in row)
+                right += all(hits[:length])
+                total += 1
+                hits = hits[length:]
+        scores[f"answers_{kind}"] = round(100 * right / total, 1)
+    return scores
+
+
+def save(model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write a checkpoint directory that `transformers` loads by itself."""
+    model.save_pretrained(out)
+    InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(
+            size={"height": SIZE, "width": SIZE},
+            crop_to_patches=False,
+            image_mean=IMAGENET_DEFAULT_MEAN,
+            image_std=IMAGENET_DEFAULT_STD,
+        ),
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(size={"height": SIZE, "width": SIZE}),
+        image_seq_length=IMAGE_TOKENS,
+        chat_template=TEMPLATE,
+    ).save_pretrained(out)
+
+
+def main() -> None:
+    """Command line: both phases, resumable, then the scores."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="receives internvl/ and its metrics")
+    parser.add_argument("--scenes", type=int, default=24000)
+    parser.add_argument("--tower-steps", type=int, default=1700)
+    parser.add_argument("--language-steps", type=int, default=1600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    train, val = scene_cache("train", arguments.scenes), scene_cache("val", 400)
+    work, begun = Path(".work/foundations"), time.time()
+    pretrain_tower(
+        train=train, val=val, steps=arguments.tower_steps, batch=32, lr=1.2e-3, seed=arguments.seed, work=work / "tower"
+    )
+    scores = pretrain_language(
+        train=train,
+        val=val,
+        tower=work / "tower",
+        steps=arguments.language_steps,
+        batch=16,
+        lr=1.5e-3,
+        seed=arguments.seed,
+        work=work / "language",
+        out=arguments.out / "internvl",
+    )
+    report = {
+        "command": "python -m perceptio_core.foundations.internvl",
+        "seed": arguments.seed,
+        "data": {"scenes": arguments.scenes, "size": SIZE},
+        "steps": {"tower": arguments.tower_steps, "language": arguments.language_steps},
+        "scores": scores,
+        "seconds": round(time.time() - begun),
+    }
+    (arguments.out / "internvl.json").write_text(json.dumps(report, indent=2) + "\n")
+    log.info("%s", report)
+
+
+if __name__ == "__main__":
+    main()
