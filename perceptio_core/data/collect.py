@@ -150,7 +150,8 @@ def _checked(
     for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []:
         try:
             row = json.loads(line)
-            known[row["path"]] = row["reason"] if row["facts"] is None else ImageFacts(**row["facts"])
+            if row["stamp"] == _stamp(root / row["path"]):
+                known[row["path"]] = row["reason"] if row["facts"] is None else ImageFacts(**row["facts"])
         except (ValueError, KeyError, TypeError):  # the line that a killed run left half written
             continue
 
@@ -167,10 +168,20 @@ def _checked(
     with journal.open("a", encoding="utf-8") as stream, ThreadPoolExecutor(workers) as pool:
         stream.write("\n")  # ends a half-written line
         for path, facts in track(pool.map(check, left), total=len(left), label="checking images", unit="images"):
-            row = (
-                {"path": path, "facts": None, "reason": facts}
-                if isinstance(facts, str)
-                else {"path": path, "facts": asdict(facts)}
-            )
+            row = {
+                "path": path,
+                "stamp": _stamp(root / path),
+                "facts": asdict(facts) if isinstance(facts, ImageFacts) else None,
+                "reason": facts if isinstance(facts, str) else None,
+            }
             stream.write(json.dumps(row) + "\n")
             yield path, facts
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """What changes when a file changes."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

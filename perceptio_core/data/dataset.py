@@ -1,0 +1,140 @@
+"""Random access to the samples in the shards of the stage `joint_shards`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from perceptio_core.data.images import open_with_format
+from perceptio_core.data.shards import INDEX, SAMPLES, SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One training sample.
+
+    Attributes:
+        key: place in the shards, e.g. "train-00003-000017".
+        record_id: where it comes from.
+        image_key: of the image that it is about.
+        image: RGB, as the model is to see it (markers drawn).
+        task: "referring", "conversation", "marker" or "depth_map".
+        turns: (question, answer) pairs.
+        masks: one compressed RLE per object to segment, at the image's size; empty for none.
+        depth_codes: the N codes of the (unmarked) image, row-major.
+        source: name of the data set.
+        points: of marker samples, the circled points {letter, x, y}.
+    """
+
+    key: str
+    record_id: str
+    image_key: str
+    image: Image.Image
+    task: str
+    turns: list[tuple[str, str]]
+    masks: list[dict[str, Any]]
+    depth_codes: list[int] | None
+    source: str
+    points: list[dict[str, Any]] | None
+
+
+class JointDataset:
+    """The samples of one split, in the order of the shards. Threads may share it, and processes inherit it.
+
+    Args:
+        folder: output of the stage `joint_shards`.
+        split: "train" or "val".
+
+    Attributes:
+        tasks: per task the indices of its samples, ascending.
+        index: content of ``index.json``.
+
+    Raises:
+        ValueError: the folder is no such output, is of another schema version, or a shard is absent or of another size.
+    """
+
+    def __init__(self, folder: Path, split: str) -> None:
+        try:
+            self.index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            table = pq.read_table(folder / SAMPLES)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise ValueError(f"{folder}: not the output of joint_shards: {error}") from error
+        if self.index.get("schema_version") != SCHEMA_VERSION:
+            version = self.index.get("schema_version")
+            raise ValueError(f"{folder / INDEX}: schema_version is {version}, this code reads {SCHEMA_VERSION}")
+        for shard in self.index["shards"]:
+            path = folder / shard["name"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                raise ValueError(f"{path}: absent or not {shard['bytes']} bytes long; run joint_shards again")
+        rows = table.filter(pa.compute.equal(table["split"], split))
+        if rows.num_rows == 0:
+            raise ValueError(f"{folder}: no samples in split {split!r}; it has {sorted(self.index['counts'])}")
+        self._folder = folder
+        self._keys: list[str] = rows["key"].to_pylist()
+        encoded = rows["shard"].combine_chunks().dictionary_encode()
+        self._shards = [folder / name for name in encoded.dictionary.to_pylist()]
+        self._shard_S = encoded.indices.to_numpy()
+        columns = ("image_offset", "image_size", "json_offset", "json_size")
+        self._spans_S4 = np.stack([rows[name].to_numpy() for name in columns], axis=1)
+        tasks = np.array(rows["task"].to_pylist())
+        self.tasks: dict[str, NDArray[np.int64]] = {str(task): np.flatnonzero(tasks == task) for task in np.unique(tasks)}
+        self._files: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, number: int) -> Sample:
+        """The sample with this index.
+
+        Raises:
+            IndexError: there is none.
+            ValueError: its bytes are damaged; names shard and key.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        shard, key = int(self._shard_S[number]), self._keys[number]
+        image_offset, image_size, json_offset, json_size = map(int, self._spans_S4[number])
+        file = self._open(shard)
+        try:
+            content = json.loads(os.pread(file, json_size, json_offset))
+            image = open_with_format(os.pread(file, image_size, image_offset), name="image").image
+            return Sample(
+                key=key,
+                record_id=content["record_id"],
+                image_key=content["image_key"],
+                image=image,
+                task=content["task"],
+                turns=[(question, answer) for question, answer in content["turns"]],
+                masks=content["masks"] or [],
+                depth_codes=content["depth_codes"],
+                source=content["source"],
+                points=content["points"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self._shards[shard]}: sample {key} is damaged: {error}") from error
+
+    def _open(self, shard: int) -> int:
+        """File descriptor of a shard: opened once per process, read with pread, which keeps no place."""
+        owner = (os.getpid(), shard)
+        if owner not in self._files:
+            descriptor = os.open(self._shards[shard], os.O_RDONLY)
+            if self._files.setdefault(owner, descriptor) != descriptor:  # another thread was first
+                os.close(descriptor)
+        return self._files[owner]
+
+    def close(self) -> None:
+        """Close the shards that this process opened."""
+        for owner in [owner for owner in self._files if owner[0] == os.getpid()]:
+            os.close(self._files.pop(owner))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}

@@ -1,0 +1,287 @@
+"""Joins image, masks, texts and depth codes by image key into training samples.
+
+Of each image: its referring and conversation records; depth-order questions whose points are drawn on the picture and
+whose answers are read off the teacher's depth map; and its depth codes as a task of their own. The codes that go with a
+marked picture are those of the unmarked one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from perceptio_core.data import rle
+from perceptio_core.data.images import open_with_format
+from perceptio_core.data.manifest import ImageRow, RecordRow
+from perceptio_core.data.markers import QUESTION, Marker, answer, draw_markers, sample_markers
+from perceptio_core.data.records import DEPTH_MAP_QUESTION, Refused
+from perceptio_core.data.shards import SCHEMA_VERSION, ShardPart, ShardSample, write_shard
+from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.depth.store import DepthStore
+from perceptio_core.params.joint_shards import JointShardsParams
+
+TEACHER = "teacher_depth"
+"""The `source` of samples whose answer comes from the teacher's depth map."""
+
+_ENCODE_BATCH = 64
+_MARKER_TRIES = 3  # fresh draws of the number of points for a question, where a picture admits no balanced set
+_BIGGEST_MAP = 1024  # longer sides of a depth map are thinned out to this for the choice of points
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """One shard to be made: its images with their records."""
+
+    name: str
+    split: str
+    images: tuple[tuple[ImageRow, tuple[RecordRow, ...]], ...]
+
+
+def plan(images: Sequence[ImageRow], records: Sequence[RecordRow], *, params: JointShardsParams) -> list[ShardJob]:
+    """Which images and records go into which shard: images at random, records of an image by the parameters' limits."""
+    by_image: dict[str, list[RecordRow]] = defaultdict(list)
+    for record in records:
+        by_image[record.image_key].append(record)
+    jobs = []
+    for split in ("train", "val"):
+        rows = sorted((image for image in images if image.split == split), key=lambda image: image.image_key)
+        order = _rng(params.seed, "order", split).permutation(len(rows))
+        chosen = [(rows[i], _choose(by_image[rows[i].image_key], params)) for i in order]
+        for number, start in enumerate(range(0, len(chosen), params.images_per_shard)):
+            some = tuple(chosen[start : start + params.images_per_shard])
+            jobs.append(ShardJob(name=f"{split}-{number:05d}", split=split, images=some))
+    return jobs
+
+
+def _choose(records: Sequence[RecordRow], params: JointShardsParams) -> tuple[RecordRow, ...]:
+    kept: list[RecordRow] = []
+    for task, limit in (("referring", params.referring_per_image), ("conversation", params.conversation_per_image)):
+        some = sorted((record for record in records if record.task == task), key=lambda record: record.record_id)
+        if limit is not None and len(some) > limit:
+            drawn = _rng(params.seed, task, some[0].image_key).choice(len(some), size=limit, replace=False)
+            some = [some[i] for i in sorted(drawn)]
+        kept += some
+    return tuple(kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """One image with all that is known of it.
+
+    `depth` (H, W) is the teacher's inverse depth, thinned out where it is large; `normalised` (1, R, R) is it for the codebook.
+    """
+
+    row: ImageRow
+    records: tuple[RecordRow, ...]
+    image: Image.Image
+    encoded: bytes
+    extension: Literal["jpg", "png"]
+    depth: NDArray[np.float32]
+    normalised: torch.Tensor
+
+
+class ShardMaker:
+    """Makes shards, one after the other.
+
+    Args:
+        root: data root of the image paths.
+        depth: output of the stage `teacher_depth`.
+        codebook: output of the stage `depth_codebook`.
+        params: the `joint_shards` section.
+        reasons: why the teacher has no depth map of an image, by path or image key.
+    """
+
+    def __init__(
+        self, *, root: Path, depth: Path, codebook: Path, params: JointShardsParams, reasons: Mapping[str, str]
+    ) -> None:
+        self._root, self._params, self._reasons = root, params, reasons
+        self._store = DepthStore(depth)
+        self._codebook = DepthCodebook.from_pretrained(codebook).eval()
+
+    def make(self, job: ShardJob, *, folder: Path) -> ShardPart:
+        """Write one shard into `folder`."""
+        refused: list[Refused] = []
+        loaded = list(self._load(job, refused))
+        samples = [
+            sample
+            for one, codes_N in zip(loaded, self._encode(loaded), strict=True)
+            for sample in self._samples(one, depth_codes=codes_N)
+        ]
+        order = _rng(self._params.seed, "shard", job.name).permutation(len(samples))
+        return write_shard(folder, name=job.name, split=job.split, samples=[samples[i] for i in order], quarantine=refused)
+
+    def _load(self, job: ShardJob, refused: list[Refused]) -> Iterator[_Loaded]:
+        """The images that can be used; of the others every record is refused with the reason."""
+        for row, records in job.images:
+            try:
+                yield self._load_one(row, records)
+            except ValueError as error:
+                refused.append(Refused(file=row.path, reason=str(error)))
+                refused += [Refused(file=f"{row.path}#{r.record_id}", reason=str(error)) for r in records]
+
+    def _load_one(self, row: ImageRow, records: tuple[RecordRow, ...]) -> _Loaded:
+        if row.image_key not in self._store:
+            known = self._reasons.get(row.path) or self._reasons.get(row.image_key)
+            raise ValueError(f"no depth map: {known}" if known else "the teacher has no depth map of it")
+        try:
+            encoded = (self._root / row.path).read_bytes()
+        except OSError as error:
+            raise ValueError(str(error.strerror)) from error
+        opened = open_with_format(encoded, max_pixels=self._params.max_pixels, name="the image")
+        if opened.image.size != (row.width, row.height):
+            raise ValueError(f"the image is {opened.image.size} now, not {(row.width, row.height)} as in the manifest")
+        extension: Literal["jpg", "png"] = "jpg" if opened.extension == "jpg" else "png"
+        if opened.extension is None:
+            encoded = _encode_image(opened.image, "PNG")
+        depth_HW = np.asarray(self._store[row.image_key], np.float32)
+        normalised_1RR = self._codebook.normalise(depth_HW)
+        step = max(1, -(-max(depth_HW.shape) // _BIGGEST_MAP))
+        return _Loaded(
+            row=row,
+            records=records,
+            image=opened.image,
+            encoded=encoded,
+            extension=extension,
+            depth=depth_HW[::step, ::step].copy(),
+            normalised=normalised_1RR,
+        )
+
+    @torch.inference_mode()
+    def _encode(self, loaded: Sequence[_Loaded]) -> list[list[int]]:
+        codes: list[list[int]] = []
+        for start in range(0, len(loaded), _ENCODE_BATCH):
+            batch_B1RR = torch.stack([one.normalised for one in loaded[start : start + _ENCODE_BATCH]])
+            codes += self._codebook.encode(batch_B1RR).tolist()
+        return codes
+
+    def _samples(self, one: _Loaded, *, depth_codes: list[int]) -> Iterator[ShardSample]:
+        for record in one.records:
+            yield self._sample(
+                one,
+                depth_codes=depth_codes,
+                record_id=record.record_id,
+                task=record.task,
+                turns=record.turns,
+                masks=record.masks,
+                source=record.source,
+            )
+        key = one.row.image_key
+        for number, markers in enumerate(self._questions(one)):
+            points = [{"letter": marker.letter, "x": marker.x, "y": marker.y} for marker in markers]
+            yield self._sample(
+                one,
+                depth_codes=depth_codes,
+                record_id=f"{key}/marker/{number}",
+                task="marker",
+                turns=((QUESTION, answer(markers)),),
+                source=TEACHER,
+                points=points,
+                marked=_encode_image(draw_markers(one.image, markers), "JPEG"),
+            )
+        if _rng(self._params.seed, "depth_map", key).random() < self._params.depth_map_share:
+            turns = ((DEPTH_MAP_QUESTION, ""),)  # the codes are the whole answer
+            yield self._sample(
+                one, depth_codes=depth_codes, record_id=f"{key}/depth_map", task="depth_map", turns=turns, source=TEACHER
+            )
+
+    def _sample(
+        self,
+        one: _Loaded,
+        *,
+        depth_codes: list[int],
+        record_id: str,
+        task: str,
+        turns: tuple[tuple[str, str], ...],
+        source: str,
+        masks: tuple[dict[str, Any], ...] | None = None,
+        points: list[dict[str, Any]] | None = None,
+        marked: bytes | None = None,
+    ) -> ShardSample:
+        content = {
+            "schema": SCHEMA_VERSION,
+            "record_id": record_id,
+            "image_key": one.row.image_key,
+            "task": task,
+            "turns": turns,
+            "masks": masks,
+            "depth_codes": depth_codes,
+            "width": one.row.width,
+            "height": one.row.height,
+            "source": source,
+            "points": points,
+        }
+        if marked is not None:
+            return ShardSample(image=marked, extension="jpg", content=content)
+        return ShardSample(image=one.encoded, extension=one.extension, content=content)
+
+    def _questions(self, one: _Loaded) -> Iterator[list[Marker]]:
+        """Depth-order questions on one image, as many as the parameters ask for and the picture admits."""
+        if self._params.markers_per_image == 0:
+            return
+        rng = _rng(self._params.seed, "markers", one.row.image_key)
+        height, width = one.depth.shape
+        small = one.image if one.image.size == (width, height) else one.image.resize((width, height), Image.Resampling.BOX)
+        image_HW3 = np.asarray(small)
+        areas_HW = _object_areas(one.records, height=height, width=width)
+        for _ in range(self._params.markers_per_image):
+            for _ in range(_MARKER_TRIES):
+                count = int(rng.choice(self._params.marker_counts))
+                markers = sample_markers(one.depth, count=count, rng=rng, areas_HW=areas_HW, image_HW3=image_HW3)
+                if markers is not None:
+                    yield _scaled(markers, one.row.width / width, one.row.height / height)
+                    break
+
+
+def _object_areas(records: Sequence[RecordRow], *, height: int, width: int) -> NDArray[np.float32] | None:
+    """Share of the image that the smallest known object under each pixel takes; None where no object is known."""
+    masks = {mask["counts"]: mask for record in records for mask in record.masks or ()}
+    if not masks:
+        return None
+    areas_HW = np.zeros((height, width), np.float32)
+    for mask in sorted(masks.values(), key=rle.area, reverse=True):
+        full_HW = rle.decode(mask)
+        rows = np.arange(height) * full_HW.shape[0] // height
+        columns = np.arange(width) * full_HW.shape[1] // width
+        areas_HW[full_HW[np.ix_(rows, columns)]] = rle.area(mask) / full_HW.size
+    return areas_HW
+
+
+def _scaled(markers: Sequence[Marker], across: float, down: float) -> list[Marker]:
+    """Markers on the depth map as markers on the image."""
+    if across == down == 1.0:
+        return list(markers)
+    return [
+        Marker(
+            letter=marker.letter,
+            x=int((marker.x + 0.5) * across),
+            y=int((marker.y + 0.5) * down),
+            inverse_depth=marker.inverse_depth,
+        )
+        for marker in markers
+    ]
+
+
+def _encode_image(image: Image.Image, format_: Literal["JPEG", "PNG"]) -> bytes:
+    """Encoded bytes; JPEG at quality 95 with full-resolution colour, or the thin red circles would fade."""
+    stream = io.BytesIO()
+    if format_ == "JPEG":
+        image.save(stream, format="JPEG", quality=95, subsampling=0)
+    else:
+        image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _rng(seed: int, *names: str) -> np.random.Generator:
+    """A random stream of its own for each purpose and name, the same in whichever process it is asked for."""
+    digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
