@@ -77,6 +77,8 @@ class CotrainParams(Section):
     """Order of the perception spans; the paper's is segmentation, then depth."""
     lora: Lora
     train_vision_tower: bool
+    max_tiles: PositiveInt
+    """Most tiles per image for the vision tower, the thumbnail on top (InternVL: 12); 1 = the whole image as one tile."""
     mixture: TaskMixture
     checkpoint_every: PositiveInt
     """Steps between checkpoints: how much a killed run loses at most."""

@@ -1,0 +1,160 @@
+"""Qualitative panels: image, masks, depth map, question, the tokens as written, answer and verdict."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from perceptio_core.evaluation.masks import decode
+from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
+
+SIDE = 448
+MAX_PIXELS = 100_000_000
+_DEPTH_SPAN = re.compile(r"<depth_start>.*?(?:<depth_end>|$)", re.DOTALL)
+_TITLES = {
+    "res": "referring segmentation",
+    "hardblink": "HardBLINK",
+    "mmbench": "MMBench",
+    "seedbench": "SEED-Image",
+    "mme": "MME",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One question with everything that is drawn of it.
+
+    Attributes:
+        row: a row of `panels.jsonl` of the stage `evaluate`.
+        image: the picture, at most `SIDE` wide and high.
+        depth_HW: decoded depth map (near = high), or None where the model wrote no codes.
+        teacher_HW: the teacher's depth map of the same picture (near = high), or None.
+    """
+
+    row: Mapping[str, Any]
+    image: Image.Image
+    depth_HW: NDArray[np.float32] | None
+    teacher_HW: NDArray[np.float32] | None
+
+    @property
+    def predicted_HW(self) -> NDArray[np.bool_] | None:
+        """The union of the predicted masks."""
+        return decode(self.row["mask"]) if self.row["mask"] else None
+
+    @property
+    def true_HW(self) -> NDArray[np.bool_] | None:
+        """The right mask."""
+        return decode(self.row["truth"]) if self.row["truth"] else None
+
+
+def read_panels(
+    *,
+    path: Path,
+    root: Path,
+    count: int,
+    decode_depth: Callable[[Sequence[int]], NDArray[np.float32]],
+    teacher: Callable[[Image.Image], NDArray[np.float32]],
+) -> list[Panel]:
+    """At most `count` panels of a `panels.jsonl`, in turn from each benchmark.
+
+    Args:
+        path: rows {benchmark, item_id, image, question, raw, answer, expected, correct, mask, truth, depth_codes}.
+        root: folder that the image paths are relative to.
+        count: most panels.
+        decode_depth: codes -> depth map.
+        teacher: picture -> the teacher's depth map; asked only where the model wrote depth codes.
+
+    Raises:
+        ValueError: an image's path leads out of `root`, or its header names too many pixels.
+    """
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [_panel(row, path=path, root=root, decode_depth=decode_depth, teacher=teacher) for row in _in_turn(rows)[:count]]
+
+
+def panel_html(panel: Panel) -> str:
+    """One panel as a card."""
+    row, predicted, true = panel.row, panel.predicted_HW, panel.true_HW
+    figures = [_figure(panel.image, "image")]
+    if predicted is not None or true is not None:
+        figures.append(_figure(overlay(image=panel.image, predicted_HW=predicted, true_HW=true), "mask"))
+    if panel.depth_HW is not None:
+        figures.append(_figure(depth_picture(panel.depth_HW, size=panel.image.size), "depth it wrote"))
+    if panel.teacher_HW is not None:
+        figures.append(_figure(depth_picture(panel.teacher_HW, size=panel.image.size), "teacher's depth"))
+    if true is not None:
+        verdict, kind = f"IoU {100 * row['correct']:.0f}", "right" if row["correct"] >= 0.5 else "wrong"
+        expected = "outlined"
+    else:
+        verdict, kind = ("right", "right") if row["correct"] >= 0.5 else ("wrong", "wrong")
+        expected = escape(str(row["expected"]))
+    answer = escape(row["answer"]) or '<span class="soft">(no text)</span>'
+    title = _TITLES.get(row["benchmark"], row["benchmark"])
+    return (
+        f'<article class="panel"><div class="pictures">{"".join(figures)}</div><div class="text">'
+        f'<span class="verdict {kind}">{verdict}</span><span class="bench">{escape(title)} · {escape(str(row["item_id"]))}</span>'
+        f'<div class="question">{escape(row["question"])}</div>'
+        f'<div class="tokens">{tokens_html(row["raw"])}</div>'
+        f"<dl><dt>answer</dt><dd>{answer}</dd><dt>expected</dt><dd>{expected}</dd></dl></div></article>"
+    )
+
+
+def tokens_html(raw: str) -> str:
+    """The generated text with perception tokens set off; a depth span opens on a click."""
+
+    def chips(text: str) -> str:
+        return escape(text).replace("[SEG]", '<span class="seg">[SEG]</span>')
+
+    out, position = [], 0
+    for span in _DEPTH_SPAN.finditer(raw):
+        codes = re.findall(r"<depth_(\d+)>", span.group())
+        out.append(chips(raw[position : span.start()]))
+        out.append(
+            f'<details><summary class="depth">&lt;depth_start&gt; {len(codes)} codes &lt;depth_end&gt;</summary>'
+            f'<span class="soft"> {" ".join(codes)} </span></details> '
+        )
+        position = span.end()
+    return "".join([*out, chips(raw[position:])])
+
+
+def _figure(image: Image.Image, caption: str) -> str:
+    return f'<figure><img src="{data_uri(image)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _in_turn(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first row of every benchmark, then the second of every one, and so on."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["benchmark"], []).append(row)
+    longest = max(map(len, groups.values()), default=0)
+    return [group[i] for i in range(longest) for group in groups.values() if i < len(group)]
+
+
+def _panel(
+    row: Mapping[str, Any],
+    *,
+    path: Path,
+    root: Path,
+    decode_depth: Callable[[Sequence[int]], NDArray[np.float32]],
+    teacher: Callable[[Image.Image], NDArray[np.float32]],
+) -> Panel:
+    file = (root / row["image"]).resolve()
+    if not file.is_relative_to(root.resolve()):
+        raise ValueError(f"{path}: image {row['image']!r} of {row['item_id']!r} leads out of {root}")
+    with Image.open(file) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(f"{file}: {opened.width} x {opened.height} pixels, at most {MAX_PIXELS} are allowed")
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    codes = row["depth_codes"]
+    return Panel(
+        row=row,
+        image=shrink(image, side=SIDE),
+        depth_HW=None if codes is None else decode_depth(codes),
+        teacher_HW=None if codes is None else teacher(image),
+    )

@@ -1,0 +1,64 @@
+"""Pictures for the page: masks drawn over images, depth maps in colour, all as data URIs."""
+
+import base64
+import io
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+PREDICTED = (255, 64, 129)
+TRUE = (0, 229, 255)
+DEPTH_COLOURS = "inferno"
+_LARGEST_PNG = 320
+
+
+def shrink(image: Image.Image, *, side: int) -> Image.Image:
+    """`image` in RGB, at most `side` pixels wide and high; a smaller one keeps its size."""
+    scale = min(1.0, side / max(image.size))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def overlay(
+    *, image: Image.Image, predicted_HW: NDArray[np.bool_] | None, true_HW: NDArray[np.bool_] | None
+) -> Image.Image:
+    """The predicted mask as a tint and the true one as an outline, over `image`; masks are resized to it (nearest)."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    if predicted_HW is not None:
+        inside = _fit(predicted_HW, image)[..., None]
+        pixels = np.where(inside, 0.45 * pixels + 0.55 * np.array(PREDICTED, np.float32), pixels)
+    if true_HW is not None:
+        pixels = np.where(_outline(_fit(true_HW, image))[..., None], np.array(TRUE, np.float32), pixels)
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def depth_picture(depth_HW: NDArray[np.floating], *, size: tuple[int, int]) -> Image.Image:
+    """A depth map (near = high, any scale) in colour, near = bright, stretched to `size` = (width, height)."""
+    low, high = float(depth_HW.min()), float(depth_HW.max())
+    scaled = (depth_HW - low) / (high - low) if high > low else np.zeros_like(depth_HW)
+    colours = matplotlib.colormaps[DEPTH_COLOURS](scaled)[..., :3]
+    return Image.fromarray((colours * 255).round().astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+
+
+def data_uri(image: Image.Image) -> str:
+    """The image inside a URI: PNG for small ones, which JPEG would smear, JPEG for photographs."""
+    stream = io.BytesIO()
+    if max(image.size) <= _LARGEST_PNG:
+        image.save(stream, format="PNG", optimize=True)
+        return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    image.convert("RGB").save(stream, format="JPEG", quality=86)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _fit(mask_HW: NDArray[np.bool_], image: Image.Image) -> NDArray[np.bool_]:
+    resized = Image.fromarray(mask_HW.astype(np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
+    return np.asarray(resized) > 127
+
+
+def _outline(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask's pixels that touch a pixel outside it (or the edge of the image) above, below, left or right."""
+    padded = np.pad(mask_HW, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask_HW & ~inner

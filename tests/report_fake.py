@@ -1,0 +1,177 @@
+"""A fake finished run for the tests of the report; as a script, writes its page, to look at it.
+
+Usage: python tests/report_fake.py FOLDER
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from perceptio_core.evaluation.masks import encode
+from perceptio_core.report.figures import Figure
+from perceptio_core.report.page import Content, page
+from perceptio_core.report.panels import Panel, read_panels
+from perceptio_core.report.plots import Curve
+from perceptio_core.report.provenance import read_lock
+from perceptio_core.report.published import read_published
+from perceptio_core.report.readme_figure import readme_figure
+
+PUBLISHED = Path(__file__).resolve().parents[1] / "docs" / "published.json"
+SIDE = 128
+
+LOCK = """\
+schema: '2.0'
+stages:
+  evaluate@full:
+    cmd: python -m stages.evaluate --profile mini --variant full
+    deps:
+    - {path: artifacts/mini/cotrain/full, hash: md5, md5: 77aa.dir, size: 24000000, nfiles: 14}
+    - {path: perceptio_core/grammar.py, hash: md5, md5: 0123456789abcdef, size: 7000}
+    params: {profiles/mini.yaml: {evaluate: {batch_size: 16, benchmarks: [{kind: refer, path: refcoco}]}}}
+    outs:
+    - {path: artifacts/mini/evaluate/full, hash: md5, md5: 99bb.dir, size: 1200, nfiles: 9}
+  cotrain@full:
+    cmd: python -m stages.cotrain --profile mini --variant full
+    deps:
+    - {path: artifacts/mini/depth_codebook/config.json, hash: md5, md5: 55, size: 300}
+    params: {profiles/mini.yaml: {cotrain: {steps: 600, seed: 0}, variants.full: {}}}
+    outs:
+    - {path: artifacts/mini/cotrain/full, hash: md5, md5: 77aa.dir, size: 24000000, nfiles: 14}
+  depth_codebook:
+    cmd: python -m stages.depth_codebook --profile mini
+    outs:
+    - {path: artifacts/mini/depth_codebook, hash: md5, md5: 55cc.dir, size: 2400000, nfiles: 5}
+  sources@smoke:
+    cmd: python -m stages.sources --profile smoke
+    outs:
+    - {path: artifacts/smoke/sources, hash: md5, md5: 11.dir, size: 1, nfiles: 1}
+"""
+
+
+def figure(name: str, value: float, *, spread: float = 3.0, n: int = 124, protocol: str = "strict, generated") -> Figure:
+    return Figure(name=name, value=value, low=value - spread, high=value + spread, n=n, protocol=protocol)
+
+
+def figures() -> list[Figure]:
+    values = {
+        "codebook_usage": 100.0, "codebook_lookup_3": 98.4, "codebook_lookup_4": 97.1, "codebook_lookup_5": 96.0,
+        "codebook_absrel": 0.043, "res_ciou": 58.3, "res_giou": 55.1, "hardblink_3": 77.4, "hardblink_4": 71.0,
+        "hardblink_5": 66.9, "hardblink_mean": 71.8, "hardblink_lenient_mean": 72.2, "hardblink_majority": 29.0,
+        "hardblink_shortcut": 33.1, "mmbench": 61.5, "seed_image": 64.2, "mme_perception": 1204.0, "mme_cognition": 402.5,
+        "unparsed": 0.0, "control_hardblink_3": 70.2, "control_hardblink_mean": 66.0, "control_mmbench": 60.1,
+    }  # fmt: skip
+    return [figure(name, value, spread=40.0 if "mme" in name else 3.0) for name, value in values.items()]
+
+
+def picture(*, seed: int) -> tuple[Image.Image, NDArray[np.bool_], NDArray[np.float32]]:
+    """A ball on a plain: image, the ball's mask, inverse depth."""
+    generator = np.random.default_rng(seed)
+    image = Image.new("RGB", (SIDE, SIDE), (156, 190, 214))
+    draw = ImageDraw.Draw(image)
+    for row in range(60, SIDE):
+        draw.line([(0, row), (SIDE, row)], fill=(90 + row // 2, 110 + row // 3, 70))
+    x, y, r = (int(v) for v in generator.integers([40, 60, 14], [90, 90, 26]))
+    draw.ellipse([x - r, y - r, x + r, y + r], fill=(200, 60, 50))
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    mask = (rows - y) ** 2 + (columns - x) ** 2 <= r * r
+    depth = np.where(rows > 60, (rows - 60) / 68, 0).astype(np.float32)
+    depth[mask] = (y + r - 60) / 68
+    return image, mask, depth
+
+
+def decode_depth(codes: Sequence[int]) -> NDArray[np.float32]:
+    side = int(len(codes) ** 0.5)
+    return np.asarray(codes, dtype=np.float32).reshape(side, side)
+
+
+def rows(root: Path) -> list[dict[str, Any]]:
+    """Rows of panels.jsonl; writes the images below `root`."""
+    out = []
+    for index in range(6):
+        image, mask, depth = picture(seed=index)
+        (root / "pictures").mkdir(parents=True, exist_ok=True)
+        image.save(root / "pictures" / f"{index}.png")
+        codes = [int(v) for v in (depth[8::16, 8::16] * 63).ravel()]
+        span = "<depth_start>" + "".join(f"<depth_{c}>" for c in codes) + "<depth_end>"
+        res = index % 2 == 0
+        answer = "the red ball" if res else "(B)"
+        shifted = np.roll(mask, 4 * index, axis=1)
+        overlap = (mask & shifted).sum() / (mask | shifted).sum()
+        out.append(
+            {
+                "benchmark": "res" if res else "hardblink",
+                "item_id": f"{'res' if res else '3'}/{index}",
+                "image": f"pictures/{index}.png",
+                "question": "Please segment the red ball in this image."
+                if res
+                else "Multiple points are circled on the image, labeled by letters beside each circle. "
+                "Which point is the closest to the camera? <script>alert(1)</script>",
+                "raw": ("[SEG]" if res else "") + span + answer + "<|im_end|>",
+                "answer": answer,
+                "expected": "the red ball" if res else "AB"[index % 4 // 2],
+                "correct": round(float(overlap), 4) if res else float(index % 4 // 2),
+                "mask": encode(shifted) if res else None,
+                "truth": encode(mask) if res else None,
+                "depth_codes": codes,
+            }
+        )
+    return out
+
+
+def curves(*, seed: int) -> dict[str, Curve]:
+    generator = np.random.default_rng(seed)
+    steps = list(range(1, 601))
+    names = ("total", "llm", "seg_ce", "seg_dice", "marker", "token", "count", "reconstruction", "gradient_norm", "rate_factor")
+    noisy = {
+        f"train/{name}": (steps, list((1 + i / 3) * np.exp(-np.arange(600) / (80 + 20 * i)) + 0.1 * generator.random(600) + 0.1))
+        for i, name in enumerate(names)
+    }
+    return noisy | {f"val/{name}": ([200, 400, 600], [0.6, 0.35, 0.3]) for name in names[:8]}
+
+
+def content(folder: Path) -> Content:
+    """A complete page's content; writes images and a lock file below `folder`."""
+    (folder / "panels.jsonl").write_text("\n".join(json.dumps(row) for row in rows(folder)) + "\n")
+    (folder / "dvc.lock").write_text(LOCK)
+    training = {
+        "steps": 600, "batch_size": 32, "seconds": 412.3, "samples_per_second": 46.6, "peak_memory_gib": 1.42, "precision": "no",
+    }  # fmt: skip
+    return Content(
+        title="Perceptio on the procedural world",
+        caveat="Every figure of this run is measured on a procedural world; it cannot be compared with published ones.",
+        profile="mini",
+        commit="0123456789ab",
+        figures=figures(),
+        control="control",
+        parts={"full": [figure("hardblink_majority_3", 36.1, n=122)], "control": []},
+        published=read_published(PUBLISHED),
+        curves={"full": curves(seed=0), "control": {k: v for k, v in curves(seed=1).items() if k in ("train/total", "train/llm")}},
+        training={"full": training, "control": training},
+        usage=list(np.random.default_rng(0).gamma(2.0, 300.0, 64)),
+        samples=None,
+        panels=panels(folder),
+        stages=read_lock(path=folder / "dvc.lock", outputs=Path("artifacts/mini")),
+    )
+
+
+def panels(folder: Path) -> list[Panel]:
+    return read_panels(
+        path=folder / "panels.jsonl",
+        root=folder,
+        count=5,
+        decode_depth=decode_depth,
+        teacher=lambda image: np.asarray(image.convert("L"), dtype=np.float32),
+    )
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    made = content(target)
+    (target / "report.html").write_text(page(made), encoding="utf-8")
+    (target / "figure.png").write_bytes(readme_figure(made.panels))
