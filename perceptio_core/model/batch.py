@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ class PerceptioBatch:
         roles_BT: int64 `perceptio_core.grammar.Role`; PROMPT (0) for padding.
         pixels_PCHW: float tiles for the vision tower, all samples' tiles one after the other.
         sam_pixels_SCHW: float images for SAM2, of the S <= B samples with [SEG] tokens only, in batch order.
-        masks_MHW: bool target masks at SAM2's input size, one per [SEG] token in the order of reading the batch.
+        masks_M: bool target masks, each (H, W) of its own image, one per [SEG] token in the order of reading the batch.
         mask_image_M: int64, which of the S images each mask belongs to.
     """
 
@@ -29,17 +31,20 @@ class PerceptioBatch:
     roles_BT: Tensor
     pixels_PCHW: Tensor
     sam_pixels_SCHW: Tensor
-    masks_MHW: Tensor
+    masks_M: tuple[Tensor, ...]
     mask_image_M: Tensor
-
-    def _tensors(self) -> dict[str, Tensor]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PerceptioBatch:
         """The same batch on another device."""
-        return replace(self, **{k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors().items()})
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PerceptioBatch:
         """The same batch in page-locked memory."""
-        return replace(self, **{k: v.pin_memory() for k, v in self._tensors().items()})
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> PerceptioBatch:
+        changed: dict[str, Any] = {"masks_M": tuple(change(mask) for mask in self.masks_M)}
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), Tensor):
+                changed[field.name] = change(value)
+        return replace(self, **changed)

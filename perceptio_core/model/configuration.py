@@ -43,6 +43,11 @@ class PerceptioConfig(PreTrainedConfig):
     max_tiles: int = 1
 
     @property
+    def sam_size(self) -> int:
+        """Side in pixels of the square that SAM2 sees."""
+        return int((self.sam2_config or {})["image_size"])
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """Ids of the added tokens."""
         return Vocabulary(**(self.token_ids or {}))

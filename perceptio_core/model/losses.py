@@ -101,7 +101,7 @@ def token_loss(predictions: Predictions, *, vocabulary: Vocabulary) -> Tensor:
 
 
 def count_loss(predictions: Predictions, *, vocabulary: Vocabulary, depth_tokens: int) -> Tensor:
-    """Mean over the spans of (E / N - 1)^2, where E is the expected number of codes in the span (ours); in [0, 1] or little above.
+    """Mean over the spans of (E / N - 1)^2, where E is the expected number of codes in the span (ours).
 
     E sums the probability of "some code" over the span's N + 1 places: those of the N codes and that of ``<depth_end>``.
     A model that writes exactly N codes has mass 1 at the first N and 0 at the last.

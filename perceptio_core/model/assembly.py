@@ -1,0 +1,74 @@
+"""Puts a new Perceptio together from foundation models and a depth codebook."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import InternVLForConditionalGeneration, InternVLProcessor
+
+from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.grammar import Span
+from perceptio_core.model.configuration import LOSSES, PerceptioConfig
+from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.model.processing import PerceptioProcessor
+from perceptio_core.segmentation.bridge import SegmentationBridge
+from perceptio_core.segmentation.sam2 import load_sam2
+from perceptio_core.vocabulary import Vocabulary, add_rows
+
+END_TOKEN = "<|im_end|>"
+"""What closes a turn in the chat template of every InternVL on a Qwen language model."""
+
+
+def assemble(
+    *,
+    foundations: Path,
+    codebook: Path,
+    order: Sequence[Span],
+    loss_weights: Mapping[str, float],
+    max_tiles: int,
+    seed: int,
+) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
+    """Join the parts; only the added token rows and the prompt MLP are new, drawn from `seed`.
+
+    The tokens of both spans are added whatever `order` says, so that a control has the same vocabulary as the full model.
+
+    Args:
+        foundations: folder with ``internvl/`` (model and processor) and ``sam2/``.
+        codebook: folder of the depth codebook.
+        order: spans that are switched on, in the order they are written.
+        loss_weights: weight >= 0 of each of `LOSSES`.
+        max_tiles: most tiles per image for the vision tower.
+        seed: of the new weights.
+
+    Raises:
+        ValueError: a loss weight is missing, unknown or negative.
+    """
+    if set(loss_weights) != set(LOSSES) or min(loss_weights.values()) < 0:
+        raise ValueError(f"loss_weights must hold a weight >= 0 for each of {', '.join(LOSSES)}, got {dict(loss_weights)}")
+    vlm = InternVLForConditionalGeneration.from_pretrained(foundations / "internvl")
+    processor = InternVLProcessor.from_pretrained(foundations / "internvl")
+    depth_codebook = DepthCodebook.from_pretrained(codebook)
+    vocabulary = Vocabulary.add_to(processor.tokenizer, num_codes=depth_codebook.num_codes)
+    add_rows(vlm, vocabulary=vocabulary, vocabulary_size=len(processor.tokenizer), seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hidden = vlm.config.text_config.hidden_size
+        bridge = SegmentationBridge(sam=load_sam2(foundations / "sam2"), hidden_dim=hidden)
+    config = PerceptioConfig(
+        vlm_config=vlm.config,
+        sam2_config=json.loads((foundations / "sam2" / "config.json").read_text(encoding="utf-8")),
+        codebook_config=json.loads((codebook / "config.json").read_text(encoding="utf-8")),
+        token_ids={name: getattr(vocabulary, name) for name in vocabulary.__dataclass_fields__},
+        end_token_id=processor.tokenizer.convert_tokens_to_ids(END_TOKEN),
+        depth_tokens=depth_codebook.grid**2,
+        order=list(order),
+        loss_weights=dict(loss_weights),
+        max_tiles=max_tiles,
+        # A composite configuration overwrites its parts' choice with its own, which would be none.
+        attn_implementation=vlm.config._attn_implementation,
+    )
+    model = PerceptioForConditionalGeneration(config, vlm=vlm, bridge=bridge, codebook=depth_codebook)
+    return model, PerceptioProcessor(vlm=processor, config=config)

@@ -1,0 +1,136 @@
+"""Perceptio: InternVL writes the sequence, SAM2's mask decoder draws what ``[SEG]`` means, the VQ-VAE reads depth codes.
+
+One training step: image tiles and tokens -> InternVL -> last hidden states h (B, T, D)
+    h at t - 1  -> output head, at supervised tokens only      -> llm, marker, token, count losses
+    code logits -> soft merge of the codebook -> VQ-VAE decoder -> reconstruction loss
+    h at [SEG]  -> prompt MLP -> SAM2 mask decoder              -> seg_ce, seg_dice losses (the state *at* [SEG], as Sa2VA)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from peft import LoraModel
+from torch import Tensor, nn
+from transformers import AutoModel, InternVLForConditionalGeneration, PreTrainedModel
+
+from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.grammar import Role
+from perceptio_core.model.batch import PerceptioBatch
+from perceptio_core.model.configuration import LOSSES, PerceptioConfig
+from perceptio_core.model.losses import (
+    Predictions,
+    count_loss,
+    language_loss,
+    marker_loss,
+    predict,
+    reconstruction_loss,
+    token_loss,
+)
+from perceptio_core.segmentation.bridge import SegmentationBridge
+from perceptio_core.segmentation.losses import mask_losses
+from perceptio_core.segmentation.sam2 import build_sam2
+
+
+class PerceptioForConditionalGeneration(PreTrainedModel):
+    """The whole model; `generate` of its `vlm` writes answers, see `perceptio_core.model.inference`.
+
+    Args:
+        config: names the parts.
+        vlm, bridge, codebook: ready parts; each that is left out is built from `config` with random weights, as
+            `from_pretrained` needs it.
+    """
+
+    config_class = PerceptioConfig
+    base_model_prefix = "perceptio"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["InternVLVisionLayer", "Qwen2DecoderLayer"]  # noqa: RUF012 (the library's own form)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(
+        self,
+        config: PerceptioConfig,
+        *,
+        vlm: InternVLForConditionalGeneration | None = None,
+        bridge: SegmentationBridge | None = None,
+        codebook: DepthCodebook | None = None,
+    ) -> None:
+        super().__init__(config)
+        hidden = config.vlm_config.text_config.hidden_size
+        self.vlm = vlm or InternVLForConditionalGeneration(config.vlm_config)
+        self.bridge = bridge or SegmentationBridge(sam=build_sam2(config.sam2_config), hidden_dim=hidden)
+        self.codebook = codebook or DepthCodebook(**config.codebook_config)
+        self.adapters: list[LoraModel] = []  # a list, so that torch does not take it for a part
+        self.post_init()
+
+    @property
+    def segments(self) -> bool:
+        """Whether answers may hold [SEG]."""
+        return "segmentation" in self.config.order
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the parts that train; the codebook stays in evaluation mode."""
+        super().train(mode)
+        self.codebook.eval()
+        return self
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing to do: InternVL initialises itself, SAM2, bridge and codebook did so when they were built."""
+
+    def forward(self, batch: PerceptioBatch) -> dict[str, Tensor]:
+        """The losses of a batch, unweighted, and their weighted sum ``"total"``; those of weight 0 are left out.
+
+        A loss of which the batch holds nothing is a zero that is connected to the graph.
+        """
+        hidden_BTD = self.vlm.model(
+            input_ids=batch.input_ids_BT,
+            attention_mask=batch.attention_mask_BT,
+            pixel_values=batch.pixels_PCHW,
+            use_cache=False,
+        ).last_hidden_state
+        predictions = predict(
+            hidden_BTD=hidden_BTD,
+            head=self.vlm.get_output_embeddings(),
+            input_ids_BT=batch.input_ids_BT,
+            roles_BT=batch.roles_BT,
+        )
+        weights = {name: self.config.loss_weights[name] for name in LOSSES if self.config.loss_weights[name] > 0}
+        losses = self._sequence_losses(predictions, wanted=weights)
+        if self.segments and {"seg_ce", "seg_dice"} & weights.keys():
+            ce, dice = self._mask_losses(hidden_BTD, batch)
+            losses |= {"seg_ce": ce, "seg_dice": dice}
+        losses = {name: losses[name] for name in weights if name in losses}
+        return losses | {"total": sum((weights[name] * loss for name, loss in losses.items()), predictions.zero())}
+
+    def _sequence_losses(self, predictions: Predictions, *, wanted: Any) -> dict[str, Tensor]:
+        vocabulary, depth_tokens = self.config.vocabulary, self.config.depth_tokens
+        losses = {
+            "llm": language_loss(predictions),
+            "marker": marker_loss(predictions),
+            "token": token_loss(predictions, vocabulary=vocabulary),
+            "count": count_loss(predictions, vocabulary=vocabulary, depth_tokens=depth_tokens),
+        }
+        if "reconstruction" in wanted:
+            losses["reconstruction"] = reconstruction_loss(
+                predictions, vocabulary=vocabulary, codebook=self.codebook, depth_tokens=depth_tokens
+            )
+        return losses
+
+    def _mask_losses(self, hidden_BTD: Tensor, batch: PerceptioBatch) -> tuple[Tensor, Tensor]:
+        pixels = batch.sam_pixels_SCHW
+        if len(pixels) == 0:  # the bridge touches its parameters even without masks, but it needs an image to do so
+            pixels = pixels.new_zeros(1, *pixels.shape[1:])
+        logits_Mhw = self.bridge.masks(
+            self.bridge.image_features(pixels),
+            image_index_M=batch.mask_image_M,
+            hidden_MD=hidden_BTD[batch.roles_BT == Role.SEG],
+        )
+        # Sa2VA's number of points suits masks of 256 x 256 logits; of smaller ones no more points than logits (ours).
+        points = min(12544, logits_Mhw[0].numel()) if len(logits_Mhw) else 1
+        losses = mask_losses(logits_Mhw, batch.masks_M, num_points=points)
+        return losses.ce, losses.dice
+
+
+AutoModel.register(PerceptioConfig, PerceptioForConditionalGeneration, exist_ok=True)

@@ -1,0 +1,212 @@
+"""From images and texts to the tensors that the model takes: chat template, image tiles, roles, padding.
+
+Built on the base model's own `InternVLProcessor` (tokenizer, tiles, template). Texts of users and data sets are encoded
+as plain text: a question that contains ``[SEG]`` or an image placeholder cannot disturb the sequence. Nothing here changes
+after construction, so one processor serves many threads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig, InternVLProcessor
+
+from perceptio_core.grammar import Role
+from perceptio_core.model.batch import PerceptioBatch
+from perceptio_core.model.configuration import PerceptioConfig
+from perceptio_core.segmentation.bridge import sam2_pixels
+
+_SLOT = re.compile("\x00[QA]\x00")
+
+
+class TrainingSample(Protocol):
+    """What `collate` reads of a sample.
+
+    Attributes:
+        key: name for messages.
+        image: RGB.
+        turns: (question, answer) pairs, at least one; perception spans are written before the first answer.
+        masks: one bool mask at the image's size per object to segment; empty for none.
+        depth_codes: N codes in [0, K), or None.
+    """
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def image(self) -> Image.Image: ...
+    @property
+    def turns(self) -> Sequence[tuple[str, str]]: ...
+    @property
+    def masks(self) -> Sequence[NDArray[np.bool_]]: ...
+    @property
+    def depth_codes(self) -> Sequence[int] | NDArray[Any] | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Left-padded prompts for `generate`.
+
+    Attributes:
+        input_ids_BT, attention_mask_BT: int64.
+        pixels_PCHW: float tiles of all images, one image after the other.
+    """
+
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    pixels_PCHW: Tensor
+
+
+class PerceptioProcessor:
+    """Makes training batches and prompts.
+
+    Args:
+        vlm: the base model's processor, its tokenizer with the added tokens.
+        config: of the model that the tensors are for.
+
+    Raises:
+        ValueError: the chat template is not of the known kind: an image placeholder before the first question, every
+            answer closed by `config.end_token_id`.
+    """
+
+    def __init__(self, *, vlm: InternVLProcessor, config: PerceptioConfig) -> None:
+        self.vlm, self.config = vlm, config
+        self._special = Tokenizer.from_str(vlm.tokenizer.backend_tokenizer.to_str())
+        self._special.no_padding()
+        self._special.no_truncation()
+        self._plain = Tokenizer.from_str(self._special.to_str())
+        self._plain.encode_special_tokens = True
+        # The template's text around the contents of two turns: before Q, between Q and A, between turns, after the last.
+        fragments = _SLOT.split(_render(vlm, turns=2))
+        self._before, self._within, between, _, _ = [self._ids(self._special, text) for text in fragments]
+        if between[:1] != [config.end_token_id]:
+            raise ValueError(f"the chat template closes answers with {fragments[2]!r}, not with id {config.end_token_id}")
+        if self._before.count(vlm.image_token_id) != 1:
+            raise ValueError(f"the chat template holds no single image placeholder before the question: {fragments[0]!r}")
+        self._between = between[1:]
+        pad = vlm.tokenizer.pad_token_id
+        self._pad_id = config.end_token_id if pad is None else int(pad)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> PerceptioProcessor:
+        """Read what `save_pretrained` and the model's `save_pretrained` wrote to one folder."""
+        return cls(vlm=InternVLProcessor.from_pretrained(folder), config=AutoConfig.from_pretrained(folder))
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write tokenizer, image processor and chat template; the configuration is the model's to write."""
+        self.vlm.save_pretrained(folder)
+
+    def collate(self, samples: Sequence[TrainingSample]) -> PerceptioBatch:
+        """Make a right-padded training batch.
+
+        Raises:
+            ValueError: a sample has no turns, a wrong number of depth codes, or a mask of another size than its image;
+                names the sample.
+        """
+        pixels, tiles = self._pixels([sample.image for sample in samples])
+        ids, roles = zip(*(self._sequence(s, tiles=n) for s, n in zip(samples, tiles, strict=True)), strict=True)
+        segmented = [s for s in samples if len(s.masks)] if "segmentation" in self.config.order else []
+        owners = [i for i, sample in enumerate(segmented) for _ in sample.masks]
+        return PerceptioBatch(
+            keys=tuple(sample.key for sample in samples),
+            input_ids_BT=_pad(ids, value=self._pad_id),
+            attention_mask_BT=_pad([[1] * len(row) for row in ids], value=0),
+            roles_BT=_pad(roles, value=Role.PROMPT),
+            pixels_PCHW=pixels,
+            sam_pixels_SCHW=sam2_pixels([np.array(s.image) for s in segmented], size=self.config.sam_size),
+            masks_M=tuple(_mask(sample, mask) for sample in segmented for mask in sample.masks),
+            mask_image_M=torch.tensor(owners, dtype=torch.int64),
+        )
+
+    def prompts(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Prompts:
+        """Make left-padded prompts, one per (image, question) pair."""
+        pixels, tiles = self._pixels(images)
+        rows = [self._prompt(question, tiles=n) for question, n in zip(questions, tiles, strict=True)]
+        return Prompts(
+            input_ids_BT=_pad(rows, value=self._pad_id, left=True),
+            attention_mask_BT=_pad([[1] * len(row) for row in rows], value=0, left=True),
+            pixels_PCHW=pixels,
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+        return str(self._special.decode(list(ids), skip_special_tokens=False))
+
+    def _prompt(self, question: str, *, tiles: int) -> list[int]:
+        image = [self.vlm.start_image_token_id, *[self.vlm.image_token_id] * (tiles * self.vlm.image_seq_length)]
+        place = self._before.index(self.vlm.image_token_id)
+        before = [*self._before[:place], *image, self.vlm.end_image_token_id, *self._before[place + 1 :]]
+        return [*before, *self._ids(self._plain, question), *self._within]
+
+    def _sequence(self, sample: TrainingSample, *, tiles: int) -> tuple[list[int], list[int]]:
+        """Token ids and roles of a whole conversation, the last end token included."""
+        if not sample.turns:
+            raise ValueError(f"{sample.key}: a sample needs at least one turn")
+        grammar, vocabulary = self.config.grammar, self.config.vocabulary
+        perception = {Role.SEG, Role.DEPTH_START, Role.DEPTH_CODE, Role.DEPTH_END}
+        ids: list[int] = []
+        roles: list[int] = []
+        for turn, (question, answer) in enumerate(sample.turns):
+            if turn == 0:
+                prompt = self._prompt(question, tiles=tiles)
+                masks, codes = len(sample.masks), sample.depth_codes
+            else:
+                prompt = [*self._between, *self._ids(self._plain, question), *self._within]
+                masks, codes = 0, None
+            ids += prompt
+            roles += [Role.PROMPT] * len(prompt)
+            try:
+                pieces = grammar.pieces(masks=masks, depth_codes=codes, answer=answer)
+            except ValueError as error:
+                raise ValueError(f"{sample.key}: {error}") from error
+            for role, text in pieces:
+                piece = [vocabulary.id_of[text]] if role in perception else self._ids(self._plain, text)
+                ids += piece
+                roles += [role] * len(piece)
+            ids.append(self.config.end_token_id)
+            roles.append(Role.END)
+        return ids, roles
+
+    def _pixels(self, images: Sequence[Image.Image]) -> tuple[Tensor, list[int]]:
+        """Tiles of all images, and the number of tiles of each."""
+        most = self.config.max_tiles
+        features = self.vlm.image_processor(
+            list(images), crop_to_patches=most > 1, min_patches=1, max_patches=most, return_tensors="pt"
+        )
+        return features["pixel_values"], [int(n) for n in features["num_patches"]]
+
+    @staticmethod
+    def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _render(vlm: InternVLProcessor, *, turns: int) -> str:
+    messages: list[dict[str, Any]] = []
+    for turn in range(turns):
+        image = [{"type": "image"}] if turn == 0 else []
+        messages.append({"role": "user", "content": [*image, {"type": "text", "text": "\x00Q\x00"}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": "\x00A\x00"}]})
+    return str(vlm.apply_chat_template(messages, tokenize=False))
+
+
+def _pad(rows: Sequence[Sequence[int]], *, value: int, left: bool = False) -> Tensor:
+    longest = max(len(row) for row in rows)
+    fill = [[value] * (longest - len(row)) for row in rows]
+    padded = [[*f, *r] if left else [*r, *f] for f, r in zip(fill, rows, strict=True)]
+    return torch.tensor(padded, dtype=torch.int64)
+
+
+def _mask(sample: TrainingSample, mask: NDArray[np.bool_]) -> Tensor:
+    size = (sample.image.height, sample.image.width)
+    if mask.shape != size:
+        raise ValueError(f"{sample.key}: a mask is {mask.shape}, its image {size} (height, width)")
+    return torch.from_numpy(np.ascontiguousarray(mask, dtype=np.bool_))

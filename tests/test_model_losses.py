@@ -1,0 +1,192 @@
+"""Every loss on the token sequence against a hand-worked case or a float64 re-computation from its definition."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from perceptio_core.grammar import Role
+from perceptio_core.model.losses import (
+    Predictions,
+    count_loss,
+    language_loss,
+    marker_loss,
+    predict,
+    reconstruction_loss,
+    token_loss,
+)
+from perceptio_core.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(seg=4, depth_start=5, first_code=6, num_codes=3, depth_end=9)
+SIZE, N = 10, 2
+# Two samples; the second has no depth span. Text ids 0-2, end 3.
+IDS = torch.tensor([[0, 4, 5, 8, 6, 9, 1, 3], [1, 1, 2, 3, 0, 0, 0, 0]])
+P, S, DS, DC, DE, A, E = Role
+ROLES = torch.tensor([[P, S, DS, DC, DC, DE, A, E], [P, P, A, E, P, P, P, P]])
+
+
+class Codebook(nn.Module):
+    """Three codes of two numbers; the decoder paints each place with a nonlinear mix of its vector."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Parameter(
+            torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 2.0]], dtype=torch.float64), requires_grad=False
+        )
+        self.mix = nn.Parameter(torch.tensor([0.5, -1.5], dtype=torch.float64), requires_grad=False)
+
+    def decode_embeddings(self, vectors_BND):
+        return (vectors_BND @ self.mix).tanh()[:, None]
+
+    def decode(self, codes_BN):
+        return self.decode_embeddings(self.embedding[codes_BN])
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(2, 8, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def predictions(logits, ids=IDS, roles=ROLES):
+    return predict(hidden_BTD=logits, head=nn.Identity(), input_ids_BT=ids, roles_BT=roles)
+
+
+def test_the_sequence_reads_one_place_back():
+    hidden = torch.arange(16.0).reshape(2, 8, 1)
+    got = predict(hidden_BTD=hidden, head=nn.Identity(), input_ids_BT=IDS, roles_BT=ROLES)
+    names = ["text", "text", "text", "end", "[SEG]", "<depth_start>", "<depth_0>", "<depth_1>", "<depth_2>", "<depth_end>"]
+    table = [
+        (int(s), int(from_), names[int(t)], Role(int(r)).name)
+        for s, from_, t, r in zip(got.sample_P, got.logits_PV[:, 0] % 8, got.targets_P, got.roles_P, strict=True)
+    ]
+    assert table == [
+        # sample, predicted from place, token, role
+        (0, 0, "[SEG]", "SEG"),
+        (0, 1, "<depth_start>", "DEPTH_START"),
+        (0, 2, "<depth_2>", "DEPTH_CODE"),
+        (0, 3, "<depth_0>", "DEPTH_CODE"),
+        (0, 4, "<depth_end>", "DEPTH_END"),
+        (0, 5, "text", "ANSWER"),
+        (0, 6, "end", "END"),
+        (1, 1, "text", "ANSWER"),
+        (1, 2, "end", "END"),
+    ]
+
+
+def nll(logits, places, columns=slice(None)):
+    """Mean of -log softmax over (sample, place) of the *targets*, in numpy float64."""
+    scores = logits.detach().numpy()
+    values = []
+    for sample, place in places:
+        row = scores[sample, place - 1, columns]
+        target = int(IDS[sample, place]) - (columns.start or 0)
+        values.append(np.log(np.exp(row).sum()) - row[target])
+    return float(np.mean(values))
+
+
+def test_language_loss_is_the_mean_over_answer_end_and_seg_tokens(logits):
+    expected = nll(logits, [(0, 1), (0, 6), (0, 7), (1, 2), (1, 3)])
+    assert float(language_loss(predictions(logits))) == pytest.approx(expected, rel=1e-12)
+
+
+def test_marker_loss_is_the_mean_over_start_and_end(logits):
+    assert float(marker_loss(predictions(logits))) == pytest.approx(nll(logits, [(0, 2), (0, 5)]), rel=1e-12)
+
+
+def test_token_loss_is_restricted_to_the_codes(logits):
+    loss = token_loss(predictions(logits), vocabulary=VOCABULARY)
+    assert float(loss) == pytest.approx(nll(logits, [(0, 3), (0, 4)], slice(6, 9)), rel=1e-12)
+    loss.backward()
+    touched = logits.grad.nonzero()
+    assert {tuple(row) for row in touched.tolist()} == {(0, place, code) for place in (2, 3) for code in (6, 7, 8)}
+
+
+def test_token_loss_by_hand():
+    scores = torch.zeros(2, 8, SIZE)
+    scores[0, 2, 8] = math.log(2)  # codes 1 : 1 : 2, the last is right -> ln 2; the other place is uniform -> ln 3
+    loss = token_loss(predictions(scores), vocabulary=VOCABULARY)
+    assert float(loss) == pytest.approx((math.log(2) + math.log(3)) / 2)
+
+
+def test_count_loss_by_hand():
+    # Uniform logits: mass 3/10 on the codes at each of the N + 1 = 3 places, E = 0.9, (0.9 / 2 - 1)^2.
+    assert float(count_loss(predictions(torch.zeros(2, 8, SIZE)), vocabulary=VOCABULARY, depth_tokens=N)) == pytest.approx(
+        0.3025
+    )
+    sure = torch.full((2, 8, SIZE), -1e4)
+    sure[0, 2, 7] = sure[0, 3, 6] = sure[0, 4, 9] = 0.0  # any code, any code, the end
+    assert float(count_loss(predictions(sure), vocabulary=VOCABULARY, depth_tokens=N)) == 0.0
+    sure[0, 4, 9], sure[0, 4, 6] = -1e4, 0.0  # a third code instead of the end: (3 / 2 - 1)^2
+    assert float(count_loss(predictions(sure), vocabulary=VOCABULARY, depth_tokens=N)) == pytest.approx(0.25)
+
+
+def test_count_loss_is_the_mean_over_spans():
+    ids, roles = IDS[[0, 0]], ROLES[[0, 0]]
+    scores = torch.zeros(2, 8, SIZE)
+    scores[1] = -1e4
+    scores[1, 2, 7] = scores[1, 3, 6] = scores[1, 4, 9] = 0.0
+    loss = count_loss(predictions(scores, ids, roles), vocabulary=VOCABULARY, depth_tokens=N)
+    assert float(loss) == pytest.approx((0.3025 + 0) / 2)
+
+
+def test_reconstruction_of_certain_codes_equals_hard_decoding():
+    scores = torch.full((2, 8, SIZE), -1e4, dtype=torch.float64)
+    scores[0, 2, 8] = scores[0, 3, 6] = 0.0
+    options = {"vocabulary": VOCABULARY, "codebook": Codebook(), "depth_tokens": N}
+    assert float(reconstruction_loss(predictions(scores), **options)) == 0.0
+    scores[0, 3, 6], scores[0, 3, 7] = -1e4, 0.0  # code 1 in place of code 0
+    wrong = (math.tanh(-1.5) - math.tanh(0.5)) ** 2 / 2
+    assert float(reconstruction_loss(predictions(scores), **options)) == pytest.approx(wrong, rel=1e-12)
+
+
+def test_reconstruction_against_its_definition(logits):
+    codebook = Codebook()
+    loss = reconstruction_loss(predictions(logits), vocabulary=VOCABULARY, codebook=codebook, depth_tokens=N)
+    scores, vectors = logits.detach().numpy()[0, 2:4, 6:9], codebook.embedding.numpy()
+    weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    merged, true = np.tanh(weights @ vectors @ [0.5, -1.5]), np.tanh(vectors[[2, 0]] @ [0.5, -1.5])
+    assert float(loss) == pytest.approx(float(np.mean((merged - true) ** 2)), rel=1e-12)
+    loss.backward()
+    assert logits.grad[0, 2:4, 6:9].abs().min() > 0, "reaches the language model"
+    assert codebook.embedding.grad is None
+    assert codebook.mix.grad is None
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        language_loss,
+        marker_loss,
+        lambda p: token_loss(p, vocabulary=VOCABULARY),
+        lambda p: count_loss(p, vocabulary=VOCABULARY, depth_tokens=N),
+        lambda p: reconstruction_loss(p, vocabulary=VOCABULARY, codebook=Codebook(), depth_tokens=N),
+    ],
+)
+class TestEveryLoss:
+    def test_gradient_is_the_numerical_one(self, loss, logits):
+        assert torch.autograd.gradcheck(lambda scores: loss(predictions(scores)), (logits,))
+
+    def test_padding_and_prompts_do_not_count(self, loss, logits):
+        changed = logits.detach().clone()
+        changed[1, 4:], changed[1, 0], changed[0, 7] = 50.0, -50.0, 9.0
+        assert float(loss(predictions(changed))) == float(loss(predictions(logits)))
+
+    def test_without_its_tokens_it_is_a_zero_that_reaches_the_graph(self, loss, logits):
+        roles = torch.zeros_like(ROLES)
+        zero = loss(predictions(logits, roles=roles))
+        assert float(zero) == 0
+        zero.backward()
+        assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+    def test_samples_without_a_span_weigh_nothing(self, loss, logits):
+        if loss is language_loss:
+            pytest.skip("every sample has text")
+        alone = predict(hidden_BTD=logits[:1], head=nn.Identity(), input_ids_BT=IDS[:1], roles_BT=ROLES[:1])
+        assert float(loss(alone)) == pytest.approx(float(loss(predictions(logits))), rel=1e-12)
+
+
+def test_half_precision_logits_are_widened():
+    assert predictions(torch.zeros(2, 8, SIZE, dtype=torch.bfloat16)).logits_PV.dtype == torch.float32
+    assert isinstance(predictions(torch.zeros(2, 8, SIZE)), Predictions)
