@@ -12,8 +12,8 @@ from stages.common import StagePaths, fingerprint, publish, stage_arguments, wri
 
 DESCRIPTION = """Evaluate one variant of the co-trained model.
 
-Reads   artifacts/<profile>/cotrain/<variant>/checkpoint, artifacts/<profile>/foundations, and the benchmarks below the
-        data root (artifacts/<profile>/sources/root, or the folder that the profile's sources.root names).
+Reads   artifacts/<profile>/cotrain/<variant>/checkpoint, and the benchmarks below the data root
+        (artifacts/<profile>/sources/root, or the folder that the profile's sources.root names).
 Does    generates an answer to every question (a killed run goes on where it stood) and scores it.
 Writes  artifacts/<profile>/evaluate/<variant>/
           predictions/<benchmark>.jsonl  question, raw and stripped answer, masks, depth codes, expected, correct
@@ -32,7 +32,6 @@ def main() -> None:
     profile.variant(arguments.variant)
     paths = StagePaths(arguments.profile)
     checkpoint = paths.out("cotrain", arguments.variant) / "checkpoint"
-    foundations = paths.out("foundations")
     root = data_root(profile.sources, paths.out("sources"))
     # The manifest stands for the benchmarks' files: hashing every picture of them would take longer than it saves.
     manifest = paths.out("sources") / "images.parquet"
@@ -42,10 +41,8 @@ def main() -> None:
     journals.mkdir(exist_ok=True)
     out.mkdir(exist_ok=True)
 
-    predict = Perceptor.from_pretrained(checkpoint, foundations).predict
-    metrics = evaluate(
-        predict, profile.evaluate, variant=arguments.variant, root=root, journals=journals, out=out
-    )
+    predict = Perceptor.from_pretrained(checkpoint, batch_size=profile.evaluate.batch_size).predict
+    metrics = evaluate(predict, profile.evaluate, variant=arguments.variant, root=root, journals=journals, out=out)
     rows = [metric.to_json() for metric in metrics]
     (out / "metrics.json").write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_metrics(out / "summary.json", {row["name"]: row["value"] for row in rows})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -102,21 +102,6 @@ class Benchmark(Protocol):
         ...
 
 
-def spread(units: Sequence[T], limit: int | None) -> list[T]:
-    """At most `limit` units, evenly spaced over the file, in its order; all of them for None."""
-    if limit is None or limit >= len(units):
-        return list(units)
-    return [units[index] for index in np.linspace(0, len(units) - 1, limit).round().astype(int)]
-
-
-def child(folder: Path, name: str, *, named_in: Path) -> Path:
-    """``folder / name`` for a file name that comes from a benchmark file, refused if it leads out of `folder`."""
-    pure = PurePosixPath(name)
-    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
-        raise ValueError(f"{named_in}: {name!r} is not a file name inside {folder}")
-    return folder / pure
-
-
 def unique(keys: Iterable[Hashable], *, what: str, named_in: Path) -> None:
     """Refuse a key that occurs twice."""
     seen: set[Hashable] = set()
@@ -126,9 +111,7 @@ def unique(keys: Iterable[Hashable], *, what: str, named_in: Path) -> None:
         seen.add(key)
 
 
-def accuracy(
-    hits: Sequence[bool] | Sequence[float], *, name: str, protocol: str, bootstrap: Bootstrap, unit: str
-) -> Metric:
+def accuracy(hits: Sequence[bool] | Sequence[float], *, name: str, protocol: str, bootstrap: Bootstrap, unit: str) -> Metric:
     """Mean of `hits` (0..1 each) in percent, resampled by the unit that one hit stands for."""
     values = np.asarray(hits, dtype=np.float64)[:, None]
     low, high = bootstrap.interval([values], lambda means: 100.0 * means[0][:, 0])

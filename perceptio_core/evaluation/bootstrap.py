@@ -42,9 +42,7 @@ class Bootstrap:
             means.append(np.concatenate(parts))
         return means
 
-    def interval(
-        self, strata: Sequence[Floats], statistic: Callable[[list[Floats]], Floats]
-    ) -> tuple[float, float]:
+    def interval(self, strata: Sequence[Floats], statistic: Callable[[list[Floats]], Floats]) -> tuple[float, float]:
         """The 2.5 % and 97.5 % quantiles of `statistic` over the resamples.
 
         Args:

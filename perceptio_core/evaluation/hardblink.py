@@ -11,7 +11,6 @@ the image-plane short cuts: lowest marker, marker on the biggest object, brighte
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.answers import mentioned_letters, parse_option
-from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, accuracy, child, grouped, spread, unique
+from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, accuracy, grouped, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.jsonl import read_jsonl
 
@@ -186,7 +186,7 @@ def _read_subset(folder: Path, n: int, points: Mapping[tuple[int, str], Any] | N
         expected = truth_of[key].strip("() \n")
         if len(expected) != 1 or expected not in letters:
             raise ValueError(f"{answers_file}: question {key}: {truth_of[key]!r} is none of {letters}")
-        image = child(folder / "images" / f"blink{n}pointscenter", row["image"], named_in=questions_file)
+        image = Path(inside(str(folder / "images" / f"blink{n}pointscenter"), row["image"], named_in=questions_file))
         item = Item(item_id=f"{n}/{key}", image=image, question=row["text"], expected=expected)
         questions.append(_Question(subset=n, item=item, points=None if points is None else points.get((n, str(key)))))
     if points is not None and any(question.points is None for question in questions):
@@ -200,10 +200,6 @@ def _read_points(folder: Path) -> dict[tuple[int, str], Any] | None:
     if not file.exists():
         return None
     rows = read_jsonl(file, keys=("question_id", "subset", "points"))
-    subsets = {**{n: n for n in SUBSETS}, **{f"blink{n}pointscenter": n for n in SUBSETS}}
-    points = {}
-    for row in rows:
-        if row["subset"] not in subsets:
-            raise ValueError(f"{file}: subset {json.dumps(row['subset'])} is none of {list(subsets)}")
-        points[subsets[row["subset"]], str(row["question_id"])] = row["points"]
-    return points
+    if strange := [row["subset"] for row in rows if row["subset"] not in SUBSETS]:
+        raise ValueError(f"{file}: subset {strange[0]!r} is none of {SUBSETS}")
+    return {(row["subset"], str(row["question_id"])): row["points"] for row in rows}

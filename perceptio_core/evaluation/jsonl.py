@@ -24,8 +24,8 @@ def read_jsonl(path: Path, *, keys: Sequence[str]) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number}: not JSON ({error})") from error
-        if not isinstance(row, dict) or (missing := [key for key in keys if key not in row]):
-            raise ValueError(f"{path}:{number}: expected an object with the keys {list(keys)}") from None
+        if not isinstance(row, dict) or any(key not in row for key in keys):
+            raise ValueError(f"{path}:{number}: expected an object with the keys {list(keys)}")
         rows.append(row)
     return rows
 

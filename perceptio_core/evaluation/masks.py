@@ -1,26 +1,13 @@
-"""Masks as compressed COCO run lengths: ``{"size": [height, width], "counts": ascii}``."""
+"""Set arithmetic of masks that are kept as compressed COCO run lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
-Rle = Mapping[str, Any]
-
-
-def encode(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
-    """A boolean mask as compressed run lengths with plain JSON values."""
-    rle = coco.encode(np.asfortranarray(mask_HW, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def decode(rle: Rle) -> NDArray[np.bool_]:
-    """Compressed run lengths as a boolean mask (height, width)."""
-    return np.asarray(coco.decode(dict(rle)), dtype=bool)
+from perceptio_core.data.rle import Rle, decode
 
 
 def union(rles: Sequence[Rle], *, size: Sequence[int]) -> NDArray[np.bool_]:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from perceptio_core.data.records import spread
 from perceptio_core.evaluation.answers import choice_prompt, parse_option
-from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped, spread, unique
+from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
 
 LETTERS = "ABCD"
@@ -65,9 +66,7 @@ class MMBench:
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
         """mmbench, and its parts by split, l2-category and category."""
         parsed = {
-            row.item.item_id: parse_option(
-                answers[row.item.item_id].text, letters="".join(row.choices), choices=row.choices
-            )
+            row.item.item_id: parse_option(answers[row.item.item_id].text, letters="".join(row.choices), choices=row.choices)
             for question in self._questions
             for row in question
         }
@@ -85,10 +84,10 @@ class MMBench:
         headline = [accuracy(hits, name="mmbench", protocol=rule, bootstrap=bootstrap, unit=unit)]
         breakdown = []
         for part in ("split", "l2_category", "category"):
-            labels = [getattr(question[0], part) for question in self._questions]
-            for label, members in sorted(grouped(range(len(hits)), lambda index: labels[index]).items()):
+            pairs = [(getattr(question[0], part), hit) for question, hit in zip(self._questions, hits, strict=True)]
+            for label, members in sorted(grouped(pairs, lambda pair: pair[0]).items()):
                 if label:
-                    part_hits = [hits[index] for index in members]
+                    part_hits = [hit for _, hit in members]
                     name = f"mmbench/{part}/{label}"
                     breakdown.append(accuracy(part_hits, name=name, protocol=rule, bootstrap=bootstrap, unit=unit))
         return Scores(
@@ -107,7 +106,7 @@ def _read(file: Path) -> list[_Row]:
     table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
     if missing := [column for column in COLUMNS if column not in table.columns]:
         raise ValueError(f"{file}: columns {missing} are missing; there are {list(table.columns)}")
-    records = table.to_dict("records")
+    records = [dict(zip(table.columns, values, strict=True)) for values in table.to_numpy().tolist()]
     unique((record["index"] for record in records), what="index", named_in=file)
     images = {record["index"]: record["image"] for record in records}
     return [_row(record, images, file) for record in records]

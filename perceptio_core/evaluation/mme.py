@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, child, grouped, spread
+from perceptio_core.data.records import inside, spread
+from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, grouped
 from perceptio_core.evaluation.bootstrap import Bootstrap, Floats
 
 PERCEPTION = (
@@ -67,7 +68,7 @@ def _vqa_punctuation(text: str) -> str:
     """VQA's rule: a mark is dropped if it touches a space anywhere or a number like 1,000 occurs, else it is a space."""
     thousands = re.search(r"\d,\d", text) is not None
     spaced = text
-    for mark in ";/[]\"{}()=+\\_-><@`,?!":
+    for mark in ';/[]"{}()=+\\_-><@`,?!':
         touches_space = f"{mark} " in text or f" {mark}" in text
         spaced = spaced.replace(mark, "" if thousands or touches_space else " ")
     return re.sub(r"\.(?!\d)", "", spaced, count=32)  # 32 is re.UNICODE, which that scorer passes as the count
@@ -110,8 +111,9 @@ class MME:
         self._scored = scored
         for task, count in self.found.items():
             if scored.get(task, 0) < count:
-                _log.warning("MME %s: %d of %d images scored (the others absent or over the limit)",
-                             task, scored.get(task, 0), count)
+                _log.warning(
+                    "MME %s: %d of %d images scored (the others absent or over the limit)", task, scored.get(task, 0), count
+                )
 
     @property
     def items(self) -> list[Item]:
@@ -130,8 +132,7 @@ class MME:
                 if reading == "official":
                     headline.append(self._metric(f"mme_{part}", present, part, reading, bootstrap))
                     breakdown += [
-                        self._metric(f"mme/{task}", {task: value}, part, reading, bootstrap)
-                        for task, value in present.items()
+                        self._metric(f"mme/{task}", {task: value}, part, reading, bootstrap) for task, value in present.items()
                     ]
                 else:
                     breakdown.append(self._metric(f"mme_{part}/{reading}", present, part, reading, bootstrap))
@@ -152,9 +153,7 @@ class MME:
             values.setdefault(pair.task, []).append(((first + second) / 2, float(first and second)))
         return {task: np.asarray(rows, dtype=np.float64) for task, rows in values.items()}
 
-    def _metric(
-        self, name: str, values: Mapping[str, Floats], part: str, reading: str, bootstrap: Bootstrap
-    ) -> Metric:
+    def _metric(self, name: str, values: Mapping[str, Floats], part: str, reading: str, bootstrap: Bootstrap) -> Metric:
         strata = list(values.values())
         low, high = bootstrap.interval(strata, lambda means: 100.0 * np.sum([m.sum(axis=1) for m in means], axis=0))
         counts = ", ".join(f"{task} {self._scored[task]}/{self.found[task]}" for task in values)
@@ -187,7 +186,7 @@ def _read_task(file: Path, images: Path) -> list[_Pair]:
         one, two = (
             Item(
                 item_id=f"{file.stem}/{number + offset}",
-                image=child(images, row[0], named_in=file),
+                image=Path(inside(str(images), row[0], named_in=file)),
                 question=row[1],
                 expected=row[2].strip().lower(),
             )

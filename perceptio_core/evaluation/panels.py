@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perceptio_core.evaluation.benchmark import Answer, Item, spread
-from perceptio_core.evaluation.masks import encode, union
+from perceptio_core.data.records import spread
+from perceptio_core.data.rle import encode
+from perceptio_core.evaluation.benchmark import Answer, Item
+from perceptio_core.evaluation.masks import union
 
 
 def panel_rows(

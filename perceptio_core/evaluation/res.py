@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from perceptio_core.data.refer import read_refer, segment_question
-from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, child, spread, unique
+from perceptio_core.data.records import spread
+from perceptio_core.data.refer import IMAGE_FOLDER, read_refer, segment_question
+from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.masks import overlap, union
 
@@ -28,6 +29,7 @@ class ReferringSegmentation:
         folder: has ``refs(<split_by>).p`` and ``instances.json``.
         split: val, testA, testB (unc) or val, test (umd).
         split_by: unc, umd or google; None where the folder has one file of references.
+        images: folder of the COCO train2014 images; None: where REFER keeps them, below `folder`.
         name: first part of the metrics' names, ``<name>_ciou`` and ``<name>_giou``.
         limit: at most this many expressions.
 
@@ -36,9 +38,17 @@ class ReferringSegmentation:
     """
 
     def __init__(
-        self, folder: Path, *, split: str, split_by: str | None = None, name: str = "res", limit: int | None = None
+        self,
+        folder: Path,
+        *,
+        split: str,
+        split_by: str | None = None,
+        images: Path | None = None,
+        name: str = "res",
+        limit: int | None = None,
     ) -> None:
-        expressions = read_refer(folder, split_by=split_by)
+        images = images or folder / IMAGE_FOLDER
+        expressions = read_refer(folder, split_by=split_by, image_folder=images.as_posix())
         chosen = [expression for expression in expressions if expression.split == split]
         if not chosen:
             allowed = sorted({expression.split for expression in expressions})
@@ -47,7 +57,7 @@ class ReferringSegmentation:
         self._items = [
             Item(
                 item_id=f"{expression.ref_id}/{expression.sent_id}",
-                image=child(folder, expression.image_file, named_in=folder / "instances.json"),
+                image=Path(expression.image_file),
                 question=segment_question(expression.sentence),
                 expected=expression.sentence,
                 truth=expression.mask,

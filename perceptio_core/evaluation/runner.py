@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceptio_core.data.images import open_image
+from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.benchmark import Answer, Item
-from perceptio_core.evaluation.images import open_image
-from perceptio_core.evaluation.masks import encode
 from perceptio_core.grammar import strip_perception
 from perceptio_core.progress import track
 
@@ -116,7 +116,10 @@ def _ask_batch(batch: Sequence[Item], predict: Predict, *, max_pixels: int, **op
     images, asked = [], []
     for item in batch:
         try:
-            images.append(open_image(item.image, max_pixels=max_pixels))
+            image = open_image(item.image, max_pixels=max_pixels)
+            if item.truth is not None and list(item.truth["size"]) != [image.height, image.width]:
+                raise ValueError(f"{item.image}: height and width are not the annotated {list(item.truth['size'])}")
+            images.append(image)
             asked.append(item)
         except ValueError as error:
             answers[item.item_id] = Answer(item_id=item.item_id, raw="", text="", error=str(error))

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.answers import choice_prompt, parse_option
-from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, child, grouped, spread, unique
+from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
 
 IMAGE_TYPES = range(1, 10)
@@ -109,6 +110,6 @@ def _question(row: Mapping[str, Any], kinds: Mapping[int, str], file: Path) -> _
 
 def _image_file(data_id: str, file: Path) -> Path:
     """The picture of a data_id; the bare name where there is none, which the runner then reports as missing."""
-    bare = child(file.parent / IMAGE_FOLDER, data_id, named_in=file)
+    bare = Path(inside(str(file.parent / IMAGE_FOLDER), data_id, named_in=file))
     found = (path for extension in EXTENSIONS if (path := bare.with_name(bare.name + extension)).is_file())
     return next(found, bare)

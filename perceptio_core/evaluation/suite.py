@@ -33,7 +33,12 @@ def load_benchmark(params: BenchmarkParams, *, root: Path) -> Benchmark:
             assert params.split is not None  # checked with the parameters
             name = params.name or "res"
             return ReferringSegmentation(
-                path, split=params.split, split_by=params.split_by, name=name, limit=params.limit
+                path,
+                split=params.split,
+                split_by=params.split_by,
+                images=None if params.images is None else root / params.images,
+                name=name,
+                limit=params.limit,
             )
         case "hardblink":
             return HardBlink(path, limit=params.limit)
@@ -59,7 +64,7 @@ def evaluate(predict: Predict, params: EvaluateParams, *, variant: str, root: Pa
     Returns:
         The headline metrics.
     """
-    chosen = [entry for entry in params.benchmarks if entry.variants is None or variant in entry.variants]
+    chosen = [entry for entry in params.benchmarks if variant not in entry.except_variants]
     # All files are read before the first question is asked: a broken one is found now, not in an hour.
     benchmarks = [(entry, load_benchmark(entry, root=root)) for entry in chosen]
     bootstrap = Bootstrap(samples=params.bootstrap_samples, seed=params.seed)
@@ -83,12 +88,8 @@ def evaluate(predict: Predict, params: EvaluateParams, *, variant: str, root: Pa
         score = benchmark.score(answers, bootstrap=bootstrap)
         scores.append(score)
         _write_predictions(out / "predictions" / f"{entry.label}.jsonl", benchmark, answers, score)
-        quarantine += [
-            {"file": f"{entry.path}: {answer.item_id}", "reason": answer.error} for answer in given if answer.error
-        ]
-        panels += panel_rows(
-            entry.label, benchmark.items, answers, correct=score.correct, root=root, count=entry.panels
-        )
+        quarantine += [{"file": f"{entry.path}: {answer.item_id}", "reason": answer.error} for answer in given if answer.error]
+        panels += panel_rows(entry.label, benchmark.items, answers, correct=score.correct, root=root, count=entry.panels)
     for row in quarantine:
         _log.warning("%s: %s (counts as wrong)", row["file"], row["reason"])
     write_jsonl(out / "quarantine.jsonl", quarantine)

@@ -22,14 +22,16 @@ class BenchmarkParams(Section):
     """refer: val, testA, testB or test. mmbench: a value of the column split; null keeps all rows."""
     split_by: str | None = None
     """refer: unc, umd or google; null where the folder holds one file of references."""
+    images: str | None = None
+    """refer: folder of the COCO train2014 images below the data root; null: <path>/images/mscoco/images/train2014."""
     limit: PositiveInt | None = None
     """At most this many expressions, questions (mmbench: with all rotations) or images (mme), spread over the file."""
     segment: bool | None = None
     """Whether masks are forced, forbidden, or (null) up to the model."""
     depth: bool | None = None
     """The same for depth codes."""
-    variants: tuple[str, ...] | None = None
-    """Only for these variants; null: for all. The control has no [SEG], so it is not asked for masks."""
+    except_variants: tuple[str, ...] = ()
+    """Not for these variants: the control, for one, has no [SEG] and is not asked for masks."""
     panels: int = Field(default=2, ge=0)
     """Questions of this benchmark that the report shows."""
 
@@ -38,11 +40,10 @@ class BenchmarkParams(Section):
         """What the benchmark is called in file names and progress lines."""
         return self.name or ("res" if self.kind == "refer" else self.kind)
 
-    @field_validator("path")
+    @field_validator("path", "images")
     @classmethod
-    def _inside(cls, path: str) -> str:
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts:
+    def _inside(cls, path: str | None) -> str | None:
+        if path is not None and (PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts):
             raise ValueError("a path below the data root is allowed, without ..")
         return path
 
@@ -52,8 +53,8 @@ class BenchmarkParams(Section):
             raise ValueError("split is required for refer: val, testA, testB or test")
         if self.kind not in ("refer", "mmbench") and self.split is not None:
             raise ValueError("split is allowed for refer and mmbench only")
-        if self.kind != "refer" and self.split_by is not None:
-            raise ValueError("split_by is allowed for refer only")
+        if self.kind != "refer" and (self.split_by is not None or self.images is not None):
+            raise ValueError("split_by and images are allowed for refer only")
         return self
 
 

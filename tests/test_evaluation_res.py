@@ -1,0 +1,150 @@
+"""cIoU and gIoU by hand, against pycocotools, and on real RefCOCO expressions."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco
+
+from perceptio_core.data.rle import decode, encode
+from perceptio_core.evaluation.benchmark import Answer
+from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.masks import overlap, union
+from perceptio_core.evaluation.res import ReferringSegmentation
+
+BOOTSTRAP = Bootstrap(samples=200)
+SIZE = (10, 20)
+
+
+def box(top: int, left: int, bottom: int, right: int) -> NDArray[np.bool_]:
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def write_refer(folder: Path) -> Path:
+    """Two references on one picture: two sentences for a box of 10 x 10, one for two overlapping polygons; a third in val."""
+    images = folder / "images/mscoco/images/train2014"
+    images.mkdir(parents=True)
+    Image.new("RGB", SIZE[::-1]).save(images / "COCO_train2014_000000000007.jpg")
+    square = [0, 0, 10, 0, 10, 10, 0, 10]
+    shifted = [5, 0, 15, 0, 15, 10, 5, 10]
+    shapes = {1: [square], 2: [square, shifted]}
+    instances = {
+        "images": [{"id": 7, "file_name": "COCO_train2014_000000000007.jpg", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [
+            {"id": key, "image_id": 7, "category_id": 1, "iscrowd": 0, "area": 1, "bbox": [0, 0, 1, 1], "segmentation": s}
+            for key, s in shapes.items()
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (folder / "instances.json").write_text(json.dumps(instances))
+    refs, sent_id = [], 0
+    for ref_id, (ann_id, split, texts) in enumerate(
+        [(1, "test", ["left", "the left box"]), (2, "test", ["both"]), (1, "val", ["x"])]
+    ):
+        sentences = []
+        for text in texts:
+            sentences.append({"sent_id": sent_id, "sent": text, "raw": text, "tokens": text.split()})
+            sent_id += 1
+        refs.append(
+            {
+                "ref_id": ref_id,
+                "ann_id": ann_id,
+                "category_id": 1,
+                "image_id": 7,
+                "file_name": f"COCO_train2014_000000000007_{ann_id}.jpg",
+                "split": split,
+                "sent_ids": [sentence["sent_id"] for sentence in sentences],
+                "sentences": sentences,
+            }
+        )
+    (folder / "refs(umd).p").write_bytes(pickle.dumps(refs, protocol=2))
+    return folder
+
+
+def answer(key: str, *masks: NDArray[np.bool_]) -> Answer:
+    return Answer(item_id=key, raw="", text="", masks=tuple(encode(mask) for mask in masks))
+
+
+def test_ciou_and_giou_by_hand(tmp_path: Path) -> None:
+    benchmark = ReferringSegmentation(write_refer(tmp_path), split="test", split_by="umd")
+    items = benchmark.items
+    assert [item.expected for item in items] == ["left", "the left box", "both"]
+    assert items[0].question == "Please segment left in this image."
+    assert all(isinstance(item.image, Path) and item.image.is_file() for item in items)
+    said = [
+        # 10 x 10 truth: a shift by half gives 50 / 150.
+        answer(items[0].item_id, box(0, 5, 10, 15)),
+        # No mask: 0 / 100, and it counts.
+        answer(items[1].item_id),
+        # The two polygons cover columns 0..15; two masks are merged by union: 150 / 150.
+        answer(items[2].item_id, box(0, 0, 10, 8), box(0, 6, 10, 15)),
+    ]
+    scores = benchmark.score({a.item_id: a for a in said}, bootstrap=BOOTSTRAP)
+    metrics = {metric.name: metric for metric in scores.headline}
+    assert metrics["res_ciou"].value == pytest.approx(100 * 200 / 400)
+    assert metrics["res_giou"].value == pytest.approx(100 * (1 / 3 + 0 + 1) / 3)
+    assert metrics["res_ciou"].n == 3
+    assert "3 expressions" in metrics["res_ciou"].protocol
+    assert "1 answers without a mask" in metrics["res_ciou"].protocol
+    assert (metrics["res_ciou"].low or 0) <= 50 <= (metrics["res_ciou"].high or 0)
+    assert scores.correct[items[0].item_id] == pytest.approx(1 / 3)
+
+
+def test_split_limit_and_name(tmp_path: Path) -> None:
+    folder = write_refer(tmp_path)
+    benchmark = ReferringSegmentation(folder, split="val", name="refcocog")
+    (item,) = benchmark.items
+    scores = benchmark.score({item.item_id: answer(item.item_id, box(0, 0, 10, 10))}, bootstrap=BOOTSTRAP)
+    assert [(metric.name, metric.value) for metric in scores.headline] == [("refcocog_ciou", 100), ("refcocog_giou", 100)]
+    assert len(ReferringSegmentation(folder, split="test", limit=2).items) == 2
+    elsewhere = ReferringSegmentation(folder, split="val", images=tmp_path / "coco").items[0]
+    assert elsewhere.image == tmp_path / "coco/COCO_train2014_000000000007.jpg"
+    with pytest.raises(ValueError, match=r"'testA'; it has \['test', 'val'\]"):
+        ReferringSegmentation(folder, split="testA")
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    benchmark = ReferringSegmentation(write_refer(tmp_path), split="val")
+    key = benchmark.items[0].item_id
+    with pytest.raises(ValueError, match="size"):
+        benchmark.score({key: answer(key, np.zeros((20, 10), dtype=bool))}, bootstrap=BOOTSTRAP)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_overlap_agrees_with_pycocotools(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one, two = rng.random((2, 33, 47)) < 0.4
+    intersection, union_ = overlap(one, two)
+    expected = coco.iou([dict(encode(one))], [dict(encode(two))], [0])[0, 0]
+    assert intersection / union_ == pytest.approx(expected)
+    assert union_ == coco.area(coco.merge([dict(encode(one)), dict(encode(two))]))
+    np.testing.assert_array_equal(union([encode(one), encode(two)], size=(33, 47)), one | two)
+    np.testing.assert_array_equal(decode(encode(one)), one)
+    assert json.loads(json.dumps(encode(one))) == encode(one)
+
+
+def test_real_refcoco_val() -> None:
+    root = os.environ.get("PERCEPTIO_REALDATA")
+    if not root:
+        pytest.skip("PERCEPTIO_REALDATA is not set: the real benchmark files are not at hand")
+    benchmark = ReferringSegmentation(Path(root) / "refcoco", split="val", split_by="unc")
+    assert len(benchmark.items) == 43
+    answers: dict[str, Any] = {}
+    for item in benchmark.items:
+        assert isinstance(item.image, Path)
+        assert item.truth is not None
+        with Image.open(item.image) as image:
+            assert [image.height, image.width] == list(item.truth["size"])
+        answers[item.item_id] = Answer(item_id=item.item_id, raw="", text="", masks=(item.truth,))
+    scores = benchmark.score(answers, bootstrap=BOOTSTRAP)
+    assert [metric.value for metric in scores.headline] == [100.0, 100.0]
+    assert [metric.low for metric in scores.headline] == pytest.approx([100.0, 100.0])
+    assert [metric.n for metric in scores.headline] == [43, 43]

@@ -1,0 +1,197 @@
+"""The runner and the suite with a predictor that reads the answer off the question: resume, bad images, what is written."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from perceptio_core.evaluation.benchmark import Item
+from perceptio_core.evaluation.runner import ask
+from perceptio_core.evaluation.suite import evaluate
+from perceptio_core.params.evaluate import EvaluateParams
+
+RAW = "[SEG]<depth_start><depth_3><depth_0><depth_end>"
+
+
+@dataclass(frozen=True)
+class Said:
+    raw: str
+    text: str
+    masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    depth_codes: NDArray[np.int64] | None = None
+
+
+@dataclass
+class Fake:
+    """Says B, with perception tokens, and a mask that covers the left half; dies after `lives` calls."""
+
+    lives: int = 10**9
+    calls: list[list[str]] = field(default_factory=list)
+
+    def __call__(self, images: list[Image.Image], questions: list[str], **_: Any) -> list[Said]:
+        if len(self.calls) == self.lives:
+            raise KeyboardInterrupt
+        self.calls.append(questions)
+        said = []
+        for image in images:
+            mask = np.zeros((image.height, image.width), dtype=bool)
+            mask[:, : image.width // 2] = True
+            said.append(Said(raw=f"{RAW} B", text=f"{RAW} B", masks=[mask], depth_codes=np.array([3, 0])))
+        return said
+
+
+def pictures(folder: Path, count: int) -> list[Item]:
+    folder.mkdir(exist_ok=True)
+    items = []
+    for i in range(count):
+        Image.new("RGB", (8, 6), (i, 0, 0)).save(folder / f"{i}.png")
+        items.append(Item(item_id=str(i), image=folder / f"{i}.png", question=f"q{i}", expected="B"))
+    return items
+
+
+def run(items: Sequence[Item], predict: Any, journal: Path) -> Any:
+    return ask(items, predict, journal=journal, label="t", batch_size=3, max_new_tokens=4, max_pixels=1000)
+
+
+def test_a_killed_run_goes_on_and_gives_the_same(tmp_path: Path) -> None:
+    items, journal = pictures(tmp_path / "i", 10), tmp_path / "j.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run(items, Fake(lives=2), journal)
+    assert len(journal.read_text().splitlines()) == 6
+    # The kill tore the last line: its whole batch is asked again.
+    journal.write_bytes(journal.read_bytes()[:-9])
+    again = Fake()
+    answers = run(items, again, journal)
+    assert again.calls == [["q3", "q4", "q5"], ["q6", "q7", "q8"], ["q9"]]
+    assert [answer.item_id for answer in answers] == [str(i) for i in range(10)]
+    assert answers == run(items, Fake(), tmp_path / "fresh.jsonl")
+    nothing = Fake()
+    assert run(items, nothing, journal) == answers
+    assert nothing.calls == []
+
+
+def test_raw_and_stripped_text_are_both_kept(tmp_path: Path) -> None:
+    (answer,) = run(pictures(tmp_path / "i", 1), Fake(), tmp_path / "j.jsonl")
+    assert answer.raw == f"{RAW} B"
+    assert answer.text == "B"
+    assert answer.depth_codes == (3, 0)
+    assert answer.masks[0]["size"] == [6, 8]
+
+
+def test_a_bad_image_is_one_answer_with_a_reason(tmp_path: Path) -> None:
+    items = pictures(tmp_path / "i", 5)
+    (tmp_path / "i/0.png").write_bytes(b"no image")
+    (tmp_path / "i/1.png").unlink()
+    noise = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "i/2.png")
+    whole = (tmp_path / "i/2.png").read_bytes()
+    (tmp_path / "i/2.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (40, 40)).save(tmp_path / "i/3.png")  # 1600 pixels, 1000 are allowed
+    answers = run(items, Fake(), tmp_path / "j.jsonl")
+    errors = [answer.error or "" for answer in answers]
+    assert "UnidentifiedImageError" in errors[0]
+    assert "FileNotFoundError" in errors[1]
+    assert "OSError" in errors[2]
+    assert "at most 1000" in errors[3]
+    assert errors[4] == ""
+    assert answers == run(items, Fake(), tmp_path / "j.jsonl")
+
+
+def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:
+    (item,) = pictures(tmp_path / "i", 1)
+    turned = dataclasses.replace(item, truth={"size": [8, 6], "counts": ""})
+    (answer,) = run([turned], Fake(), tmp_path / "j.jsonl")
+    assert "annotated [8, 6]" in (answer.error or "")
+
+
+def write_seed(root: Path) -> None:
+    (root / "seed/SEED-Bench-image").mkdir(parents=True)
+    rows = []
+    for i in range(4):
+        Image.new("RGB", (8, 6)).save(root / f"seed/SEED-Bench-image/{i}.jpg")
+        choices = {f"choice_{letter}": f"{letter}{letter}" for letter in "abcd"}
+        row = {"answer": "BACB"[i], "data_id": str(i), "data_type": "image", "question": "?", "question_id": str(i)}
+        rows.append({**row, **choices, "question_type_id": 1})
+    (root / "seed/SEED-Bench.json").write_text(json.dumps({"questions": rows, "question_type": {"Scene": 1}}))
+
+
+PARAMS: dict[str, Any] = {
+    "batch_size": 2,
+    "max_new_tokens": 4,
+    "bootstrap_samples": 50,
+    "benchmarks": [{"kind": "seedbench", "path": "seed/SEED-Bench.json", "panels": 2, "except_variants": ["other"]}],
+}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_suite_writes_everything(tmp_path: Path) -> None:
+    write_seed(tmp_path)
+    (tmp_path / "seed/SEED-Bench-image/3.jpg").unlink()  # its right answer B does not count
+    params = EvaluateParams.from_mapping(PARAMS, where="test")
+    (tmp_path / "j").mkdir()
+
+    def once(name: str) -> list[Any]:
+        return evaluate(Fake(), params, variant="full", root=tmp_path, journals=tmp_path / "j", out=tmp_path / name)
+
+    metrics = {metric.name: metric for metric in once("out")}
+    assert metrics["seed_image"].value == 25.0
+    assert metrics["unparsed"].value == 25.0
+    assert metrics["unparsed"].protocol.startswith("1 of 4")
+    rows = read(tmp_path / "out/predictions/seedbench.jsonl")
+    assert [(row["item_id"], row["text"], row["expected"], row["correct"]) for row in rows] == [
+        ("0", "B", "B", 1.0),
+        ("1", "B", "A", 0.0),
+        ("2", "B", "C", 0.0),
+        ("3", "", "B", 0.0),
+    ]
+    assert rows[0]["raw"] == f"{RAW} B"
+    (bad,) = read(tmp_path / "out/quarantine.jsonl")
+    assert set(bad) == {"file", "reason"}
+    assert "seed/SEED-Bench.json: 3" in bad["file"]
+    panels = read(tmp_path / "out/panels.jsonl")
+    assert [panel["image"] for panel in panels] == ["seed/SEED-Bench-image/0.jpg", "seed/SEED-Bench-image/1.jpg"]
+    assert panels[0]["depth_codes"] == [3, 0]
+    assert panels[0]["mask"]["size"] == [6, 8]
+    assert read(tmp_path / "out/breakdown.jsonl")[0]["name"] == "seed_image/Scene"
+    once("again")
+    for file in ("predictions/seedbench.jsonl", "panels.jsonl", "breakdown.jsonl", "quarantine.jsonl"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+    assert evaluate(Fake(), params, variant="other", root=tmp_path, journals=tmp_path / "j", out=tmp_path / "o") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["benchmarks"][0].update(kind="pope"), "kind"),
+        (lambda p: p["benchmarks"][0].update(path="../x"), "below the data root"),
+        (lambda p: p["benchmarks"][0].update(path="/x"), "below the data root"),
+        (lambda p: p["benchmarks"][0].update(split="val"), "refer and mmbench only"),
+        (lambda p: p["benchmarks"][0].update(kind="refer"), "split is required"),
+        (lambda p: p["benchmarks"][0].update(split_by="umd"), "refer only"),
+        (lambda p: p["benchmarks"].append(dict(p["benchmarks"][0])), "same name"),
+        (lambda p: p.update(batchsize=3), "unknown key"),
+        (lambda p: p.update(batch_size="3"), "batch_size"),
+    ],
+)
+def test_parameters_refuse(change: Callable[[dict[str, Any]], None], message: str) -> None:
+    values = json.loads(json.dumps(PARAMS))
+    change(values)
+    with pytest.raises(ValueError, match=message):
+        EvaluateParams.from_mapping(values, where="test")
+
+
+def test_referring_sets_may_stand_side_by_side() -> None:
+    one = {"kind": "refer", "path": "refcoco", "split": "val"}
+    two = {"kind": "refer", "path": "refcocog", "split": "val", "name": "refcocog"}
+    params = EvaluateParams.from_mapping({**PARAMS, "benchmarks": [one, two]}, where="test")
+    assert [entry.label for entry in params.benchmarks] == ["res", "refcocog"]
