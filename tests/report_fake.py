@@ -129,7 +129,10 @@ def curves(*, seed: int) -> dict[str, Curve]:
     steps = list(range(1, 601))
     names = ("total", "llm", "seg_ce", "seg_dice", "marker", "token", "count", "reconstruction", "gradient_norm", "rate_factor")
     noisy = {
-        f"train/{name}": (steps, list((1 + i / 3) * np.exp(-np.arange(600) / (80 + 20 * i)) + 0.1 * generator.random(600) + 0.1))
+        f"train/{name}": (
+            steps,
+            list((1 + i / 3) * np.exp(-np.arange(600) / (80 + 20 * i)) + 0.1 * generator.random(600) + 0.1),
+        )
         for i, name in enumerate(names)
     }
     return noisy | {f"val/{name}": ([200, 400, 600], [0.6, 0.35, 0.3]) for name in names[:8]}
@@ -140,7 +143,8 @@ def content(folder: Path) -> Content:
     (folder / "panels.jsonl").write_text("\n".join(json.dumps(row) for row in rows(folder)) + "\n")
     (folder / "dvc.lock").write_text(LOCK)
     training = {
-        "steps": 600, "batch_size": 32, "seconds": 412.3, "samples_per_second": 46.6, "peak_memory_gib": 1.42, "precision": "no",
+        "steps": 600, "batch_size": 32, "seconds": 412.3, "samples_per_second": 46.6, "peak_memory_gib": 1.42,
+        "precision": "no",
     }  # fmt: skip
     return Content(
         title="Perceptio on the procedural world",
@@ -151,7 +155,10 @@ def content(folder: Path) -> Content:
         control="control",
         parts={"full": [figure("hardblink_majority_3", 36.1, n=122)], "control": []},
         published=read_published(PUBLISHED),
-        curves={"full": curves(seed=0), "control": {k: v for k, v in curves(seed=1).items() if k in ("train/total", "train/llm")}},
+        curves={
+            "full": curves(seed=0),
+            "control": {k: v for k, v in curves(seed=1).items() if k in ("train/total", "train/llm")},
+        },
         training={"full": training, "control": training},
         usage=list(np.random.default_rng(0).gamma(2.0, 300.0, 64)),
         samples=None,

@@ -10,8 +10,8 @@ import yaml
 
 from perceptio_core.report.figures import Figure
 from perceptio_core.report.panels import Panel, panel_html
-from perceptio_core.report.plots import COLOURS, Curve, loss_plot, usage_plot
 from perceptio_core.report.pictures import PREDICTED, TRUE
+from perceptio_core.report.plots import COLOURS, Curve, loss_plot, usage_plot
 from perceptio_core.report.provenance import StageRecord
 from perceptio_core.report.published import Published
 from perceptio_core.report.style import CSS
@@ -165,8 +165,9 @@ def _provenance(content: Content) -> str:
     if not content.stages:
         return '<p class="soft">No lock file: this report was made outside the pipeline.</p>'
     lead = (
-        f"<p>The stages behind this page as <code>dvc.lock</code> records them, at commit <code>{escape(content.commit)}</code>."
-        " The hashes are DVC's: <code>dvc checkout</code> brings these very bytes back.</p>"
+        "<p>The stages behind this page as <code>dvc.lock</code> records them, at commit"
+        f" <code>{escape(content.commit)}</code>. The hashes are DVC's: <code>dvc checkout</code> brings these very"
+        " bytes back.</p>"
     )
     return lead + "".join(_stage(record) for record in content.stages)
 
@@ -176,7 +177,10 @@ def _stage(record: StageRecord) -> str:
     files = sum(out.files for out in record.writes)
     summary = f"{files:,} {'file' if files == 1 else 'files'}, {_bytes(size)}"
     tables = []
-    for title, items in (("writes", record.writes), ("reads", [item for item in record.reads if not item.path.endswith(".py")])):
+    for title, items in (
+        ("writes", record.writes),
+        ("reads", [item for item in record.reads if not item.path.endswith(".py")]),
+    ):
         cells = "".join(
             f"<tr><td><code>{escape(item.path)}</code></td><td><code>{escape(item.hash)}</code></td>"
             f'<td class="num">{_bytes(item.size)}</td></tr>'
@@ -188,7 +192,9 @@ def _stage(record: StageRecord) -> str:
     if code:
         listed = "\n".join(f"{item.hash[:12]}  {item.path}" for item in code)
         tables.append(f"<h3>code</h3><details><summary>{len(code)} files</summary><pre>{escape(listed)}</pre></details>")
-    parameters = yaml.safe_dump(json.loads(json.dumps(dict(record.parameters))), sort_keys=False, default_flow_style=None, width=110)
+    parameters = yaml.safe_dump(
+        json.loads(json.dumps(dict(record.parameters))), sort_keys=False, default_flow_style=None, width=110
+    )
     return (
         f'<details class="card stage"><summary><b>{escape(record.name)}</b><span class="soft">{summary}</span></summary><div>'
         f"<h3>command</h3><pre>{escape(record.command)}</pre>{''.join(tables)}"
@@ -203,4 +209,3 @@ def _bytes(size: int) -> str:
             return f"{number(value) if unit != 'B' else int(value)} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
-

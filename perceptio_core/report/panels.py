@@ -34,22 +34,22 @@ class Panel:
     Attributes:
         row: a row of `panels.jsonl` of the stage `evaluate`.
         image: the picture, at most `SIDE` wide and high.
-        depth_HW: decoded depth map (near = high), or None where the model wrote no codes.
-        teacher_HW: the teacher's depth map of the same picture (near = high), or None.
+        depth: decoded depth map (near = high), or None where the model wrote no codes.
+        teacher: the teacher's depth map of the same picture (near = high), or None.
     """
 
     row: Mapping[str, Any]
     image: Image.Image
-    depth_HW: NDArray[np.float32] | None
-    teacher_HW: NDArray[np.float32] | None
+    depth: NDArray[np.float32] | None
+    teacher: NDArray[np.float32] | None
 
     @property
-    def predicted_HW(self) -> NDArray[np.bool_] | None:
+    def predicted(self) -> NDArray[np.bool_] | None:
         """The union of the predicted masks."""
         return decode(self.row["mask"]) if self.row["mask"] else None
 
     @property
-    def true_HW(self) -> NDArray[np.bool_] | None:
+    def true(self) -> NDArray[np.bool_] | None:
         """The right mask."""
         return decode(self.row["truth"]) if self.row["truth"] else None
 
@@ -80,14 +80,14 @@ def read_panels(
 
 def panel_html(panel: Panel) -> str:
     """One panel as a card."""
-    row, predicted, true = panel.row, panel.predicted_HW, panel.true_HW
+    row, predicted, true = panel.row, panel.predicted, panel.true
     figures = [_figure(panel.image, "image")]
     if predicted is not None or true is not None:
         figures.append(_figure(overlay(image=panel.image, predicted_HW=predicted, true_HW=true), "mask"))
-    if panel.depth_HW is not None:
-        figures.append(_figure(depth_picture(panel.depth_HW, size=panel.image.size), "depth it wrote"))
-    if panel.teacher_HW is not None:
-        figures.append(_figure(depth_picture(panel.teacher_HW, size=panel.image.size), "teacher's depth"))
+    if panel.depth is not None:
+        figures.append(_figure(depth_picture(panel.depth, size=panel.image.size), "depth it wrote"))
+    if panel.teacher is not None:
+        figures.append(_figure(depth_picture(panel.teacher, size=panel.image.size), "teacher's depth"))
     if true is not None:
         verdict, kind = f"IoU {100 * row['correct']:.0f}", "right" if row["correct"] >= 0.5 else "wrong"
         expected = "outlined"
@@ -95,10 +95,10 @@ def panel_html(panel: Panel) -> str:
         verdict, kind = ("right", "right") if row["correct"] >= 0.5 else ("wrong", "wrong")
         expected = escape(str(row["expected"]))
     answer = escape(row["answer"]) or '<span class="soft">(no text)</span>'
-    title = _TITLES.get(row["benchmark"], row["benchmark"])
+    title = f"{_TITLES.get(row['benchmark'], row['benchmark'])} · {row['item_id']}"
     return (
         f'<article class="panel"><div class="pictures">{"".join(figures)}</div><div class="text">'
-        f'<span class="verdict {kind}">{verdict}</span><span class="bench">{escape(title)} · {escape(str(row["item_id"]))}</span>'
+        f'<span class="verdict {kind}">{verdict}</span><span class="bench">{escape(title)}</span>'
         f'<div class="question">{escape(row["question"])}</div>'
         f'<div class="tokens">{tokens_html(row["raw"])}</div>'
         f"<dl><dt>answer</dt><dd>{answer}</dd><dt>expected</dt><dd>{expected}</dd></dl></div></article>"
@@ -155,6 +155,6 @@ def _panel(
     return Panel(
         row=row,
         image=shrink(image, side=SIDE),
-        depth_HW=None if codes is None else decode_depth(codes),
-        teacher_HW=None if codes is None else teacher(image),
+        depth=None if codes is None else decode_depth(codes),
+        teacher=None if codes is None else teacher(image),
     )

@@ -21,9 +21,7 @@ def shrink(image: Image.Image, *, side: int) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def overlay(
-    *, image: Image.Image, predicted_HW: NDArray[np.bool_] | None, true_HW: NDArray[np.bool_] | None
-) -> Image.Image:
+def overlay(*, image: Image.Image, predicted_HW: NDArray[np.bool_] | None, true_HW: NDArray[np.bool_] | None) -> Image.Image:
     """The predicted mask as a tint and the true one as an outline, over `image`; masks are resized to it (nearest)."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     if predicted_HW is not None:

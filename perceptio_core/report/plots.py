@@ -39,9 +39,7 @@ Curve = tuple[Sequence[int], Sequence[float]]
 def read_curves(folder: Path) -> dict[str, Curve]:
     """All curves below a DVCLive folder, as {"train/total": (steps, values), ...}."""
     metrics = folder / "plots" / "metrics"
-    return {
-        path.relative_to(metrics).with_suffix("").as_posix(): read_curve(path) for path in sorted(metrics.rglob("*.tsv"))
-    }
+    return {path.relative_to(metrics).with_suffix("").as_posix(): read_curve(path) for path in sorted(metrics.rglob("*.tsv"))}
 
 
 def smooth(values: Sequence[float], *, weight: float) -> NDArray[np.float64]:
@@ -55,7 +53,9 @@ def smooth(values: Sequence[float], *, weight: float) -> NDArray[np.float64]:
 
 def loss_plot(variants: Mapping[str, Mapping[str, Curve]]) -> str:
     """Every loss in a small plot of its own: each variant's training curve (faint, and smoothed) and validation points."""
-    names = sorted({name.removeprefix("train/") for curves in variants.values() for name in curves if name.startswith("train/")})
+    names = sorted(
+        {name.removeprefix("train/") for curves in variants.values() for name in curves if name.startswith("train/")}
+    )
     names.sort(key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
     columns = 4
     rows = math.ceil(len(names) / columns)

@@ -20,18 +20,18 @@ def readme_figure(panels: Sequence[Panel]) -> bytes:
     """
     if not panels:
         raise ValueError("no panels to draw a figure of")
-    panel = max(panels, key=lambda p: ((p.predicted_HW is not None) + (p.depth_HW is not None), p.row["correct"]))
+    panel = max(panels, key=lambda p: ((p.predicted is not None) + (p.depth is not None), p.row["correct"]))
     figure = Figure(figsize=(12, 3.7), dpi=130, layout="constrained", facecolor="white")
     axes = figure.subplots(1, 4)
     for axis in axes:
         axis.set_axis_off()
     axes[0].imshow(panel.image)
     axes[0].set_title(textwrap.fill(panel.row["question"], 36), fontsize=10, loc="left")
-    if panel.predicted_HW is not None:
-        axes[1].imshow(overlay(image=panel.image, predicted_HW=panel.predicted_HW, true_HW=None))
+    if panel.predicted is not None:
+        axes[1].imshow(overlay(image=panel.image, predicted_HW=panel.predicted, true_HW=None))
         axes[1].set_title("1  [SEG]: the mask", fontsize=10, loc="left")
-    if panel.depth_HW is not None:
-        axes[2].imshow(depth_picture(panel.depth_HW, size=panel.image.size))
+    if panel.depth is not None:
+        axes[2].imshow(depth_picture(panel.depth, size=panel.image.size))
         axes[2].set_title(f"2  {len(panel.row['depth_codes'])} depth tokens", fontsize=10, loc="left")
     axes[3].set(xlim=(0, 1), ylim=(0, 1), aspect=panel.image.height / panel.image.width)
     axes[3].set_title("3  the answer", fontsize=10, loc="left")

@@ -193,10 +193,13 @@ def _range(figure: Figure, other: Figure | None, *, top: float) -> str:
             ' stroke-opacity=".4" stroke-width="6" stroke-linecap="round"/>'
         )
     if other:
-        parts.append(f'<circle cx="{x(other.value):.1f}" cy="8" r="3.6" fill="var(--card)" stroke="var(--cool)" stroke-width="1.8"/>')
+        parts.append(
+            f'<circle cx="{x(other.value):.1f}" cy="8" r="3.6" fill="var(--card)" stroke="var(--cool)" stroke-width="1.8"/>'
+        )
     parts.append(f'<circle cx="{x(figure.value):.1f}" cy="8" r="3.6" fill="var(--accent)"/>')
     return f'<svg class="range" viewBox="0 0 120 16" aria-hidden="true">{"".join(parts)}</svg>'
 
 
 def _table(heads: Sequence[str], rows: Sequence[str], *, kind: str = "") -> str:
-    return f'<div class="scroll"><table class="{kind}"><thead><tr>{"".join(heads)}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    head, body = "".join(heads), "".join(rows)
+    return f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

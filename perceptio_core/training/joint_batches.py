@@ -1,0 +1,89 @@
+"""Batches from the joint shards: which samples, in which order, as tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from perceptio_core.data.dataset import JointDataset, Sample
+from perceptio_core.data.mixture import MixtureSampler
+from perceptio_core.data.rle import decode
+from perceptio_core.model.batch import PerceptioBatch
+from perceptio_core.model.processing import PerceptioProcessor
+from perceptio_core.training.loop import Batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """A sample as the processor takes it: its masks as arrays."""
+
+    key: str
+    image: Image.Image
+    turns: list[tuple[str, str]]
+    masks: list[NDArray[np.bool_]]
+    depth_codes: list[int] | None
+
+
+def joint_batches(
+    *,
+    shards: Path,
+    processor: PerceptioProcessor,
+    mixture: Mapping[str, float],
+    batch_size: int,
+    validate: bool,
+    seed: int,
+) -> Batches:
+    """Training and validation batches as pure functions of step, part and index.
+
+    The control sees the same samples: which perception spans a sample's sequence has is the processor's configuration.
+    Without [SEG], a referring sample trains its description alone; samples of the task depth_map, which would have
+    nothing left, must have weight 0, and their share of the draws goes to the other tasks. So the control trains on as
+    many samples as the full model, and on no fewer of any other task.
+
+    Args:
+        shards: output of the stage `joint_shards`.
+        processor: makes the tensors.
+        mixture: relative weight of each task.
+        batch_size: samples per optimizer step, and per validation batch.
+        validate: whether validation batches will be asked for; they follow the same mixture, less the tasks that the
+            validation split has no sample of.
+        seed: of the order of samples.
+
+    Raises:
+        ValueError: no shards, or a task with weight and without training samples.
+    """
+    train = JointDataset(shards, "train")
+    train_sampler = MixtureSampler(tasks=train.tasks, weights=mixture, seed=seed)
+
+    def train_batch(step: int, part: int, parts: int) -> PerceptioBatch:
+        indices = train_sampler.indices(step, batch_size, rank=part, world_size=parts)
+        return processor.collate([_decoded(train[index]) for index in indices])
+
+    if not validate:
+        return Batches(train=train_batch, validation=_no_validation)
+    held_out = JointDataset(shards, "val")
+    weights = {task: weight for task, weight in mixture.items() if task in held_out.tasks}
+    held_out_sampler = MixtureSampler(tasks=held_out.tasks, weights=weights, seed=seed)
+
+    def validation_batch(index: int) -> PerceptioBatch:
+        indices = held_out_sampler.indices(index, batch_size)
+        return processor.collate([_decoded(held_out[index]) for index in indices])
+
+    return Batches(train=train_batch, validation=validation_batch)
+
+
+def _decoded(sample: Sample) -> _Decoded:
+    return _Decoded(
+        key=sample.key,
+        image=sample.image,
+        turns=sample.turns,
+        masks=[decode(rle) for rle in sample.masks],
+        depth_codes=sample.depth_codes,
+    )
+
+
+def _no_validation(index: int) -> PerceptioBatch:
+    raise ValueError(f"validation batch {index} was asked for, but validation is switched off")

@@ -1,0 +1,109 @@
+"""Stage `cotrain`: multi-task co-training of one variant of Perceptio."""
+
+import logging
+import shutil
+
+from accelerate import Accelerator
+
+from perceptio_core.model.adapters import add_adapters, merge_adapters
+from perceptio_core.model.assembly import assemble
+from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.params import load_profile
+from perceptio_core.params.cotrain import CotrainParams
+from perceptio_core.training.joint_batches import joint_batches
+from perceptio_core.training.loop import LoopSettings, start_accelerator, train
+from perceptio_core.training.optimizer import ParameterGroup
+from perceptio_core.training.results import training_metrics
+from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+
+DESCRIPTION = """Co-train one variant of Perceptio.
+
+Reads   artifacts/<profile>/joint_shards, artifacts/<profile>/foundations/{internvl,sam2}, artifacts/<profile>/depth_codebook,
+        and the sections cotrain and variants of the profile: a variant overrides single keys of cotrain.
+Does    trains LoRA adapters, the projector, the rows of the added tokens, the prompt MLP and SAM2's mask decoder on the
+        full sequence (segmentation tokens, depth tokens, answer); a killed run goes on from its last checkpoint. The
+        variant `control` is the same training without any perception token. Runs on one process, or on many:
+          accelerate launch -m stages.cotrain --profile P --variant V
+          torchrun --nproc-per-node=N -m stages.cotrain --profile P --variant V
+Writes  artifacts/<profile>/cotrain/<variant>/
+          checkpoint/   the model with merged adapters and its processor, in Hugging Face's layout
+          curves/       each loss by step (DVCLive)
+          metrics.json  losses at the end, time, throughput, peak memory
+"""
+
+logger = logging.getLogger("cotrain")
+
+
+def main() -> None:
+    """Run the stage."""
+    arguments = stage_arguments(DESCRIPTION, variant=True)
+    params = load_profile(arguments.profile).variant(arguments.variant)
+    paths = StagePaths(arguments.profile)
+    shards, foundations, codebook = paths.out("joint_shards"), paths.out("foundations"), paths.out("depth_codebook")
+    # The index names every shard with its checksum, so it stands for them.
+    inputs = [shards / "index.json", foundations / "internvl", foundations / "sam2"]
+    key = fingerprint(params, *inputs, codebook / "config.json", codebook / "model.safetensors")
+    work = paths.work("cotrain", f"{arguments.variant}-{key}")
+
+    accelerator = start_accelerator()
+    model, processor = assemble(
+        foundations=foundations,
+        codebook=codebook,
+        order=[span for span in params.order if getattr(params.spans, span)],
+        loss_weights=params.loss_weights.model_dump(),
+        max_tiles=params.max_tiles,
+        seed=params.seed,
+    )
+    result = train(
+        accelerator=accelerator,
+        model=model,
+        groups=_groups(model, params),
+        batches=joint_batches(
+            shards=shards,
+            processor=processor,
+            mixture=params.mixture.model_dump(),
+            batch_size=params.batch_size,
+            validate=params.validation_batches > 0,
+            seed=params.seed,
+        ),
+        settings=LoopSettings(**{name: getattr(params, name) for name in LoopSettings.__dataclass_fields__}),
+        work=work,
+    )
+    if not accelerator.is_main_process:
+        return
+    out = work / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    _bare(accelerator, model).save_pretrained(out / "checkpoint")
+    processor.save_pretrained(out / "checkpoint")
+    shutil.copytree(work / "curves", out / "curves")
+    metrics = training_metrics(curves=work / "curves", result=result, steps=params.steps, batch_size=params.batch_size)
+    write_metrics(out / "metrics.json", metrics)
+    publish(out, paths.out("cotrain", arguments.variant))
+    shutil.rmtree(work)  # a finished run's checkpoints would outlive a change of the model's code
+    logger.info(
+        "%s: %d steps in %.0f s, %.1f samples/s", arguments.variant, params.steps, result.seconds, result.samples_per_second
+    )
+
+
+def _groups(model: PerceptioForConditionalGeneration, params: CotrainParams) -> list[ParameterGroup]:
+    """Adapters on the model, and what trains in groups of one learning rate each."""
+    named = add_adapters(
+        model,
+        rank=params.lora.r,
+        alpha=params.lora.alpha,
+        dropout=params.lora.dropout,
+        train_vision_tower=params.train_vision_tower,
+    )
+    rates = params.learning_rates.model_dump()
+    return [ParameterGroup(name=name, rate=rates[name], parameters=parameters) for name, parameters in named.items()]
+
+
+def _bare(accelerator: Accelerator, model: PerceptioForConditionalGeneration) -> PerceptioForConditionalGeneration:
+    """The bare model with its adapters folded in, on the CPU."""
+    bare: PerceptioForConditionalGeneration = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    merge_adapters(bare)
+    return bare.cpu()
+
+
+if __name__ == "__main__":
+    main()
