@@ -26,7 +26,6 @@ def main() -> None:
     predict.add_argument("image", type=Path, metavar="IMAGE")
     predict.add_argument("question", metavar="QUESTION")
     predict.add_argument("--checkpoint", type=Path, help="default: artifacts/<active profile>/cotrain/full/checkpoint")
-    predict.add_argument("--foundations", type=Path, help="default: artifacts/<active profile>/foundations")
     predict.add_argument("--out", type=Path, default=Path(), help="folder for the pictures (default: this one)")
 
     for stage, line in stages.items():
@@ -75,12 +74,11 @@ def _predict(arguments: argparse.Namespace) -> None:
     from pipeline.settings import read_active
     from stages.common import StagePaths
 
-    paths = StagePaths(read_active().profile)
+    trained = StagePaths(read_active().profile).out("cotrain", "full") / "checkpoint"
     predict(
         image_path=arguments.image,
         question=arguments.question,
-        checkpoint=arguments.checkpoint or paths.out("cotrain", "full") / "checkpoint",
-        foundations=arguments.foundations or paths.out("foundations"),
+        checkpoint=arguments.checkpoint or trained,
         out=arguments.out,
     )
 

@@ -24,6 +24,14 @@ from pipeline.dag import StageNode, locked_outputs, stages_in_order
 from pipeline.results import stage_markdown
 
 _TAIL_LINES = 20
+# What DVC advises after every stage, seven times a run.
+_ADVICE = (
+    "To track the changes with git",
+    "git add dvc.lock",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
 _NOTHING_TO_DO = ("didn't change, skipping", "is cached - skipping run")
 _children: set[subprocess.Popen[str]] = set()
 
@@ -80,7 +88,7 @@ def _output(stage: str, tail: deque[str]) -> Iterator[str]:
         assert child.stdout is not None
         for line in child.stdout:
             tail.append(line.rstrip())
-            if line.strip():
+            if line.strip() and not line.strip().startswith(_ADVICE):
                 yield line.rstrip()
         code = child.wait()
         _children.discard(child)

@@ -63,7 +63,7 @@ def prepare_environment() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # Prefect's database and settings stay in the checkout, apart from other uses of Prefect on the machine.
     os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").absolute()))
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "600")
     for name, value in {
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",

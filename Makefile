@@ -1,0 +1,37 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first, once.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help demo control test lint foundations clean environment
+
+# The first Python here that is new enough; `make demo PYTHON=/path/to/python3` takes another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+environment:
+	@test -n "$(PYTHON)" || { echo "perceptio: Python 3.11 or newer is needed; none found" >&2; exit 1; }
+	@$(PYTHON) pipeline/environment.py
+
+demo: environment ## The main job: raw images to a benchmark report (about 20 minutes on 2 cores, the first time)
+	@perceptio repro
+
+control: environment ## The same, with the control beside it: the same base trained the same way without perception tokens
+	@perceptio repro --variants full,control
+
+test: environment lint ## Lint, types, unit tests, and the smoke profile end to end
+	@python -m pytest
+
+lint: environment
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+foundations: environment ## Pretrain mini's small foundation models again (hours; foundations/mini/README.md says how they were made)
+	@python -m perceptio_core.foundations
+
+clean: ## Remove what runs made (artifacts, DVC's cache, unfinished work); keeps .venv
+	rm -rf artifacts .work .prefect .dvc/cache .dvc/tmp

@@ -1,0 +1,156 @@
+"""A checkout whose stages are quick stand-ins: the real dvc.yaml, params.yaml and driver, without the real work.
+
+Every stand-in writes the files that dvc.yaml names as another stage's dependency; what it writes depends on the section
+of the profile that the real stage tracks, and on nothing else.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from perceptio_core.params import SECTIONS
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+FILES = {
+    "sources": ["images.parquet", "records.parquet"],
+    "foundations": ["depth_anything/model", "internvl/model", "sam2/model"],
+    "teacher_depth": ["index.parquet"],
+    "depth_codebook": ["config.json", "model.safetensors"],
+    "joint_shards": ["index.json"],
+    "cotrain": ["checkpoint/model", "curves/loss"],
+    "evaluate": ["summary.json", "metrics.json"],
+    "report": ["report.html", "summary.json", "metrics.json"],
+}
+
+STAND_IN = """
+import argparse, json, os, pathlib, sys, time
+import yaml
+from stages.common import die_with_parent
+die_with_parent()
+parser = argparse.ArgumentParser()
+parser.add_argument("--profile")
+parser.add_argument("--variant", default="")
+arguments = parser.parse_args()
+with open("ran.log", "a") as log:
+    print("STAGE" + (f"@{arguments.variant}" if arguments.variant else ""), os.getpid(), file=log)
+print("STAGE says hello")
+behaviour = json.loads(pathlib.Path("behaviour.json").read_text()).get("STAGE")
+if behaviour == "fail":
+    sys.exit("STAGE: no space left for jokes")
+if behaviour == "sleep":
+    time.sleep(120)
+section = yaml.safe_load(pathlib.Path(f"profiles/{arguments.profile}.yaml").read_text())["STAGE"]
+out = pathlib.Path("artifacts", arguments.profile, "STAGE", arguments.variant)
+metric = {"name": "res_ciou", "value": 51.25, "low": 49.0, "high": 53.5, "n": 400, "protocol": "fake"}
+for name in FILES:
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    content = [metric] if name == "metrics.json" else {"res_ciou": 51.25} if name == "summary.json" else section
+    (out / name).write_text(json.dumps(content))
+"""
+
+
+PARAMETERS = """
+from perceptio_core.params.base import Section
+
+
+class CLASSParams(Section):
+    knob: int = 1
+    root: str | None = None
+"""
+
+PROFILE = {
+    **{section: {"knob": 1, "root": None} for section in SECTIONS},
+    "variants": {"full": {}, "control": {"knob": 2}},
+}
+
+
+class FakePipeline:
+    """The checkout below `root`, and the ways to run it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.profile = root / "profiles" / "mini.yaml"
+
+    def run(self, *command: str, expect: int = 0) -> str:
+        """Run a command to its end in the checkout; returns what it wrote."""
+        ended = subprocess.run(
+            command, cwd=self.root, env=environment(), capture_output=True, text=True, check=False, timeout=300
+        )
+        output = ended.stdout + ended.stderr
+        assert ended.returncode == expect, output
+        return output
+
+    def dvc(self, *arguments: str, expect: int = 0) -> str:
+        """Run dvc."""
+        return self.run(sys.executable, "-m", "dvc", *arguments, expect=expect)
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command without waiting for it."""
+        return subprocess.Popen(
+            command, cwd=self.root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def behave(self, **behaviour: str) -> None:
+        """Let stages "fail" or "sleep"."""
+        (self.root / "behaviour.json").write_text(json.dumps(behaviour))
+
+    def ran(self) -> list[str]:
+        """The stages that ran since the last call, in order."""
+        log = self.root / "ran.log"
+        names = [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
+        log.unlink(missing_ok=True)
+        return names
+
+    def change(self, section: str, **values: object) -> None:
+        """Change parameters of the profile."""
+        profile = yaml.safe_load(self.profile.read_text())
+        profile[section].update(values)
+        self.profile.write_text(yaml.safe_dump(profile))
+
+
+KEPT_SETTINGS: dict[str, str] = {}
+"""Settings that a test adds to the environment of its commands."""
+
+
+def environment() -> dict[str, str]:
+    """The environment of commands: this Python first, and nothing of a Prefect or DVC that runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DVC_", "PYTHONPATH"))}
+    return kept | KEPT_SETTINGS | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "PYTHONPATH": ""}
+
+
+def fake_pipeline(root: Path) -> FakePipeline:
+    """Make the checkout in the empty folder `root`."""
+    for name in (
+        "perceptio_core",
+        "stages",
+        "pipeline",
+        "profiles",
+        ".dvc",
+        "dvc.yaml",
+        "params.yaml",
+        ".dvcignore",
+        ".gitignore",
+    ):
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+        else:
+            shutil.copy(source, root / name)
+    for stage in SECTIONS:
+        text = STAND_IN.replace("STAGE", stage).replace("FILES", repr(FILES[stage]))
+        (root / "stages" / f"{stage}.py").write_text(text)
+        name = "".join(part.capitalize() for part in stage.split("_"))
+        (root / "perceptio_core" / "params" / f"{stage}.py").write_text(PARAMETERS.replace("CLASS", name))
+    (root / "foundations" / "mini").mkdir(parents=True)
+    (root / "foundations" / "mini" / "SHA256SUMS").write_text("\n")
+    pipeline = FakePipeline(root)
+    pipeline.behave()
+    pipeline.profile.write_text(yaml.safe_dump(PROFILE))
+    pipeline.run("git", "init", "-q")
+    return pipeline
