@@ -5,7 +5,7 @@ Lines rather than a bar that redraws itself, because a stage's output is read th
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def track(iterable: Iterable[T], *, total: int | None = None, label: str, unit: 
         label: what is being done, e.g. ``"teacher depth"``.
         unit: what an item is, in the plural, e.g. ``"images"``.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     start = time.monotonic()
     next_line = start + _FIRST_LINE_S

@@ -7,8 +7,10 @@ of the profile that the real stage tracks, and on nothing else.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -121,7 +123,11 @@ KEPT_SETTINGS: dict[str, str] = {}
 def environment() -> dict[str, str]:
     """The environment of commands: this Python first, and nothing of a Prefect or DVC that runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DVC_", "PYTHONPATH"))}
-    return kept | KEPT_SETTINGS | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "PYTHONPATH": ""}
+    return (
+        kept
+        | KEPT_SETTINGS
+        | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "PYTHONPATH": ""}
+    )
 
 
 def fake_pipeline(root: Path) -> FakePipeline:
@@ -154,3 +160,17 @@ def fake_pipeline(root: Path) -> FakePipeline:
     pipeline.profile.write_text(yaml.safe_dump(PROFILE))
     pipeline.run("git", "init", "-q")
     return pipeline
+
+
+def gone(pid: int, *, within_s: float = 20.0) -> bool:
+    """Whether the process ends (or is a zombie) in time."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    return False

@@ -1,0 +1,113 @@
+"""The smoke profile through DVC, from a checkout with nothing made yet: killed twice, completed, and then nothing to do."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fake_pipeline import REPOSITORY, environment, gone
+
+pytestmark = pytest.mark.end_to_end
+DVC = (sys.executable, "-m", "dvc")
+HEADLINES = {
+    *("codebook_usage", "codebook_lookup_3", "codebook_lookup_4", "codebook_lookup_5", "codebook_absrel"),
+    *("res_ciou", "res_giou", "hardblink_3", "hardblink_4", "hardblink_5", "hardblink_mean", "hardblink_lenient_mean"),
+    *("hardblink_majority", "hardblink_shortcut", "mmbench", "seed_image", "mme_perception", "mme_cognition", "unparsed"),
+}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new git repository with the files that a clone of this one would have, and the smoke profile active."""
+    folder = tmp_path_factory.mktemp("checkout")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listing.split("\0")):
+        if name != "dvc.lock" and (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    (folder / "params.yaml").write_text("profile: smoke\nvariants: [full]\n")
+    return folder
+
+
+def test_the_smoke_profile_survives_kills_and_completes(checkout: Path) -> None:
+    for stage, pattern in (("teacher_depth", "*/*"), ("cotrain", "**/step-*")):
+        kill_when_there_is(checkout, stage, pattern)
+        assert not (checkout / "artifacts" / "smoke" / stage).exists() or not any(
+            (checkout / "artifacts" / "smoke" / stage).rglob("*.json")
+        )
+    log = repro(checkout)
+    assert "Running stage 'cotrain@full'" in log
+    assert "Running stage 'teacher_depth'" not in log
+
+    report = checkout / "artifacts" / "smoke" / "report"
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert {metric["name"] for metric in metrics} >= HEADLINES
+    assert all(metric.keys() >= {"name", "value", "low", "high", "n", "protocol"} for metric in metrics)
+    assert (report / "report.html").stat().st_size > 10_000
+    shown = json.loads(dvc(checkout, "metrics", "show", "--json"))[""]["data"]["artifacts/smoke/report/summary.json"]["data"]
+    assert shown == {metric["name"]: metric["value"] for metric in metrics}
+    assert not any((checkout / ".work" / "smoke").glob("*/*/*")), "finished work leaves nothing behind"
+
+
+def test_a_second_run_has_nothing_to_do(checkout: Path) -> None:
+    assert "Running stage" not in repro(checkout)
+    assert "up to date" in dvc(checkout, "status")
+
+
+def test_an_evaluation_parameter_reruns_evaluation_and_report_alone(checkout: Path) -> None:
+    profile = checkout / "profiles" / "smoke.yaml"
+    before = profile.read_text()
+    head, mark, tail = before.partition("\nevaluate:\n")
+    assert "bootstrap_samples: " in tail
+    profile.write_text(head + mark + tail.replace("bootstrap_samples: ", "bootstrap_samples: 1", 1))
+    assert dvc(checkout, "status", "--json") != "{}"
+    stale = set(json.loads(dvc(checkout, "status", "--json")))
+    assert stale == {"evaluate@full"}  # and the report, once evaluate has run
+    profile.write_text(before)
+
+
+def dvc(checkout: Path, *arguments: str) -> str:
+    """Run dvc to its end; what it wrote to stdout."""
+    ended = subprocess.run([*DVC, *arguments], cwd=checkout, env=environment(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def repro(checkout: Path) -> str:
+    """Run `dvc repro` to its end; its log."""
+    with (checkout / "repro.log").open("w") as log:
+        ended = subprocess.run(
+            [*DVC, "repro"], cwd=checkout, env=environment(), stdout=log, stderr=subprocess.STDOUT, check=False
+        )
+    text = (checkout / "repro.log").read_text()
+    assert ended.returncode == 0, text[-8000:]
+    return text
+
+
+def kill_when_there_is(checkout: Path, stage: str, pattern: str) -> None:
+    """Start `dvc repro`, and kill dvc itself when unfinished work of `stage` matches `pattern`; its command must end too."""
+    with (checkout / "killed.log").open("w") as log:
+        driver = subprocess.Popen([*DVC, "repro"], cwd=checkout, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while driver.poll() is None and not any((checkout / ".work" / "smoke" / stage).glob(pattern)):
+                time.sleep(0.02)
+            text = (checkout / "killed.log").read_text()
+            assert driver.poll() is None, f"dvc ended before {stage} could be killed:\n{text[-8000:]}"
+            children = children_of(driver.pid)
+            assert children, f"{stage} was not running"
+        finally:
+            driver.kill()
+            driver.wait()
+    assert all(gone(pid) for pid in children)
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids of all that `pid` has started and that still run, whatever started what."""
+    direct = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for text in direct for child in (int(text), *children_of(int(text)))]

@@ -1,0 +1,112 @@
+"""Profiles: every mistake is refused with file, key and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import PositiveInt
+
+from perceptio_core.params import PROFILES, SECTIONS, load_profile
+from perceptio_core.params.base import Section, read_yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Inner(Section):
+    rate: float = 1.0
+
+
+class Example(Section):
+    steps: PositiveInt
+    sizes: tuple[int, ...] = ()
+    inner: Inner = Inner()
+
+
+def test_a_section_takes_exactly_the_types_it_names() -> None:
+    section = Example.from_mapping({"steps": 3, "sizes": [1, 2], "inner": {"rate": 2}}, where="here")
+    assert (section.steps, section.sizes, section.inner.rate) == (3, (1, 2), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": "3"}, r"p: s\.steps: .*integer, got '3'"),
+        ({"steps": True}, r"p: s\.steps: .*integer, got True"),
+        ({"steps": 0}, r"p: s\.steps: .*greater than 0, got 0"),
+        ({}, r"p: s\.steps: missing"),
+        ({"steps": 1, "step": 2}, r"p: s\.step: unknown key; allowed are steps, sizes, inner"),
+        ({"steps": 1, "inner": {"rates": 1.0}}, r"p: s\.inner\.rates: unknown key"),
+        ([1], r"p: s: "),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place(values: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Example.from_mapping(values, where="p: s")
+
+
+def test_a_section_cannot_be_changed() -> None:
+    section = Example(steps=1)
+    with pytest.raises(ValueError, match="frozen"):
+        section.steps = 2  # type: ignore[misc]
+
+
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("a: 1e-4\nb: 1.5E+3\nc: 2e5\nd: v1e3\n")
+    assert read_yaml(file) == {"a": 1e-4, "b": 1500.0, "c": 2e5, "d": "v1e3"}
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: 1\na: 2\n", "twice"), ("- 1\n", "mapping"), ("a: [1\n", r"p\.yaml")])
+def test_a_file_that_is_no_clear_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_yaml(file)
+
+
+def profiles() -> list[str]:
+    return sorted(file.stem for file in (REPOSITORY / PROFILES).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", profiles())
+def test_every_profile_is_valid_and_has_the_full_model(name: str) -> None:
+    profile = load_profile(name, folder=REPOSITORY / PROFILES)
+    assert profile.variant("full") == profile.cotrain
+    with pytest.raises(ValueError, match=r"variants has no 'nonesuch'; allowed are full"):
+        profile.variant("nonesuch")
+
+
+def test_the_profiles_that_the_readme_names_exist() -> None:
+    assert {"mini", "smoke", "realdata"} <= set(profiles())
+
+
+def test_variants_override_single_keys() -> None:
+    profile = load_profile("mini", folder=REPOSITORY / PROFILES)
+    control = profile.variant("control")
+    assert profile.cotrain.spans.depth
+    assert not control.spans.depth
+    assert control.steps == profile.cotrain.steps
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("\nreport:", "\nreports:", r"unknown sections \['reports'\]; allowed are"),
+        ("\nvariants:\n  full: {}", "\nvariants:\n  full: {stepps: 1}", r"variants\.full\.stepps: unknown key; allowed are"),
+        ("\nvariants:\n  full: {}", "\nvariants:\n  full: 3", r"variants\.full: expected a mapping"),
+    ],
+)
+def test_a_mistake_anywhere_in_a_profile_is_found(tmp_path: Path, before: str, after: str, message: str) -> None:
+    text = (REPOSITORY / PROFILES / "mini.yaml").read_text()
+    assert before in text
+    (tmp_path / "mine.yaml").write_text(text.replace(before, after))
+    with pytest.raises(ValueError, match=message):
+        load_profile("mine", folder=tmp_path)
+
+
+def test_an_unknown_profile_names_those_that_exist() -> None:
+    with pytest.raises(ValueError, match=r"no profile .*nonesuch\.yaml; profiles here: .*mini"):
+        load_profile("nonesuch", folder=REPOSITORY / PROFILES)
+
+
+def test_the_sections_are_the_stages_of_the_pipeline() -> None:
+    assert tuple(read_yaml(REPOSITORY / "dvc.yaml")["stages"]) == SECTIONS

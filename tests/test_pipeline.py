@@ -1,0 +1,267 @@
+"""The frame: dvc.yaml lists what is used, changes re-run what they touch, and the driver runs, skips, fails and stops."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fake_pipeline import FakePipeline, environment, fake_pipeline, gone
+from perceptio_core.params import SECTIONS
+from perceptio_core.params.base import read_yaml
+from pipeline.dependencies import code_of_stage, import_closure, is_code
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
+
+
+@pytest.mark.parametrize("stage", SECTIONS)
+def test_dvc_lists_exactly_the_code_that_a_stage_imports(stage: str) -> None:
+    definition = read_yaml(REPOSITORY / "dvc.yaml")["stages"][stage]
+    listed = [entry for entry in definition["deps"] if is_code(entry)]
+    assert listed == code_of_stage(stage, definition, REPOSITORY), "run: python -m pipeline.dependencies --write"
+
+
+def test_the_import_closure_follows_what_runs(tmp_path: Path) -> None:
+    files = {
+        "stages/__init__.py": "",
+        "stages/one.py": "import json\nfrom perceptio_core.a import x\nfrom . import two\n",
+        "stages/two.py": "def f():\n    import perceptio_core.late\n",
+        "perceptio_core/__init__.py": "",
+        "perceptio_core/a/__init__.py": "from .inner import thing\n",
+        "perceptio_core/a/x.py": (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import perceptio_core.unused\n"
+            "else:\n    from ..b import y\n"
+        ),
+        "perceptio_core/a/inner.py": "thing = 1\n",
+        "perceptio_core/b.py": "try:\n    import perceptio_core.c\nexcept ImportError:\n    pass\n",
+        "perceptio_core/c.py": "import perceptio_core.a.x\n",
+        "perceptio_core/late.py": "",
+        "perceptio_core/unused.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert import_closure("stages.one", root=tmp_path) == files.keys() - {"perceptio_core/unused.py"}
+    (tmp_path / "perceptio_core" / "c.py").write_text("import pipeline.flow\n")
+    with pytest.raises(ValueError, match=r"perceptio_core/c\.py imports pipeline\.flow"):
+        import_closure("stages.one", root=tmp_path)
+    with pytest.raises(ValueError, match=r"no module stages\.three"):
+        import_closure("stages.three", root=tmp_path)
+
+
+FLOORS = {"vocabulary": 0, "grammar": 0, "depth": 1, "segmentation": 1, "data": 2, "model": 2, "training": 3, "evaluation": 3}
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "perceptio_core").rglob("*.py")), ids=lambda file: file.stem)
+def test_imports_go_downward_only(file: Path) -> None:
+    room = file.relative_to(REPOSITORY / "perceptio_core").parts[0].removesuffix(".py")
+    text = file.read_text(encoding="utf-8")
+    assert not re.search(r"^\s*(?:from|import) (?:stages|pipeline)\b", text, flags=re.MULTILINE)
+    for other in re.findall(r"^\s*(?:from|import) perceptio_core\.(\w+)", text, flags=re.MULTILINE):
+        if room in FLOORS and other in FLOORS and other != room:
+            assert FLOORS[other] < FLOORS[room] or (FLOORS[other] == FLOORS[room] == 0)
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakePipeline:
+    return fake_pipeline(tmp_path)
+
+
+def test_a_change_reruns_what_it_touches_and_nothing_else(fake: FakePipeline) -> None:
+    fake.dvc("repro")
+    order = fake.ran()
+    assert sorted(order) == sorted(s + ("@full" if s in ("cotrain", "evaluate") else "") for s in SECTIONS)
+    assert (
+        order.index("teacher_depth") < order.index("depth_codebook") < order.index("joint_shards") < order.index("cotrain@full")
+    )
+    assert order[-2:] == ["evaluate@full", "report"]
+    assert "up to date" in fake.dvc("repro")
+    assert fake.ran() == []
+
+    fake.change("evaluate", knob=2)
+    fake.dvc("repro")
+    assert fake.ran() == ["evaluate@full", "report"]
+
+    fake.change("cotrain", knob=3)
+    fake.dvc("repro")
+    assert fake.ran() == ["cotrain@full", "evaluate@full", "report"]
+
+    # A core file re-runs the stages that list it; what they write is the same here, so it ends with them.
+    stages = read_yaml(REPOSITORY / "dvc.yaml")["stages"]
+    code = "perceptio_core/evaluation/bootstrap.py"
+    users = {stage for stage, definition in stages.items() if code in definition["deps"]}
+    assert users == {"evaluate"}
+    with (fake.root / code).open("a") as stream:
+        stream.write("# a change\n")
+    fake.dvc("repro")
+    assert fake.ran() == ["evaluate@full"]
+
+    (fake.root / "params.yaml").write_text("profile: mini\nvariants: [full, control]\n")
+    fake.dvc("repro")
+    assert fake.ran() == ["cotrain@control", "evaluate@control", "report"]
+    shown = json.loads(fake.dvc("metrics", "show", "--json"))
+    assert shown[""]["data"]["artifacts/mini/report/summary.json"]["data"] == {"res_ciou": 51.25}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+@pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])
+def test_killing_dvc_ends_its_stage_and_the_next_run_completes(
+    fake: FakePipeline, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELL", shell)
+    fake.behave(teacher_depth="sleep")
+    with fake.start(sys.executable, "-m", "dvc", "repro", "teacher_depth") as dvc:
+        pid = started(fake, "teacher_depth")
+        dvc.kill()
+        assert gone(pid)
+    fake.behave()
+    fake.dvc("repro", "teacher_depth")
+    assert fake.ran()[-1] == "teacher_depth"
+
+
+def started(fake: FakePipeline, stage: str, *, within_s: float = 240.0) -> int:
+    """Wait until a stage runs; its process id."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        log = fake.root / "ran.log"
+        for line in log.read_text().splitlines() if log.exists() else []:
+            name, pid = line.split()
+            if name == stage:
+                return int(pid)
+        time.sleep(0.1)
+    raise AssertionError(f"{stage} did not start")
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for the tests that do not start their own: its API address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("prefect")
+    settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-services"]
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(command, env=environment() | settings, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api/health", server)
+            yield f"http://127.0.0.1:{port}/api"
+        finally:
+            server.terminate()
+            server.wait(60)
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes], *, within_s: float = 240.0) -> None:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"no server at {address}")
+
+
+def asked(api: str, kind: str, **body: object) -> list[dict[str, object]]:
+    """What the server knows."""
+    request = urllib.request.Request(
+        f"{api}/{kind}/filter", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        rows: list[dict[str, object]] = json.load(answer)
+    return rows
+
+
+def test_the_flow_runs_the_pipeline_and_publishes_it(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    output = fake.run(*PERCEPTIO, "repro")
+    assert len(fake.ran()) == len(SECTIONS)
+    assert "teacher_depth says hello" in output
+    assert re.search(r"res_ciou\s+51\.25\s+49\.0 \.\. 53\.5\s+400", output)
+    assert f"report: {fake.root / 'artifacts/mini/report/report.html'}" in output
+
+    output = fake.run(*PERCEPTIO, "repro")
+    assert "Nothing to do" in output
+    assert re.search(r"res_ciou\s+51\.25", output)
+
+    fake.change("evaluate", knob=2)
+    fake.run(*PERCEPTIO, "repro", "--variants", "full,control")
+    assert sorted(fake.ran()) == ["cotrain@control", "evaluate@control", "evaluate@full", "report"]
+    assert "variants: [full, control]" in (fake.root / "params.yaml").read_text()
+
+    states = {(run["name"], run["state_name"]) for run in asked(prefect_server, "task_runs")}
+    assert {("sources", "Completed"), ("sources", "Cached"), ("evaluate@control", "Completed")} <= states
+    edges = {run["name"]: run["task_inputs"] for run in asked(prefect_server, "task_runs")}
+    assert edges["report"], "the tasks are joined in the graph"
+    artifacts = {row["key"]: str(row["data"]) for row in asked(prefect_server, "artifacts")}
+    md5 = read_yaml(fake.root / "dvc.lock")["stages"]["report"]["outs"][0]["md5"]
+    assert md5 in artifacts["stage-report"]
+    assert "| res_ciou | 51.25 |" in artifacts["stage-report"]
+    assert "stage-evaluate-control" in artifacts
+
+
+def test_a_failing_stage_fails_the_run_with_its_last_lines(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    fake.behave(teacher_depth="fail")
+    output = fake.run(*PERCEPTIO, "repro", expect=1)
+    assert "no space left for jokes" in output[output.index("a stage failed; its last lines") :]
+    assert "depth_codebook" not in fake.ran()
+    fake.behave()
+    fake.run(*PERCEPTIO, "repro")
+    assert fake.ran()[0] == "teacher_depth"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopping_the_driver_stops_the_stage(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    fake.behave(foundations="sleep", sources="sleep")
+    with fake.start(*PERCEPTIO, "repro") as driver:
+        pid = started(fake, "foundations")
+        os.kill(driver.pid, number)
+        assert gone(pid)
+        output, _ = driver.communicate(timeout=60)
+        assert driver.returncode != 0
+    if number != signal.SIGKILL:
+        assert "stopped; the same command goes on where this one stood" in output
+
+
+def test_without_a_server_at_hand_the_flow_brings_its_own(fake: FakePipeline) -> None:
+    output = fake.run(*PERCEPTIO, "repro")
+    assert "report.html" in output
+    assert (fake.root / ".prefect").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("repro", "--profile", "nonesuch"), "no profile profiles/nonesuch.yaml; profiles here: "),
+        (("repro", "--variants", "full,nonesuch"), "variants has no 'nonesuch'; allowed are"),
+        (("predict", "absent.png", "What?"), "no trained model here; `perceptio repro` trains one"),
+        (("repro", "--jobs"), "unrecognized arguments: --jobs"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_explained(fake: FakePipeline, arguments: tuple[str, ...], message: str) -> None:
+    before = (fake.root / "params.yaml").read_text()
+    assert message in fake.run(*PERCEPTIO, *arguments, expect=2)
+    assert (fake.root / "params.yaml").read_text() == before
+
+
+def test_help_shows_every_stage_with_a_line() -> None:
+    ended = subprocess.run([*PERCEPTIO, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    for stage in SECTIONS:
+        assert re.search(rf"^ +{stage}\s+\S+ \S+", ended.stdout, flags=re.MULTILINE), stage

@@ -1,0 +1,167 @@
+"""What all stages share: fingerprints, publishing whole folders, dying with DVC, progress lines, bundled models."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fake_pipeline import gone
+from perceptio_core import progress
+from perceptio_core.params.base import Section
+from perceptio_core.params.foundations import FoundationsParams
+from stages import foundations
+from stages.common import StagePaths, fingerprint, publish, write_metrics
+
+
+class Values(Section):
+    a: int = 1
+    b: tuple[int, ...] = (1, 2)
+
+
+def test_a_fingerprint_follows_values_and_content_only(tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    folder.mkdir()
+    file.write_text("x")
+    (folder / "inner").write_text("y")
+    parts = ("text", 3, Values(), file, folder)
+    before = fingerprint(*parts)
+    os.utime(file, (0, 0))
+    assert fingerprint(*parts) == before
+    assert len(before) == 16
+    assert fingerprint("text", 3, Values(a=2), file, folder) != before
+    (folder / "inner").rename(folder / "renamed")
+    assert fingerprint(*parts) != before
+    assert fingerprint("ab", "c") != fingerprint("a", "bc")
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "absent")
+    with pytest.raises(TypeError):
+        fingerprint(object())
+
+
+def test_publishing_replaces_the_old_output_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = StagePaths("tiny")
+    for content in ("old", "new"):
+        work = paths.work("cotrain", content)
+        (work / content).write_text(content)
+        publish(work, paths.out("cotrain", "full"))
+    assert paths.out("cotrain", "full") == Path("artifacts/tiny/cotrain/full")
+    assert [file.name for file in paths.out("cotrain", "full").iterdir()] == ["new"]
+    assert not any(Path(".work/tiny/cotrain").iterdir())
+
+
+def test_work_in_progress_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (StagePaths("tiny").work("s", "f") / "half").write_text("done")
+    assert (StagePaths("tiny").work("s", "f") / "half").read_text() == "done"
+
+
+def test_metrics_are_finite_numbers(tmp_path: Path) -> None:
+    write_metrics(tmp_path / "m.json", {"b": 1.5, "a": 2})
+    assert (tmp_path / "m.json").read_text() == '{\n  "a": 2,\n  "b": 1.5\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_metrics(tmp_path / "m.json", {"loss": float("nan")})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_a_stage_ends_when_dvc_is_killed() -> None:
+    stage = (
+        "import os, time; from stages.common import die_with_parent; "
+        "die_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
+    environment = os.environ | {"DVC_STAGE": "any"}
+    root = Path(__file__).resolve().parent.parent
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=environment, cwd=root) as dvc:
+        assert dvc.stdout is not None
+        pid = int(dvc.stdout.readline())
+        dvc.kill()
+        assert gone(pid)
+
+
+def test_progress_lines_say_how_far_and_how_long_still(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        progress.line(label="depth", unit="images", done=50, total=200, seconds=10)
+        == "depth: 50/200 images, 5 images/s, 30s left"
+    )
+    assert progress.line(label="depth", unit="images", done=200, total=200, seconds=40).endswith("5 images/s, 40s in all")
+    assert progress.line(label="depth", unit="images", done=50, total=None, seconds=10) == "depth: 50 images, 5 images/s, 10s"
+    assert [progress.duration(s) for s in (4.2, 125, 3725)] == ["4s", "2m05s", "1h02m"]
+    assert list(progress.track([1, 2, 3], label="depth", unit="images")) == [1, 2, 3]
+    assert capsys.readouterr().err.startswith("depth: 3/3 images")
+
+
+def bundle(folder: Path) -> Path:
+    """A folder of bundled models with one file each."""
+    lines = []
+    for model in foundations.MODELS:
+        (folder / model).mkdir(parents=True)
+        (folder / model / "config.json").write_text(json.dumps({"model": model}))
+        lines.append(f"{hashlib.sha256((folder / model / 'config.json').read_bytes()).hexdigest()}  {model}/config.json")
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_bundled_models_are_copied_whole(tmp_path: Path) -> None:
+    source = bundle(tmp_path / "bundle")
+    (source / "README.md").write_text("not a model")
+    foundations.copy_verified(source, tmp_path / "out")
+    copied = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file())
+    assert copied == ["depth_anything/config.json", "internvl/config.json", "sam2/config.json"]
+
+
+@pytest.mark.parametrize("fault", ["changed", "absent", "outside", "incomplete", "no list"])
+def test_a_faulty_bundle_is_refused(tmp_path: Path, fault: str) -> None:
+    source = bundle(tmp_path / "bundle")
+    listing, config = source / "SHA256SUMS", source / "sam2" / "config.json"
+    if fault == "changed":
+        config.write_text("{}")
+    elif fault == "absent":
+        config.unlink()
+    elif fault == "outside":
+        listing.write_text(listing.read_text().replace("sam2/config.json", "sam2/../../secret"))
+    elif fault == "incomplete":
+        listing.write_text("".join(listing.read_text().splitlines(keepends=True)[:2]))
+    else:
+        listing.unlink()
+    with pytest.raises(ValueError, match=r"SHA256SUMS|config\.json: not found"):
+        foundations.copy_verified(source, tmp_path / "out")
+
+
+def hub_params(**others: str) -> FoundationsParams:
+    model = {"repo": "somebody/something", "revision": "0" * 40}
+    sam2 = model | {"checkpoint": "sam2.1_hiera_tiny.pt", "config": "sam2.1_hiera_t"}
+    return FoundationsParams.from_mapping({"internvl": model, "sam2": sam2, "depth_anything": model, **others}, where="p")
+
+
+def test_an_unreachable_hub_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"somebody/something .*could not be fetched(.|\n)*foundations\.offline"):
+        foundations.fetch_all(hub_params(), tmp_path / "work")
+
+
+def test_the_offline_folder_stands_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELS_HERE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"internvl is not a folder; it must hold somebody/something"):
+        foundations.fetch_all(hub_params(offline="${MODELS_HERE}"), tmp_path / "work")
+    with pytest.raises(ValueError, match=r"\$\{NONESUCH_HERE\} names an environment variable that is not set"):
+        foundations.fetch_all(hub_params(offline="${NONESUCH_HERE}"), tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"bundled": "x", "offline": "y"}, {"internvl": {"repo": "a/b", "revision": "0" * 40}}],
+)
+def test_foundations_come_from_one_place(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="bundled"):
+        FoundationsParams.from_mapping(values, where="p")
+
+
+def test_a_branch_is_no_revision() -> None:
+    with pytest.raises(ValueError, match=r"internvl\.revision"):
+        FoundationsParams.from_mapping({"internvl": {"repo": "a/b", "revision": "main"}}, where="p")
