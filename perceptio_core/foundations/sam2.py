@@ -1,0 +1,193 @@
+"""Pretraining of mini's SAM2 on the procedural world: masks of any visible thing, prompted by a click or a box (ours).
+
+The generic task that the real SAM2 has: objects and platforms alike, no names, no expressions. Scenes come from the
+pretraining range of seeds, which the pipeline's worlds never touch. Everything that a click or box on a still image runs
+is trained; the memory modules, the multi-mask tokens and the score heads keep their first values.
+"""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor
+
+from perceptio_core.foundations.cache import SceneCache, scene_cache
+from perceptio_core.foundations.run import PretrainingRun
+from perceptio_core.segmentation.bridge import sam2_pixels
+from perceptio_core.segmentation.losses import mask_losses
+from perceptio_core.segmentation.sam2 import ImageFeatures, build_sam2, decode_masks, encode_images, mini_config, save_sam2
+
+log = logging.getLogger(__name__)
+WORK = Path(".work/foundations")
+VISIBLE = 40  # pixels of a thing that can be asked for
+PER_IMAGE = (2, 4)  # things asked for in a training image, where it has as many
+JITTER = 0.05  # standard deviation of a box edge, as a share of the box's side; at most twice that
+POINTS = 2048  # sampled for the loss, of 128 x 128
+VAL_SCENES, VAL_EVERY = 200, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """One instance to segment: `image` its row in the batch, `mask` (H, W) bool, a click (x, y) inside it and a box
+    (left, top, right, bottom) around it, in pixels.
+    """
+
+    image: int
+    mask: np.ndarray
+    click: tuple[float, float]
+    box: tuple[float, float, float, float]
+
+
+def draw_things(instances_BHW: np.ndarray, rng: np.random.Generator, *, at_most: int | None = None) -> list[Thing]:
+    """Things visible in each image, in random order, all of them or `at_most` so many an image; with their prompts."""
+    things = []
+    for row, instances in enumerate(instances_BHW):
+        areas = np.bincount(instances.ravel())
+        numbers = [i for i in range(1, len(areas)) if areas[i] >= VISIBLE]
+        for number in rng.permutation(numbers)[:at_most]:
+            mask = instances == number
+            things.append(Thing(image=row, mask=mask, click=_click(mask, rng), box=_box(mask, rng)))
+    return things
+
+
+def predict(sam: SAM2Base, features: ImageFeatures, things: Sequence[Thing], kind: str) -> Tensor:
+    """Mask logits (M, 4h, 4w) for the "click"s or the "box"es of M things. SAM2 takes a box as its two corners."""
+    coordinates = torch.tensor([getattr(thing, kind) for thing in things], dtype=torch.float32).view(len(things), -1, 2)
+    labels = torch.tensor({"click": [1], "box": [2, 3]}[kind]).expand(len(things), -1)
+    sparse, _ = sam.sam_prompt_encoder(points=(coordinates, labels), boxes=None, masks=None)
+    images = torch.tensor([thing.image for thing in things])
+    return decode_masks(sam, features, image_index_M=images, sparse_MNC=sparse)
+
+
+def ious(logits_Mhw: Tensor, masks_MHW: np.ndarray) -> np.ndarray:
+    """Intersection over union (M,) of predicted masks, resized to the true ones."""
+    resized = F.interpolate(logits_Mhw[:, None].detach(), size=masks_MHW.shape[1:], mode="bilinear", align_corners=False)
+    found = (resized[:, 0] > 0).numpy()
+    both, either = (found & masks_MHW).sum((1, 2)), (found | masks_MHW).sum((1, 2))
+    return np.asarray(both / np.maximum(either, 1))
+
+
+@torch.no_grad()
+def scores(sam: SAM2Base, cache: SceneCache, *, scenes: int, seed: int) -> dict[str, float]:
+    """Mean IoU over every visible thing of the first scenes of a cache, by prompt, and how many things that were."""
+    found: dict[str, list[np.ndarray]] = {"box": [], "click": []}
+    for start in range(0, min(scenes, len(cache.images)), 20):
+        rows = slice(start, min(start + 20, scenes))
+        things = draw_things(np.asarray(cache.instances[rows]), np.random.default_rng((seed, start)))
+        features = encode_images(sam, sam2_pixels(list(cache.images[rows]), size=sam.image_size))
+        masks = np.stack([thing.mask for thing in things])
+        for kind, values in found.items():
+            values.append(ious(predict(sam, features, things, kind), masks))
+    figures = {f"iou_{kind}": round(float(np.concatenate(values).mean()), 4) for kind, values in found.items()}
+    return {**figures, "things": sum(len(values) for values in found["box"])}
+
+
+def pretrain(
+    out_dir: Path, *, seed: int, steps: int, batch: int, lr: float, train: SceneCache, val: SceneCache, command: str
+) -> dict[str, float]:
+    """Pretrain mini's SAM2; writes `out_dir/sam2/` {config.json, model.safetensors, metrics.json}.
+
+    Killed, it resumes from its last checkpoint when called again with the same numbers. Step i draws its scenes, prompts
+    and loss points from (seed, i) alone.
+
+    Returns:
+        The scores on the validation scenes.
+    """
+    torch.manual_seed(seed)
+    sam = build_sam2(mini_config()).train()
+    work = WORK / f"sam2-{seed}-{steps}-{batch}-{lr:g}-{len(train.images)}"
+    run = PretrainingRun(modules={"sam2": sam}, steps=steps, lr=lr, warmup=min(200, steps), weight_decay=0.05, work=work)
+    for step in run.steps_left():
+        rng = np.random.default_rng((seed, step))
+        rows = np.sort(rng.choice(len(train.images), batch, replace=False))
+        images, instances = train.images[rows], train.instances[rows]
+        flipped = rng.random(batch) < 0.5
+        images[flipped], instances[flipped] = images[flipped, :, ::-1], instances[flipped, :, ::-1]
+        things = draw_things(instances, rng, at_most=int(rng.integers(PER_IMAGE[0], PER_IMAGE[1] + 1)))
+        rng.shuffle(things)
+        half = len(things) // 2
+        features = encode_images(sam, sam2_pixels(list(images), size=sam.image_size))
+        logits = torch.cat([predict(sam, features, things[:half], "click"), predict(sam, features, things[half:], "box")])
+        points = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        masks = np.stack([thing.mask for thing in things])
+        losses = mask_losses(logits, list(torch.from_numpy(masks)), num_points=POINTS, generator=points)
+        overlap = ious(logits, masks)
+        figures = {"iou_click": float(overlap[:half].mean()), "iou_box": float(overlap[half:].mean())}
+        run.update(losses.ce + losses.dice, figures)
+        if (step + 1) % VAL_EVERY == 0 and step + 1 < steps:
+            log.info("validation after %d steps: %s", step + 1, scores(sam, val, scenes=VAL_SCENES, seed=seed))
+    run.finish()
+    sam.eval()
+    figures = scores(sam, val, scenes=VAL_SCENES, seed=seed)
+    log.info("validation: %s", figures)
+    save_sam2(sam, config=mini_config(), folder=out_dir / "sam2")
+    card = {
+        "command": command,
+        "seed": seed,
+        "data": {"train_scenes": len(train.images), "val_scenes": VAL_SCENES, "pixels": train.size},
+        "steps": steps,
+        "scores": figures,
+        "seconds": round(run.seconds),
+    }
+    (out_dir / "sam2" / "metrics.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return figures
+
+
+def _click(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """A random pixel whose eight neighbours belong to the mask as well, where there is one."""
+    padded = np.pad(mask, 1)
+    height, width = mask.shape
+    inner = np.logical_and.reduce([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
+    ys, xs = np.nonzero(inner if inner.any() else mask)
+    i = int(rng.integers(len(ys)))
+    return float(xs[i]), float(ys[i])
+
+
+def _box(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """The tight box, its edges shifted a little."""
+    ys, xs = np.nonzero(mask)
+    tight = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=float)
+    sides = np.tile(tight[2:] - tight[:2], 2)
+    left, top, right, bottom = tight + sides * np.clip(rng.normal(0, JITTER, 4), -2 * JITTER, 2 * JITTER)
+    return float(left), float(top), float(right), float(bottom)
+
+
+def main() -> None:
+    """Command line; see --help."""
+    parser = argparse.ArgumentParser(
+        description="Pretrain mini's SAM2 on rendered scenes (cached below .work/scenes) and write OUT/sam2/ with its weights, "
+        "config and metrics. Stop it at any time: the same command goes on from the last checkpoint."
+    )
+    parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="where sam2/ goes (%(default)s)")
+    parser.add_argument("--steps", type=int, default=3000, help="optimiser steps (%(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="images a step (%(default)s)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    numbers = " ".join(f"--{name} {getattr(arguments, name):g}" for name in ("steps", "batch", "lr", "scenes", "seed"))
+    begun = time.perf_counter()
+    pretrain(
+        arguments.out,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        batch=arguments.batch,
+        lr=arguments.lr,
+        train=scene_cache("train", arguments.scenes),
+        val=scene_cache("val", 2 * VAL_SCENES),
+        command=f"python -m perceptio_core.foundations.sam2 {numbers}",
+    )
+    log.info("done in %.0f s", time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    main()
