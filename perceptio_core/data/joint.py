@@ -23,7 +23,7 @@ from PIL import Image
 from perceptio_core.data import rle
 from perceptio_core.data.images import open_with_format
 from perceptio_core.data.manifest import ImageRow, RecordRow
-from perceptio_core.data.markers import QUESTION, Marker, answer, draw_markers, sample_markers
+from perceptio_core.data.markers import QUESTION, Marker, answer, draw_markers, sample_questions
 from perceptio_core.data.records import DEPTH_MAP_QUESTION, Refused
 from perceptio_core.data.shards import SCHEMA_VERSION, ShardPart, ShardSample, write_shard
 from perceptio_core.depth.codebook import DepthCodebook
@@ -34,7 +34,7 @@ TEACHER = "teacher_depth"
 """The `source` of samples whose answer comes from the teacher's depth map."""
 
 _ENCODE_BATCH = 64
-_MARKER_TRIES = 3  # fresh draws of the number of points for a question, where a picture admits no balanced set
+_COUNT_TRIES = 2  # draws of the number of points, where a picture admits no balanced set of the first
 _BIGGEST_MAP = 1024  # longer sides of a depth map are thinned out to this for the choice of points
 
 
@@ -233,13 +233,15 @@ class ShardMaker:
         small = one.image if one.image.size == (width, height) else one.image.resize((width, height), Image.Resampling.BOX)
         image_HW3 = np.asarray(small)
         areas_HW = _object_areas(one.records, height=height, width=width)
-        for _ in range(self._params.markers_per_image):
-            for _ in range(_MARKER_TRIES):
-                count = int(rng.choice(self._params.marker_counts))
-                markers = sample_markers(one.depth, count=count, rng=rng, areas_HW=areas_HW, image_HW3=image_HW3)
-                if markers is not None:
-                    yield _scaled(markers, one.row.width / width, one.row.height / height)
-                    break
+        wanted = self._params.markers_per_image
+        for count in rng.choice(self._params.marker_counts, size=_COUNT_TRIES):
+            found = sample_questions(
+                one.depth, count=int(count), questions=wanted, rng=rng, areas_HW=areas_HW, image_HW3=image_HW3
+            )
+            yield from (_scaled(markers, one.row.width / width, one.row.height / height) for markers in found)
+            wanted -= len(found)
+            if wanted == 0:
+                return
 
 
 def _object_areas(records: Sequence[RecordRow], *, height: int, width: int) -> NDArray[np.float32] | None:

@@ -91,4 +91,4 @@ def _apportion(weights_T: NDArray[np.float64]) -> NDArray[np.int64]:
     counts_T = np.floor(shares_T).astype(np.int64) + 1
     order = np.argsort(-(shares_T - np.floor(shares_T)), kind="stable")
     counts_T[order[: _BLOCK - int(counts_T.sum())]] += 1
-    return counts_T
+    return np.asarray(counts_T, np.int64)
