@@ -1,0 +1,87 @@
+"""Stage `depth_codebook`: the VQ-VAE that turns depth maps into codes."""
+
+import csv
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+from matplotlib import colormaps
+from PIL import Image
+
+from perceptio_core.data.manifest import read_images
+from perceptio_core.data.markers import sample_markers
+from perceptio_core.depth.codebook_training import train_codebook, validate_codebook
+from perceptio_core.depth.store import DepthStore
+from perceptio_core.params import load_profile
+from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+
+DESCRIPTION = """Train the depth codebook on the teacher's maps and test it.
+
+Reads   artifacts/<profile>/teacher_depth and the splits in sources/images.parquet; the profile's section `depth_codebook`.
+Does    trains a VQ-VAE on the maps of the split train (on all ranks when started by torchrun), then scores it on the split
+        val: error, use of the codes, and whether the nearest of 3, 4 and 5 points can be read off the decoded map.
+        A killed run goes on from its last checkpoint.
+Writes  artifacts/<profile>/depth_codebook/
+          model.safetensors, config.json   the codebook
+          metrics.json                     scores with sample counts
+          plots/curve.csv, plots/codes.csv loss over steps, uses of each code
+          samples.png                      maps (above) and what their codes decode to (below)
+"""
+
+
+def main() -> None:
+    """Run the stage."""
+    arguments = stage_arguments(DESCRIPTION)
+    params = load_profile(arguments.profile).depth_codebook
+    paths = StagePaths(arguments.profile)
+    images, depth = paths.out("sources") / "images.parquet", paths.out("teacher_depth")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group()
+    store = DepthStore(depth)
+    keys: dict[str, list[str]] = {"train": [], "val": []}
+    for row in read_images(paths.out("sources")):
+        if row.image_key in store:
+            keys[row.split].append(row.image_key)
+    # the index stands for the maps: it changes with them
+    work = paths.work("depth_codebook", fingerprint(params, images, depth / "index.parquet"))
+    trained = train_codebook(params=params, store=store, keys=keys["train"], work=work)
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return
+    scores = validate_codebook(
+        trained.codebook,
+        store=store,
+        keys=keys["val"][: params.validation_maps],
+        seed=params.seed,
+        choose_points=lambda inverse_HW, count, rng: sample_markers(inverse_HW, count=count, rng=rng),
+    )
+    out = work / "out"
+    trained.codebook.save_pretrained(out)
+    (out / "plots").mkdir(exist_ok=True)
+    _write_rows(out / "plots" / "curve.csv", trained.curve)
+    _write_rows(out / "plots" / "codes.csv", [{"code": code, "uses": uses} for code, uses in enumerate(scores.code_counts)])
+    _contact_sheet(scores.maps, scores.decoded).save(out / "samples.png")
+    write_metrics(out / "metrics.json", scores.metrics)
+    publish(out, paths.out("depth_codebook"))
+    (work / "checkpoint.pt").unlink(missing_ok=True)
+    logging.getLogger("depth_codebook").info(", ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items()))
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["step"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _contact_sheet(maps: Sequence[np.ndarray], decoded: Sequence[np.ndarray]) -> Image.Image:
+    above, below = (np.concatenate([np.clip((m + 1) / 2, 0, 1) for m in row], axis=1) for row in (maps, decoded))
+    colours = colormaps["magma"](np.concatenate([above, below]))[..., :3]
+    sheet = Image.fromarray(np.rint(255 * colours).astype(np.uint8))
+    return sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST) if sheet.height < 400 else sheet
+
+
+if __name__ == "__main__":
+    main()
