@@ -1,18 +1,23 @@
 """Mini's Depth Anything V2: a small metric-depth instance of `transformers`' class, pretrained on rendered scenes (ours).
 
-A DINOv2 encoder and a DPT head with the metric output of Depth Anything V2, `max_depth * sigmoid(.)`. It learns the
-generic task of its real counterpart, the metric depth of single images, and is saved in the same directory format, so
-that one loader serves both. Run as ``python -m perceptio_core.foundations.depth_anything --out foundations/mini``.
+A DINOv2 encoder and a DPT head with the metric output of Depth Anything V2, `max_depth * sigmoid(.)`. As its real
+counterpart starts from a DINOv2 that was pretrained on other tasks, it starts from the vision tower that
+`perceptio_core.foundations.vision_tower` taught to see (shapes, colours, borders; no depth). It learns the metric depth of
+single images and is saved in the published checkpoints' directory format, so that one loader serves both. Run as
+``python -m perceptio_core.foundations.depth_anything --out foundations/mini`` after the tower's command.
 """
 
 import argparse
+import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -20,10 +25,18 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from perceptio_core.data.markers import sample_markers
 from perceptio_core.foundations.cache import SceneCache, scene_cache
 from perceptio_core.foundations.run import PretrainingRun
+from perceptio_core.foundations.vision_tower import tower_config
 from perceptio_core.scenes.render import SKY_DEPTH
 
 log = logging.getLogger(__name__)
 SIZE, PATCH = 128, 16
+TOWER_NAMES = {
+    "projection_layer": "o_proj",
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "lambda_1": "layer_scale1.lambda1",
+    "lambda_2": "layer_scale2.lambda1",
+}
 LEAST_DEPTH = 0.05  # metres; keeps logarithms finite
 GRADIENT_WEIGHT = 0.5
 GRADIENT_STRIDES = (1, 2, 4)
@@ -33,24 +46,27 @@ MIN_LEVELS = 20.0  # of 255 grey levels of the normalised inverse depth: the lea
 
 
 def mini_config() -> DepthAnythingConfig:
-    """A 2.2 M-parameter Depth Anything for 128 pixel images: 8 x 8 patches of 16, six layers of width 160.
+    """A 2.2 M-parameter Depth Anything for 128 pixel images, its encoder shaped like mini's vision tower.
 
     The neck works at 32, 16 and 8 cells a side, and the head brings it to full resolution: about 0.4 GFLOP an image.
     """
+    tower = tower_config()
+    layers = tower.num_hidden_layers
     backbone = Dinov2Config(
         image_size=SIZE,
         patch_size=PATCH,
-        hidden_size=160,
-        num_hidden_layers=6,
-        num_attention_heads=5,
-        out_indices=[2, 4, 6],
+        hidden_size=tower.hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=tower.num_attention_heads,
+        mlp_ratio=tower.intermediate_size // tower.hidden_size,
+        out_indices=[2, 4, layers],
         reshape_hidden_states=False,
         use_mask_token=False,
     )
     return DepthAnythingConfig(
         backbone_config=backbone,
         patch_size=PATCH,
-        reassemble_hidden_size=160,
+        reassemble_hidden_size=tower.hidden_size,
         reassemble_factors=[4, 2, 1],
         neck_hidden_sizes=[32, 48, 64],
         fusion_hidden_size=32,
@@ -58,6 +74,23 @@ def mini_config() -> DepthAnythingConfig:
         depth_estimation_type="metric",
         max_depth=int(SKY_DEPTH),
     )
+
+
+def load_encoder(model: DepthAnythingForDepthEstimation, tower: Mapping[str, Tensor]) -> None:
+    """Put the weights of an InternVL vision tower into the DINOv2 encoder, which computes the same but for its last norm.
+
+    Raises:
+        ValueError: the names or shapes are not those of a tower of `tower_config`.
+    """
+    weights = dict(tower)
+    for old, new in TOWER_NAMES.items():
+        weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
+    try:
+        missing, unexpected = model.backbone.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"not the vision tower of mini's InternVL: {error}") from error
+    if unexpected or set(missing) != {"layernorm.weight", "layernorm.bias"}:
+        raise ValueError(f"not the vision tower of mini's InternVL: unknown {unexpected}, missing {missing}")
 
 
 def image_processor() -> DPTImageProcessor:
@@ -149,15 +182,26 @@ def scores(model: DepthAnythingForDepthEstimation, cache: SceneCache, *, scenes:
 
 
 def pretrain(
-    out: Path, *, steps: int, batch: int, lr: float, seed: int, train: SceneCache, val: SceneCache, work: Path, command: str
+    out: Path,
+    *,
+    tower: Path,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    train: SceneCache,
+    val: SceneCache,
+    work: Path,
+    command: str,
 ) -> dict[str, float]:
-    """Train, write `out` (a Hugging Face directory with metrics.json) and return the validation scores.
+    """Train from the encoder in `tower` (safetensors), write `out` (a Hugging Face directory with metrics.json) and return the validation scores.
 
     `work` receives checkpoints; the same call goes on from the last one.
     """
     torch.manual_seed(seed)
     # Channels-last weights make a step a sixth faster on a CPU, but safetensors keeps contiguous tensors only.
     model = DepthAnythingForDepthEstimation(mini_config()).to(memory_format=torch.channels_last)
+    load_encoder(model, load_file(tower))
     model.register_state_dict_post_hook(_contiguous)
     run = PretrainingRun(
         modules={"depth_anything": model}, steps=steps, lr=lr, warmup=min(100, steps), weight_decay=0.02, work=work
@@ -183,6 +227,7 @@ def pretrain(
     card = {
         "command": command,
         "seed": seed,
+        "encoder": hashlib.sha256(tower.read_bytes()).hexdigest(),
         "data": {"train_scenes": len(train.images), "val_scenes": min(VAL_SCENES, len(val.images)), "pixels": train.size},
         "steps": steps,
         "scores": figures,
@@ -205,9 +250,15 @@ def main() -> None:
         "command goes on from the last checkpoint."
     )
     parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="gets depth_anything/ (%(default)s)")
-    parser.add_argument("--steps", type=int, default=1800, help="optimiser steps (%(default)s)")
+    parser.add_argument(
+        "--tower",
+        type=Path,
+        default=Path(".work/foundations/tower/tower.safetensors"),
+        help="vision tower that the encoder starts from, written by the first phase of foundations.internvl (%(default)s)",
+    )
+    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps (%(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images a step (%(default)s)")
-    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate (%(default)s)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
@@ -217,6 +268,7 @@ def main() -> None:
     numbers = " ".join(f"--{name} {getattr(arguments, name):g}" for name in ("steps", "batch", "lr", "scenes", "seed"))
     pretrain(
         arguments.out / "depth_anything",
+        tower=arguments.tower,
         steps=arguments.steps,
         batch=arguments.batch,
         lr=arguments.lr,

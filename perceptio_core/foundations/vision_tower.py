@@ -34,7 +34,8 @@ PATCH_CLASSES = {"circle": len(LETTERS) + 1, "letter": len(LETTERS) + 1}
 @dataclass(frozen=True, kw_only=True)
 class DenseTargets:
     """Class indices, IGNORE where a task does not apply: `cells` task -> (B, G, G) with G = size / CELL, `patches`
-    task -> (B, P, P) with P patches a side."""
+    task -> (B, P, P) with P patches a side.
+    """
 
     cells: dict[str, Tensor]
     patches: dict[str, Tensor]
@@ -73,6 +74,16 @@ def random_markers(size: int, rng: np.random.Generator) -> list[Marker]:
     return sorted(markers, key=lambda m: m.letter)
 
 
+def marked_images(cache: SceneCache, indices: np.ndarray, markers: list[list[Marker]]) -> np.ndarray:
+    """The images (B, H, W, 3) uint8 of some scenes with their markers drawn in."""
+    return np.stack(
+        [
+            np.asarray(draw_markers(Image.fromarray(cache.images[index]), points)) if points else cache.images[index]
+            for index, points in zip(indices.tolist(), markers, strict=True)
+        ]
+    )
+
+
 def dense_batch(
     cache: SceneCache,
     indices: np.ndarray,
@@ -83,7 +94,7 @@ def dense_batch(
 ) -> tuple[np.ndarray, DenseTargets]:
     """Marked images (B, H, W, 3) uint8 and their targets. `attribute_rows` remembers the rows of worlds seen before."""
     style = marker_style(cache.size)
-    grid, images = cache.size // patch, []
+    grid = cache.size // patch
     cells: dict[str, list[np.ndarray]] = {task: [] for task in CLASSES}
     patches = {task: np.zeros((len(indices), grid, grid), np.int64) for task in PATCH_CLASSES}
     for number, (index, points) in enumerate(zip(indices.tolist(), markers, strict=True)):
@@ -100,9 +111,7 @@ def dense_batch(
             patches["circle"][number, marker.y // patch, marker.x // patch] = number_of_letter
             box = marker.y - style.radius - style.gap - style.box_height // 2
             patches["letter"][number, max(box, 0) // patch, marker.x // patch] = number_of_letter
-        image = cache.images[index]
-        images.append(np.asarray(draw_markers(Image.fromarray(image), points)) if points else image)
-    return np.stack(images), DenseTargets(
+    return marked_images(cache, indices, markers), DenseTargets(
         cells={task: torch.from_numpy(np.stack(rows)) for task, rows in cells.items()},
         patches={task: torch.from_numpy(rows) for task, rows in patches.items()},
     )
@@ -155,23 +164,22 @@ def tower_config() -> InternVLVisionConfig:
 def pixel_tensor(images: np.ndarray) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, normalised as InternVL does (ImageNet mean and deviation)."""
     scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return (scaled - torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]) / torch.tensor(IMAGENET_DEFAULT_STD)[
-        :, None, None
-    ]
+    return (scaled - torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]) / torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None]
 
 
-def pretrain_tower(*, train: SceneCache, val: SceneCache, steps: int, batch: int, lr: float, seed: int, work: Path) -> None:
+def pretrain_tower(
+    *, train: SceneCache, val: SceneCache, steps: int, batch: int, lr: float, seed: int, work: Path
+) -> dict[str, float]:
     """Train tower and heads on the dense tasks; leaves `tower.safetensors` and `heads.safetensors` in `work`.
 
-    Resumes from the last checkpoint in `work`. Step i draws its scenes and markers from (seed, i) alone.
+    Resumes from the last checkpoint in `work`. Step i draws its scenes and markers from (seed, i) alone. Returns the
+    validation accuracies in percent.
     """
     torch.manual_seed(seed)
     tower = InternVLVisionModel(tower_config())
     torch.nn.init.trunc_normal_(tower.embeddings.position_embeddings, std=0.02)
     heads = DenseHeads(width=tower.config.hidden_size, patch=16)
-    run = PretrainingRun(
-        modules={"tower": tower, "heads": heads}, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work
-    )
+    run = PretrainingRun(modules={"tower": tower, "heads": heads}, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work)
     seen: dict[int, np.ndarray] = {}
     for step in run.steps_left():
         rng = np.random.default_rng((seed, step))
@@ -182,7 +190,7 @@ def pretrain_tower(*, train: SceneCache, val: SceneCache, steps: int, batch: int
         losses, accuracies = heads(features, targets)
         run.update(sum(losses.values(), torch.zeros(())), {name: float(a) for name, a in accuracies.items()})
     run.finish()
-    log.info("validation: %s", tower_scores(tower, heads, val))
+    return tower_scores(tower, heads, val)
 
 
 @torch.no_grad()
