@@ -107,7 +107,7 @@ def image_processor() -> DPTImageProcessor:
 def pixel_tensor(images_BHW3: np.ndarray) -> Tensor:
     """What `image_processor` makes of uint8 images of mini's own size."""
     mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
-    pixels_BHW3 = torch.from_numpy(images_BHW3).float().div_(255.0).sub_(mean).div_(std)
+    pixels_BHW3 = torch.from_numpy(images_BHW3.astype(np.float32)).div_(255.0).sub_(mean).div_(std)
     return pixels_BHW3.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
@@ -194,9 +194,9 @@ def pretrain(
     work: Path,
     command: str,
 ) -> dict[str, float]:
-    """Train from the encoder in `tower` (safetensors), write `out` (a Hugging Face directory with metrics.json) and return the validation scores.
+    """Train from the encoder in `tower` (safetensors) and write `out`, a Hugging Face directory with metrics.json.
 
-    `work` receives checkpoints; the same call goes on from the last one.
+    Returns the validation scores. `work` receives checkpoints; the same call goes on from the last one.
     """
     torch.manual_seed(seed)
     # Channels-last weights make a step a sixth faster on a CPU, but safetensors keeps contiguous tensors only.
