@@ -118,7 +118,9 @@ def _ask_batch(batch: Sequence[Item], predict: Predict, *, max_pixels: int, **op
         try:
             image = open_image(item.image, max_pixels=max_pixels)
             if item.truth is not None and list(item.truth["size"]) != [image.height, image.width]:
-                raise ValueError(f"{item.image}: height and width are not the annotated {list(item.truth['size'])}")
+                raise ValueError(
+                    f"{item.item_id}: height and width of the image are not the annotated {list(item.truth['size'])}"
+                )
             images.append(image)
             asked.append(item)
         except ValueError as error:
