@@ -1,10 +1,14 @@
-"""A tiny InternVL of random weights in the libraries' own formats, for tests of everything above it."""
+"""Tiny models of random weights in the libraries' own formats, for tests of everything above them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GotOcr2ImageProcessor,
@@ -16,6 +20,13 @@ from transformers import (
     Qwen2Config,
 )
 from transformers.models.internvl import InternVLVisionConfig
+
+from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.grammar import PAPER_ORDER, Span
+from perceptio_core.model.assembly import assemble
+from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.model.processing import PerceptioProcessor
+from perceptio_core.segmentation.sam2 import build_sam2, mini_config, save_sam2
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
 TEMPLATE = (
@@ -91,3 +102,63 @@ def tiny_internvl(path: Path, *, hidden: int = 32, layers: int = 2, tied: bool =
     )
     processor.save_pretrained(path)
     return path
+
+
+def tiny_foundations(path: Path, *, tied: bool = True) -> tuple[Path, Path]:
+    """Write internvl/ and sam2/ to `path`/foundations and a codebook (K = 6, N = 4) to `path`/codebook; returns both."""
+    foundations, codebook = path / "foundations", path / "codebook"
+    tiny_internvl(foundations / "internvl", tied=tied)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_sam2(build_sam2(mini_config()), config=mini_config(), folder=foundations / "sam2")
+        DepthCodebook(num_codes=6, resolution=16, widths=(4, 8, 8), dim=8).save_pretrained(codebook)
+    return foundations, codebook
+
+
+LOSS_WEIGHTS = {
+    "llm": 1.0,
+    "seg_ce": 2.0,
+    "seg_dice": 0.5,
+    "marker": 1.0,
+    "token": 1.0,
+    "count": 0.5,
+    "reconstruction": 1.0,
+}
+
+
+def tiny_perceptio(
+    path: Path, *, tied: bool = True, order: tuple[Span, ...] = PAPER_ORDER, max_tiles: int = 1, **weights: float
+) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
+    """A fresh model on tiny foundations, and its processor; `weights` override `LOSS_WEIGHTS`."""
+    foundations, codebook = tiny_foundations(path, tied=tied)
+    return assemble(
+        foundations=foundations,
+        codebook=codebook,
+        order=order,
+        loss_weights=LOSS_WEIGHTS | weights,
+        max_tiles=max_tiles,
+        seed=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinySample:
+    """What the processor reads of a sample."""
+
+    key: str
+    image: Image.Image
+    turns: list[tuple[str, str]]
+    masks: list[NDArray[np.bool_]]
+    depth_codes: list[int] | None
+
+
+def tiny_sample(number: int, *, masks: int, depth: bool, turns: int = 1) -> TinySample:
+    """A sample of noise, 40 x 48 pixels."""
+    draw = np.random.default_rng(number)
+    return TinySample(
+        key=f"sample-{number}",
+        image=Image.fromarray(draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)),
+        turns=[("Which point?", "(A)"), ("yes", "no")][:turns],
+        masks=[draw.random((40, 48)) > 0.5 for _ in range(masks)],
+        depth_codes=[int(code) for code in draw.integers(0, 6, 4)] if depth else None,
+    )

@@ -27,7 +27,9 @@ def add_adapters(
 
     Args:
         model: fresh from `assemble` or `from_pretrained`, without adapters.
-        rank, alpha, dropout: of LoRA; the update is scaled by alpha / rank.
+        rank: r of LoRA, >= 1.
+        alpha: of LoRA; the update is scaled by alpha / rank.
+        dropout: on the inputs of the LoRA matrices, in [0, 1).
         train_vision_tower: whether the vision tower learns too.
 
     Returns:

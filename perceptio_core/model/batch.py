@@ -1,5 +1,7 @@
 """One batch of training samples, as the model takes it."""
 
+# ruff: noqa: N815 (shape suffixes of fields are upper case)
+
 from __future__ import annotations
 
 from collections.abc import Callable

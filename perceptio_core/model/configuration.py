@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, InternVLConfig, PreTrainedConfig
@@ -30,7 +30,7 @@ class PerceptioConfig(PreTrainedConfig):
     """
 
     model_type = "perceptio"
-    sub_configs_defaults = {"vlm_config": InternVLConfig}
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {"vlm_config": InternVLConfig}
 
     vlm_config: dict[str, Any] | PreTrainedConfig | None = None
     sam2_config: dict[str, Any] | None = None

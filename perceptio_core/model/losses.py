@@ -11,6 +11,8 @@ Shape suffixes: B samples, T tokens, D hidden size, V vocabulary, P supervised t
 N codes per span, K codes.
 """
 
+# ruff: noqa: N815 (shape suffixes of fields are upper case)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -111,8 +113,8 @@ def count_loss(predictions: Predictions, *, vocabulary: Vocabulary, depth_tokens
         return predictions.zero()
     logits_QV = predictions.logits_PV[rows_P]
     mass_Q = (_code_logits(predictions, rows_P, vocabulary).logsumexp(-1) - logits_QV.logsumexp(-1)).exp()
-    samples, span_Q = predictions.sample_P[rows_P].unique(return_inverse=True)
-    expected_S = mass_Q.new_zeros(len(samples)).index_add(0, span_Q, mass_Q)
+    # A span fills its N + 1 places one after the other, so the rows are whole spans in order.
+    expected_S = mass_Q.view(-1, depth_tokens + 1).sum(1)
     return (expected_S / depth_tokens - 1).square().mean()
 
 
@@ -128,8 +130,8 @@ def reconstruction_loss(
     rows_P = predictions.rows(Role.DEPTH_CODE)
     if not rows_P.any():
         return predictions.zero()
-    weights_SNK = _code_logits(predictions, rows_P, vocabulary).softmax(-1).unflatten(0, (-1, depth_tokens))
-    codes_SN = vocabulary.codes(predictions.targets_P[rows_P]).unflatten(0, (-1, depth_tokens))
+    weights_SNK = _code_logits(predictions, rows_P, vocabulary).softmax(-1).view(-1, depth_tokens, vocabulary.num_codes)
+    codes_SN = vocabulary.codes(predictions.targets_P[rows_P]).view(-1, depth_tokens)
     vectors = codebook.embedding.detach().to(weights_SNK.dtype)
     merged = codebook.decode_embeddings(weights_SNK @ vectors)
     with torch.no_grad():

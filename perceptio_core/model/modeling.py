@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import torch
 from peft import LoraModel
 from torch import Tensor, nn
 from transformers import AutoModel, InternVLForConditionalGeneration, PreTrainedModel
@@ -58,10 +57,10 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         codebook: DepthCodebook | None = None,
     ) -> None:
         super().__init__(config)
-        hidden = config.vlm_config.text_config.hidden_size
         self.vlm = vlm or InternVLForConditionalGeneration(config.vlm_config)
-        self.bridge = bridge or SegmentationBridge(sam=build_sam2(config.sam2_config), hidden_dim=hidden)
-        self.codebook = codebook or DepthCodebook(**config.codebook_config)
+        hidden = self.vlm.config.text_config.hidden_size
+        self.bridge = bridge or SegmentationBridge(sam=build_sam2(config.sam2_config or {}), hidden_dim=hidden)
+        self.codebook = codebook or DepthCodebook(**config.codebook_config or {})
         self.adapters: list[LoraModel] = []  # a list, so that torch does not take it for a part
         self.post_init()
 

@@ -5,6 +5,8 @@ as plain text: a question that contains ``[SEG]`` or an image placeholder cannot
 after construction, so one processor serves many threads.
 """
 
+# ruff: noqa: N815 (shape suffixes of fields are upper case)
+
 from __future__ import annotations
 
 import re
@@ -30,26 +32,27 @@ _SLOT = re.compile("\x00[QA]\x00")
 
 
 class TrainingSample(Protocol):
-    """What `collate` reads of a sample.
-
-    Attributes:
-        key: name for messages.
-        image: RGB.
-        turns: (question, answer) pairs, at least one; perception spans are written before the first answer.
-        masks: one bool mask at the image's size per object to segment; empty for none.
-        depth_codes: N codes in [0, K), or None.
-    """
+    """What `collate` reads of a sample."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Name for messages."""
+
     @property
-    def image(self) -> Image.Image: ...
+    def image(self) -> Image.Image:
+        """RGB."""
+
     @property
-    def turns(self) -> Sequence[tuple[str, str]]: ...
+    def turns(self) -> Sequence[tuple[str, str]]:
+        """(question, answer) pairs, at least one; perception spans are written before the first answer."""
+
     @property
-    def masks(self) -> Sequence[NDArray[np.bool_]]: ...
+    def masks(self) -> Sequence[NDArray[np.bool_]]:
+        """One bool mask at the image's size per object to segment; empty for none."""
+
     @property
-    def depth_codes(self) -> Sequence[int] | NDArray[Any] | None: ...
+    def depth_codes(self) -> Sequence[int] | None:
+        """N codes in [0, K), or None."""
 
 
 @dataclass(frozen=True, kw_only=True)

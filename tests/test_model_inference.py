@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perceptio_core.grammar import strip_perception
+from perceptio_core.model.decoding import GrammarLogitsProcessor
+from perceptio_core.model.inference import Perceptor
+from perceptio_core.segmentation.bridge import sam2_pixels, to_original
+from tiny import tiny_perceptio
+
+QUESTIONS = ["Which point is the closest to the camera?", "yes", "Please segment the ball."]
+
+
+@pytest.fixture(scope="module")
+def perceptor(tmp_path_factory):
+    model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"))
+    return Perceptor(model=model, processor=processor, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def images():
+    draw = np.random.default_rng(0)
+    return [Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in [(40, 48), (32, 32), (20, 60)]]
+
+
+@pytest.fixture(scope="module")
+def forced(perceptor, images):
+    return perceptor.predict(images, QUESTIONS, segment=True, depth=True, max_new_tokens=5)
+
+
+def test_forced_spans_are_all_there(forced, images, perceptor):
+    assert len(forced) == 3
+    for prediction, image in zip(forced, images, strict=True):
+        assert prediction.raw.startswith("[SEG]")
+        assert len(prediction.masks) == prediction.raw.count("[SEG]")
+        assert all(mask.shape == (image.height, image.width) and mask.dtype == bool for mask in prediction.masks)
+        assert prediction.depth_codes.shape == (4,)
+        assert 0 <= prediction.depth_codes.min() <= prediction.depth_codes.max() < 6
+        assert prediction.depth_map.shape == (16, 16)
+        assert prediction.depth_map.dtype == np.float32
+        assert strip_perception(prediction.raw) == prediction.text
+        decoded = perceptor.model.codebook.decode(torch.tensor(prediction.depth_codes)[None])[0, 0].detach().numpy()
+        assert np.allclose(decoded, prediction.depth_map, atol=1e-6)
+
+
+def test_the_model_may_be_forbidden_to_perceive(perceptor, images):
+    for prediction in perceptor.predict(images[:1], QUESTIONS[:1], segment=False, depth=False, max_new_tokens=3):
+        assert prediction.masks == []
+        assert prediction.depth_codes is None
+        assert prediction.depth_map is None
+        assert prediction.raw.strip() == prediction.text
+
+
+def test_left_to_itself_it_still_follows_the_grammar(perceptor, images):
+    assert len(perceptor.predict(images, QUESTIONS, max_new_tokens=3)) == 3
+
+
+def test_a_batch_answers_as_each_alone(perceptor, images, forced):
+    alone = Perceptor(model=perceptor.model, processor=perceptor.processor, batch_size=1)
+    for image, question, together in zip(images, QUESTIONS, forced, strict=True):
+        single = alone.predict([image], [question], segment=True, depth=True, max_new_tokens=5)[0]
+        assert single.raw == together.raw
+
+
+@torch.no_grad()
+def test_answers_and_masks_are_those_of_plain_passes_without_cache(perceptor, images, forced):
+    """Greedy by full passes over the unpadded sequence; masks from the state at [SEG] of such a pass."""
+    model, processor = perceptor.model, perceptor.processor
+    config = model.config
+    prompts = processor.prompts(images[2:], QUESTIONS[2:])
+    ids, start = prompts.input_ids_BT, prompts.input_ids_BT.shape[1]
+    grammar = GrammarLogitsProcessor(
+        grammar=config.grammar,
+        vocabulary=config.vocabulary,
+        prompt_length=start,
+        end_id=config.end_token_id,
+        segment=True,
+        depth=True,
+        max_text_tokens=5,
+        never=processor.vlm.image_token_ids,
+    )
+    while ids[0, -1] != config.end_token_id:
+        logits = model.vlm(input_ids=ids, pixel_values=prompts.pixels_PCHW).logits[:, -1]
+        ids = torch.cat([ids, grammar(ids, logits).argmax(-1, keepdim=True)], dim=1)
+    assert processor.decode(ids[0, start:-1].tolist()) == forced[2].raw
+
+    hidden_BTD = model.vlm.model(input_ids=ids, pixel_values=prompts.pixels_PCHW).last_hidden_state
+    hidden_MD = hidden_BTD[ids == config.vocabulary.seg]
+    pixels = sam2_pixels([np.array(images[2])], size=config.sam_size)
+    logits = model.bridge.masks(
+        model.bridge.image_features(pixels), image_index_M=torch.zeros(len(hidden_MD), dtype=torch.int64), hidden_MD=hidden_MD
+    )
+    expected = to_original(logits, [(20, 60)] * len(hidden_MD))
+    for got, want in zip(forced[2].masks, expected, strict=True):
+        assert (got != want).mean() < 0.01, "rounding at the border aside"
+
+
+def test_modes_of_images_and_wrong_counts(perceptor, images):
+    grey = perceptor.predict([images[0].convert("L")], ["yes"], segment=False, depth=False, max_new_tokens=1)
+    assert len(grey) == 1
+    assert perceptor.predict([], []) == []
+    with pytest.raises(ValueError, match="2 images but 1 questions"):
+        perceptor.predict(images[:2], QUESTIONS[:1])
+
+
+def test_a_checkpoint_answers_as_the_model_did(perceptor, images, forced, tmp_path):
+    perceptor.model.save_pretrained(tmp_path)
+    perceptor.processor.save_pretrained(tmp_path)
+    again = Perceptor.from_pretrained(tmp_path, device="cpu").predict(
+        images[:2], QUESTIONS[:2], segment=True, depth=True, max_new_tokens=5
+    )
+    for first, second in zip(forced, again, strict=False):
+        assert first.raw == second.raw
+        assert np.array_equal(first.depth_map, second.depth_map)
+
+
+def test_a_control_cannot_be_forced(tmp_path, images):
+    model, processor = tiny_perceptio(tmp_path, order=())
+    control = Perceptor(model=model, processor=processor)
+    assert control.predict(images[:1], ["yes"], max_new_tokens=2)[0].masks == []
+    with pytest.raises(ValueError, match="cannot force a segmentation span"):
+        control.predict(images[:1], ["yes"], segment=True)

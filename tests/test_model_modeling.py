@@ -1,0 +1,211 @@
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, InternVLForConditionalGeneration
+
+from perceptio_core.grammar import Role
+from perceptio_core.model.adapters import add_adapters, merge_adapters
+from perceptio_core.model.assembly import assemble
+from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.model.processing import PerceptioProcessor
+from tiny import tiny_foundations, tiny_perceptio, tiny_sample
+
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
+ALL = {"llm", "seg_ce", "seg_dice", "marker", "token", "count", "reconstruction", "total"}
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return tiny_perceptio(tmp_path)
+
+
+@pytest.fixture
+def mixed(parts):
+    """Masks and depth, masks alone, depth alone, neither."""
+    samples = [tiny_sample(n, masks=m, depth=d) for n, (m, d) in enumerate([(1, True), (2, False), (0, True), (0, False)])]
+    return parts[1].collate(samples)
+
+
+def train(model, batch, *, steps, **options):
+    groups = add_adapters(model, **LORA, **options)
+    parameters = [parameter for group in groups.values() for parameter in group.values()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
+    model.train()
+    losses = []
+    for step in range(steps):
+        torch.manual_seed(step)
+        losses.append(model(batch))
+        optimizer.zero_grad()
+        losses[-1]["total"].backward()
+        optimizer.step()
+    return groups, losses
+
+
+def test_total_is_the_weighted_sum_of_the_parts(parts, mixed):
+    model, _ = parts
+    torch.manual_seed(0)
+    losses = model(mixed)
+    assert set(losses) == ALL
+    weighted = sum(model.config.loss_weights[name] * float(value) for name, value in losses.items() if name != "total")
+    assert float(losses["total"]) == pytest.approx(weighted, rel=1e-5)
+    assert all(float(value) > 0 for value in losses.values())
+
+
+def test_losses_are_those_of_the_plain_model_on_the_same_sequence(parts, mixed):
+    """Language and marker loss against InternVL's own full logits, shifted here by hand."""
+    model, _ = parts
+    model.eval()
+    with torch.no_grad():
+        losses = model(mixed)
+        logits = model.vlm(
+            input_ids=mixed.input_ids_BT, attention_mask=mixed.attention_mask_BT, pixel_values=mixed.pixels_PCHW
+        ).logits.double()
+    log_p = logits[:, :-1].log_softmax(-1).gather(-1, mixed.input_ids_BT[:, 1:, None])[..., 0]
+    roles = mixed.roles_BT[:, 1:]
+    text = (roles == Role.ANSWER) | (roles == Role.END) | (roles == Role.SEG)
+    markers = (roles == Role.DEPTH_START) | (roles == Role.DEPTH_END)
+    assert float(losses["llm"]) == pytest.approx(-float(log_p[text].mean()), rel=1e-5)
+    assert float(losses["marker"]) == pytest.approx(-float(log_p[markers].mean()), rel=1e-5)
+
+
+def test_a_loss_of_weight_zero_is_not_computed(tmp_path):
+    model, processor = tiny_perceptio(tmp_path, reconstruction=0.0, seg_ce=0.0, seg_dice=0.0)
+    losses = model(processor.collate([tiny_sample(0, masks=1, depth=True)]))
+    assert set(losses) == {"llm", "marker", "token", "count", "total"}
+
+
+def test_a_batch_without_perception_reaches_every_trainable_parameter(parts):
+    model, processor = parts
+    batch = processor.collate([tiny_sample(0, masks=0, depth=False)])
+    groups, losses = train(model, batch, steps=1, train_vision_tower=False)
+    assert {name for name, value in losses[0].items() if value == 0} == ALL - {"llm", "total"}
+    assert all(parameter.grad is not None for group in groups.values() for parameter in group.values())
+
+
+def test_the_control_has_no_perception(tmp_path):
+    model, processor = tiny_perceptio(tmp_path, order=())
+    groups = add_adapters(model, **LORA, train_vision_tower=False)
+    assert set(groups) == {"adapters"}
+    losses = model(processor.collate([tiny_sample(0, masks=1, depth=True)]))
+    assert float(losses["total"].detach()) == pytest.approx(float(losses["llm"].detach()))
+    assert "seg_ce" not in losses
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_only_what_should_train_trains(tmp_path, tied):
+    model, processor = tiny_perceptio(tmp_path, tied=tied)
+    batch = processor.collate([tiny_sample(0, masks=1, depth=True), tiny_sample(1, masks=0, depth=True)])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    groups, losses = train(model, batch, steps=6, train_vision_tower=False)
+    assert set(groups) == {"adapters", "segmentation"}
+    assert float(losses[-1]["total"].detach()) < float(losses[0]["total"].detach())
+    merge_adapters(model)
+    after = model.state_dict()
+    assert after.keys() == before.keys(), "merging restores the names of a fresh model"
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    frozen = ("vlm.model.vision_tower.", "bridge.sam.image_encoder.", "bridge.sam.sam_prompt_encoder.", "codebook.")
+    assert not [name for name in changed if name.startswith(frozen)]
+    for start in ("bridge.prompt.", "bridge.sam.sam_mask_decoder.", "vlm.model.multi_modal_projector."):
+        assert [name for name in changed if name.startswith(start)], start
+    assert "vlm.model.language_model.layers.0.self_attn.q_proj.weight" in changed
+    assert "vlm.model.language_model.norm.weight" not in changed
+
+    added = model.config.vocabulary.ids
+    old = [row for row in range(len(after["vlm.lm_head.weight"])) if row not in added]
+    for name in ("vlm.model.language_model.embed_tokens.weight", "vlm.lm_head.weight"):
+        assert torch.equal(before[name][old], after[name][old]), "old rows stay equal to the bit, weight decay included"
+        assert (before[name][added] != after[name][added]).any(1).sum() >= len(added) - 2, "rows of the batch's tokens moved"
+    assert (model.vlm.lm_head.weight is model.vlm.model.language_model.embed_tokens.weight) == tied
+
+
+def test_merged_weights_answer_as_the_adapters_did(parts, mixed):
+    model, _ = parts
+    train(model, mixed, steps=2, train_vision_tower=True)
+    model.eval()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        adapted = model(mixed)
+        merge_adapters(model)
+        torch.manual_seed(0)
+        merged = model(mixed)
+    for name, value in adapted.items():
+        assert float(merged[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
+    with pytest.raises(ValueError, match="no adapters"):
+        merge_adapters(model)
+
+
+def test_adapters_start_equal_and_leave_the_generator_alone(parts, tmp_path):
+    model, _ = parts
+    state = torch.random.get_rng_state()
+    groups = add_adapters(model, **LORA, train_vision_tower=True)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert set(groups) == {"adapters", "segmentation", "vision_tower"}
+    other, _ = tiny_perceptio(tmp_path / "again")
+    add_adapters(other, **LORA, train_vision_tower=True)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    with pytest.raises(ValueError, match="already"):
+        add_adapters(model, **LORA, train_vision_tower=False)
+
+
+def test_depth_losses_reach_the_language_model_and_not_the_codebook(parts):
+    model, processor = parts
+    batch = processor.collate([tiny_sample(0, masks=0, depth=True)])
+    add_adapters(model, **LORA, train_vision_tower=False)
+    model(batch)["reconstruction"].backward()
+    row = next(p for name, p in model.named_parameters() if "trainable_tokens_delta" in name)
+    assert row.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.codebook.parameters())
+    model.train()
+    assert not model.codebook.training
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_checkpoint_comes_back_to_the_bit(tmp_path, tied):
+    model, processor = tiny_perceptio(tmp_path, tied=tied)
+    folder = tmp_path / "checkpoint"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors", ".jinja"}
+    again = AutoModel.from_pretrained(folder)
+    assert isinstance(again, PerceptioForConditionalGeneration)
+    assert again.config.to_dict() | {"transformers_version": ""} == AutoConfig.from_pretrained(folder).to_dict() | {
+        "transformers_version": ""
+    }
+    saved, loaded = model.state_dict(), again.state_dict()
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+    batch = PerceptioProcessor.from_pretrained(folder).collate([tiny_sample(0, masks=1, depth=True)])
+    assert torch.equal(batch.input_ids_BT, processor.collate([tiny_sample(0, masks=1, depth=True)]).input_ids_BT)
+    model.eval()
+    again.eval()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        first = model(batch)
+        torch.manual_seed(0)
+        second = again(batch)
+    assert {name: float(value) for name, value in first.items()} == {name: float(value) for name, value in second.items()}
+
+
+def test_untouched_internvl_answers_as_before(tmp_path):
+    """Assembling changes nothing that the base model says about its own vocabulary."""
+    foundations, codebook = tiny_foundations(tmp_path)
+    base = InternVLForConditionalGeneration.from_pretrained(foundations / "internvl").eval()
+    model, processor = assemble(
+        foundations=foundations,
+        codebook=codebook,
+        order=("segmentation", "depth"),
+        loss_weights=dict.fromkeys(("llm", "seg_ce", "seg_dice", "marker", "token", "count", "reconstruction"), 1.0),
+        max_tiles=1,
+        seed=0,
+    )
+    batch = processor.collate([tiny_sample(0, masks=0, depth=False)])
+    inputs = {"input_ids": batch.input_ids_BT, "pixel_values": batch.pixels_PCHW}
+    with torch.no_grad():
+        before, after = base(**inputs).logits, model.vlm.eval()(**inputs).logits
+    assert torch.equal(after[..., : before.shape[-1]], before)
+
+
+def test_refuses_incomplete_loss_weights(tmp_path):
+    with pytest.raises(ValueError, match="loss_weights must hold a weight >= 0 for each of llm"):
+        tiny_perceptio(tmp_path, depth=1.0)
+    with pytest.raises(ValueError, match="loss_weights"):
+        tiny_perceptio(tmp_path, llm=-1.0)
