@@ -9,7 +9,7 @@ are pinned by constraints.txt. Imports below ``if TYPE_CHECKING:`` run nothing a
 import argparse
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,21 +97,21 @@ def _file_of(module: str, root: Path) -> Path | None:
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+def _imports(node: ast.AST, package: str) -> Iterator[str]:
     """Dotted names that the code imports; ``from a import b`` gives both ``a`` and ``a.b``, for b may be a module."""
-    for node in ast.iter_child_nodes(tree):
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+    else:
+        children: Iterable[ast.AST] = ast.iter_child_nodes(node)
         if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
-            for other in node.orelse:
-                yield from _imports(other, package)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-        else:
-            yield from _imports(node, package)
+            children = node.orelse
+        for child in children:
+            yield from _imports(child, package)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ Writes  artifacts/<profile>/foundations/
           depth_anything/  Hugging Face folder
           metrics.json     bytes per model
 """
+CHECKSUMS = "SHA256SUMS"
 MODELS = ("internvl", "sam2", "depth_anything")
 # No pickles, no code: what the libraries need to build the models, and nothing else of what a repository may hold.
 PATTERNS = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
@@ -33,10 +34,12 @@ def main() -> None:
     arguments = stage_arguments(DESCRIPTION)
     params = load_profile(arguments.profile).foundations
     paths = StagePaths(arguments.profile)
-    work = paths.work("foundations", fingerprint(params))
     if params.bundled is not None:
-        copy_verified(Path(params.bundled), work)
+        bundled = Path(params.bundled)
+        work = paths.work("foundations", fingerprint(params, bundled / CHECKSUMS))
+        copy_verified(bundled, work)
     else:
+        work = paths.work("foundations", fingerprint(params))
         fetch_all(params, work)
     write_metrics(work / "metrics.json", {f"{name}_bytes": _bytes_below(work / name) for name in MODELS})
     publish(work, paths.out("foundations"))
@@ -49,7 +52,7 @@ def copy_verified(source: Path, target: Path) -> None:
         ValueError: the list is missing or malformed, lacks a model, names a path outside of the models' folders, or a file
             is missing or differs; names the file.
     """
-    listing = source / "SHA256SUMS"
+    listing = source / CHECKSUMS
     if not listing.is_file():
         raise ValueError(f"{listing}: not found; it lists the sha256 of every file of {', '.join(MODELS)}")
     seen = set()

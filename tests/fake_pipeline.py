@@ -20,13 +20,13 @@ from perceptio_core.params import SECTIONS
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 FILES = {
-    "sources": ["images.parquet", "records.parquet"],
+    "sources": ["images.parquet", "records.parquet", "quarantine.jsonl"],
     "foundations": ["depth_anything/model", "internvl/model", "sam2/model"],
     "teacher_depth": ["index.parquet"],
     "depth_codebook": ["config.json", "model.safetensors"],
     "joint_shards": ["index.json"],
     "cotrain": ["checkpoint/model", "curves/loss"],
-    "evaluate": ["summary.json", "metrics.json"],
+    "evaluate": ["predictions", "summary.json", "metrics.json"],
     "report": ["report.html", "summary.json", "metrics.json"],
 }
 
