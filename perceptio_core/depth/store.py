@@ -1,0 +1,221 @@
+"""Depth maps on disk: tar shards of 16-bit PNG with a scale per image, and random access to them (ours).
+
+A stored map is inverse depth, near = high, as unsigned 16-bit values times `scale`; the rounding error is at most half a
+scale, 1/131070 of the image's highest value. The shards are ordinary tars (webdataset reads them), and the same maps give
+the same bytes. ``index.parquet`` knows the byte range of every PNG.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+LEVELS = 65535
+_SHARD_NAME = re.compile(r"^depth-\d{5,}\.tar$")
+_BLOCK = 512  # bytes; tar pads to it
+_INDEX = pa.schema(
+    [
+        ("image_key", pa.string()),
+        ("shard", pa.string()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("scale", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthRow:
+    """Where a map lies: `size` bytes of PNG at `offset` of the tar `shard`; inverse depth = value * scale."""
+
+    image_key: str
+    shard: str
+    member: str
+    offset: int
+    size: int
+    height: int
+    width: int
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedDepth:
+    """A map before it is put into a shard."""
+
+    image_key: str
+    png: bytes
+    height: int
+    width: int
+    scale: float
+
+
+def encode_depth(image_key: str, inverse_depth_HW: NDArray[np.floating]) -> EncodedDepth:
+    """Quantise a map of inverse depth (any unit, >= 0, near = high) to 16 bits.
+
+    Raises:
+        ValueError: the map is empty, or holds values that are negative or not finite.
+    """
+    if inverse_depth_HW.ndim != 2 or inverse_depth_HW.size == 0:
+        raise ValueError(f"{image_key}: a depth map must have two sides, got shape {inverse_depth_HW.shape}")
+    low, high = float(inverse_depth_HW.min()), float(inverse_depth_HW.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{image_key}: the depth map holds values that are not finite")
+    if low < 0:
+        raise ValueError(f"{image_key}: inverse depth must not be negative, found {low:g}")
+    scale = high / LEVELS if high > 0 else 1.0
+    values_HW = np.rint(np.asarray(inverse_depth_HW, np.float64) / scale).clip(0, LEVELS).astype(np.uint16)
+    stream = io.BytesIO()
+    Image.fromarray(values_HW).save(stream, format="PNG", compress_level=1)
+    height, width = values_HW.shape
+    return EncodedDepth(image_key=image_key, png=stream.getvalue(), height=height, width=width, scale=scale)
+
+
+def decode_depth(png: bytes, *, height: int, width: int, scale: float) -> NDArray[np.float32]:
+    """The map (H, W) of inverse depth that `encode_depth` was given, to within half a scale.
+
+    Raises:
+        ValueError: not a 16-bit gray PNG of the stated size (read from its header, before decoding).
+    """
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            if image.size != (width, height) or not image.mode.startswith("I"):
+                raise ValueError(f"a {image.mode} image of {image.size}, expected 16-bit gray of {(width, height)}")
+            values_HW = np.asarray(image)
+    except OSError as error:
+        raise ValueError(f"not a PNG that can be read: {error}") from error
+    return (values_HW * scale).astype(np.float32)
+
+
+def member_name(image_key: str) -> str:
+    """Name of an image's member: the key with ``/`` written as ``__``, so that no member is a path."""
+    return f"{image_key.replace('/', '__')}.png"
+
+
+def write_shard(folder: Path, *, name: str, maps: Iterable[EncodedDepth]) -> list[DepthRow]:
+    """Write ``folder/name`` (whole or not at all) with the maps in order of their keys, and return its index rows."""
+    unfinished = folder / f".{name}.unfinished"
+    rows = []
+    with tarfile.open(unfinished, "w", format=tarfile.GNU_FORMAT) as tar:
+        for one in sorted(maps, key=lambda one: one.image_key):
+            info = tarfile.TarInfo(member_name(one.image_key))
+            info.size, info.mtime, info.mode = len(one.png), 0, 0o644
+            tar.addfile(info, io.BytesIO(one.png))
+            offset = tar.offset - -(-len(one.png) // _BLOCK) * _BLOCK
+            about = {"height": one.height, "width": one.width, "scale": one.scale}
+            rows.append(
+                DepthRow(image_key=one.image_key, shard=name, member=info.name, offset=offset, size=len(one.png), **about)
+            )
+    unfinished.replace(folder / name)
+    return rows
+
+
+def save_part(path: Path, rows: Sequence[DepthRow], quarantine: Sequence[dict[str, str]]) -> None:
+    """Keep the index rows and {file, reason} rows of a shard; the file says that the shard is whole."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps({"rows": [asdict(row) for row in rows], "quarantine": list(quarantine)}))
+    unfinished.replace(path)
+
+
+def load_part(path: Path) -> tuple[list[DepthRow], list[dict[str, str]]]:
+    """Read what `save_part` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return [DepthRow(**row) for row in content["rows"]], content["quarantine"]
+
+
+def write_index(folder: Path, rows: Sequence[DepthRow]) -> None:
+    """Write ``index.parquet``, sorted by key.
+
+    Raises:
+        ValueError: two maps have the same key, or keys that differ but give the same member name.
+    """
+    ordered = sorted(rows, key=lambda row: row.image_key)
+    by_member: dict[str, str] = {}
+    for row in ordered:
+        if row.member in by_member:
+            raise ValueError(f"{folder}: {row.image_key!r} and {by_member[row.member]!r} are both {row.member!r}")
+        by_member[row.member] = row.image_key
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in ordered], schema=_INDEX), folder / "index.parquet")
+
+
+class DepthStore:
+    """Random access to the maps of a folder that the stage `teacher_depth` wrote.
+
+    ``store[image_key]`` is inverse depth (H, W) float32, near = high: 1/m for a metric teacher, else relative. May be
+    pickled and forked: each process opens the shards for itself.
+
+    Raises:
+        ValueError: the index is absent or of another schema, or names a shard outside the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "index.parquet"
+        if not path.is_file():
+            raise ValueError(f"{path}: not found; the stage teacher_depth writes it")
+        table = pq.read_table(path)
+        if not table.schema.equals(_INDEX):
+            raise ValueError(f"{path}: has columns {table.schema.names}, expected {_INDEX.names} of their types")
+        self._rows = {row["image_key"]: DepthRow(**row) for row in table.to_pylist()}
+        for shard in set(table.column("shard").to_pylist()):
+            if not _SHARD_NAME.match(shard):
+                raise ValueError(f"{path}: {shard!r} is no name of a shard")
+        self._files: dict[str, int] = {}
+        self._process = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, image_key: object) -> bool:
+        return image_key in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def keys(self) -> list[str]:
+        """All image keys, sorted."""
+        return list(self._rows)
+
+    def __getitem__(self, image_key: str) -> NDArray[np.float32]:
+        row = self._rows[image_key]
+        png = os.pread(self._file(row.shard), row.size, row.offset)
+        try:
+            return decode_depth(png, height=row.height, width=row.width, scale=row.scale)
+        except ValueError as error:
+            raise ValueError(f"{self.folder / row.shard}: {row.member}: {error}") from error
+
+    def _file(self, shard: str) -> int:
+        if self._process != os.getpid():  # a fork: descriptors are shared, but closing them is each process's own affair
+            self._files, self._process = {}, os.getpid()
+        if shard not in self._files:
+            self._files[shard] = os.open(self.folder / shard, os.O_RDONLY | os.O_CLOEXEC)
+        return self._files[shard]
+
+    def close(self) -> None:
+        """Close the shards; they open again when read."""
+        if self._process == os.getpid():
+            for file in self._files.values():
+                os.close(file)
+        self._files = {}
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}, "_process": -1}

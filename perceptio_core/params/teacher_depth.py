@@ -1,0 +1,20 @@
+"""Parameters of the stage `teacher_depth` (ours)."""
+
+from pydantic import PositiveInt
+
+from perceptio_core.params.base import Section
+
+
+class TeacherDepthParams(Section):
+    """The `teacher_depth` section."""
+
+    batch_size: PositiveInt
+    """Images a forward pass; images that the model sees at other sizes go into batches of their own."""
+    long_side: PositiveInt
+    """Maps are stored at the image's size, or scaled down to this many pixels on the longer side."""
+    images_per_shard: PositiveInt
+    """Maps in one tar; what a killed run loses at most."""
+    max_pixels: PositiveInt
+    """Larger images are quarantined before they are decoded."""
+    workers: PositiveInt
+    """Threads that decode images ahead of the model and encode maps behind it."""
