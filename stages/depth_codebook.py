@@ -1,6 +1,7 @@
 """Stage `depth_codebook`: the VQ-VAE that turns depth maps into codes."""
 
 import csv
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from perceptio_core.data.markers import sample_markers
 from perceptio_core.depth.codebook_training import train_codebook, validate_codebook
 from perceptio_core.depth.store import DepthStore
 from perceptio_core.params import load_profile
-from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Train the depth codebook on the teacher's maps and test it.
 
@@ -63,10 +64,10 @@ def main() -> None:
     _write_rows(out / "plots" / "curve.csv", trained.curve)
     _write_rows(out / "plots" / "codes.csv", [{"code": code, "uses": uses} for code, uses in enumerate(scores.code_counts)])
     _contact_sheet(scores.maps, scores.decoded).save(out / "samples.png")
-    write_metrics(out / "metrics.json", scores.metrics)
+    (out / "metrics.json").write_text(json.dumps(scores.metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     publish(out, paths.out("depth_codebook"))
     (work / "checkpoint.pt").unlink(missing_ok=True)
-    logging.getLogger("depth_codebook").info(", ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items()))
+    logging.getLogger("depth_codebook").info(", ".join(f"{row['name']} {row['value']:.4g}" for row in scores.metrics))
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -73,9 +73,7 @@ def test_without_balance_the_short_cuts_work_and_with_it_they_do_not(worlds):
     leaks, asked = 0, 0
     for _ in range(4):
         for depth, areas, image in worlds:
-            for markers in sample_questions(
-                depth, count=count, questions=4, rng=rng, areas_HW=areas, image_HW3=image
-            ):
+            for markers in sample_questions(depth, count=count, questions=4, rng=rng, areas_HW=areas, image_HW3=image):
                 answered += 1
                 letters[LETTERS.index(answer(markers)[1])] += 1
                 for name, said in shortcut_answers(markers, areas_HW=areas, image_HW3=image).items():
@@ -127,9 +125,7 @@ def test_impossible_arguments_are_refused():
 def test_the_same_generator_gives_the_same_question(worlds):
     depth, areas, image = worlds[0]
     one, two = (
-        sample_questions(
-            depth, count=2, questions=2, rng=np.random.default_rng(3), areas_HW=areas, image_HW3=image
-        )
+        sample_questions(depth, count=2, questions=2, rng=np.random.default_rng(3), areas_HW=areas, image_HW3=image)
         for _ in range(2)
     )
     assert one == two

@@ -31,7 +31,14 @@ def refer_folder(folder: Path) -> Path:
     instances = {
         "images": [{"id": 7, "file_name": "COCO_train2014_000000000007.jpg", "height": 8, "width": 10}],
         "annotations": [
-            {"id": 1, "image_id": 7, "category_id": 2, "segmentation": [SQUARE, OVERLAPPING], "iscrowd": 0, "bbox": [1, 1, 6, 4]}
+            {
+                "id": 1,
+                "image_id": 7,
+                "category_id": 2,
+                "segmentation": [SQUARE, OVERLAPPING],
+                "iscrowd": 0,
+                "bbox": [1, 1, 6, 4],
+            }
         ],
         "categories": [{"id": 2, "name": "dog"}],
     }
@@ -173,9 +180,7 @@ def test_coco_records_name_all_objects_of_a_category(tmp_path):
 @real
 def test_real_coco():
     root = Path(str(REALDATA))
-    records, refused = coco_records(
-        root / "coco", source="coco", split="train", root=root, images=None, max_objects=8
-    )
+    records, refused = coco_records(root / "coco", source="coco", split="train", root=root, images=None, max_objects=8)
     assert len({record.image for record in records}) > 130
     assert refused == []
     assert all(1 <= len(record.masks) <= 8 for record in records)
@@ -194,9 +199,7 @@ def test_llava_rows_are_read_or_refused_with_their_number(tmp_path):
         "text",
     ]
     (tmp_path / "l.json").write_text(json.dumps(rows))
-    (record,), refused = llava_records(
-        tmp_path / "l.json", source="llava", split="train", root=tmp_path, images="pictures"
-    )
+    (record,), refused = llava_records(tmp_path / "l.json", source="llava", split="train", root=tmp_path, images="pictures")
     assert record.turns == (("What?", "A dog."), ("Where?", "Left."))
     assert record.image == "pictures/gqa/images/1.jpg"
     assert [row.file for row in refused] == [f"l.json#{i}" for i in (1, 2, 3, 4, 5)]
@@ -315,7 +318,9 @@ def test_damaged_exif_is_no_damaged_picture():
 
 @real
 def test_real_photos_of_every_kind():
-    photos = sorted(path for path in (Path(str(REALDATA)) / "photos").rglob("*") if path.suffix.lower() in (".jpg", ".png", ".webp"))
+    photos = sorted(
+        path for path in (Path(str(REALDATA)) / "photos").rglob("*") if path.suffix.lower() in (".jpg", ".png", ".webp")
+    )
     assert len(photos) > 10
     for path in photos:
         assert open_image(path).mode == "RGB"

@@ -77,7 +77,7 @@ def settings(*, steps: int, batch_size: int = 8, accumulation: int = 1) -> LoopS
         checkpoint_every=5,
         validate_every=4,
         validation_batches=3,
-        workers=2,
+        num_workers=2,
         seed=7,
     )
 

@@ -165,15 +165,12 @@ class CodebookScores:
     """What validation found.
 
     Attributes:
-        metrics: `codebook_mse` (normalised maps in [-1, 1]), `codebook_absrel` (mean |decoded - true| / true of inverse
-            depth, which to first order is that of depth; pixels below LEAST_SHARE of the map's highest left out; a ratio),
-            `codebook_usage` (% of the codes used), `codebook_perplexity` (of the code distribution, 1..K),
-            `codebook_lookup_3`, `_4`, `_5` (% of questions right), each with its sample count `n_...`.
+        metrics: rows {name, value, low, high, n, protocol}; low and high are the 95 % interval where one applies.
         code_counts: uses of each code.
         maps, decoded: up to eight pairs for a picture, in [-1, 1].
     """
 
-    metrics: dict[str, float]
+    metrics: list[dict[str, Any]]
     code_counts: list[int]
     maps: list[np.ndarray]
     decoded: list[np.ndarray]
@@ -222,15 +219,33 @@ def validate_codebook(
                 height, width = inverse_HW.shape
                 hits[count].append(nearest_is_right(read_RR, points, height=height, width=width))
     shares = counts[counts > 0] / counts.sum()
-    metrics: dict[str, float] = {
-        "codebook_mse": float(np.mean(errors)),
-        "codebook_absrel": float(np.mean(ratios)) if ratios else 0.0,
-        "codebook_usage": 100 * float((counts > 0).float().mean()),
-        "codebook_perplexity": float(torch.exp(-(shares * shares.log()).sum())),
-        "n_maps": len(keys),
-    }
+    used = 100 * float((counts > 0).float().mean())
+    perplexity = float(torch.exp(-(shares * shares.log()).sum()))
+    absrel_protocol = (
+        "mean |decoded - true| / true of inverse depth (a ratio; to first order that of depth), pixels below "
+        f"{LEAST_SHARE:.0%} of the map's highest left out"
+    )
+    metrics = [
+        _metric("codebook_mse", float(np.mean(errors)), len(keys), "maps normalised to [-1, 1]"),
+        _metric("codebook_absrel", float(np.mean(ratios)) if ratios else 0.0, len(ratios), absrel_protocol),
+        _metric("codebook_usage", used, len(keys), "% of the codes used on validation maps"),
+        _metric("codebook_perplexity", perplexity, len(keys), f"of the code distribution; {codebook.num_codes} at most"),
+    ]
     for count, right in hits.items():
         if right:
-            metrics[f"codebook_lookup_{count}"] = 100 * float(np.mean(right))
-        metrics[f"n_lookup_{count}"] = len(right)
+            protocol = f"nearest of {count} points read off the decoded map; truth: the encoded map; Wilson interval"
+            row = _metric(f"codebook_lookup_{count}", 100 * float(np.mean(right)), len(right), protocol)
+            metrics.append(row | dict(zip(("low", "high"), wilson(sum(right), len(right)), strict=True)))
     return CodebookScores(metrics=metrics, code_counts=counts.tolist(), maps=maps, decoded=decoded)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, in percent."""
+    z, share = 1.959964, hits / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return 100 * (middle - reach), 100 * (middle + reach)
+
+
+def _metric(name: str, value: float, n: int, protocol: str) -> dict[str, Any]:
+    return {"name": name, "value": value, "low": None, "high": None, "n": n, "protocol": protocol}

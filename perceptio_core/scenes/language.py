@@ -48,7 +48,11 @@ def foundation_question(
 
 def conversations(world: World, rendering: Rendering, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
     """Up to `n` turns about a picture without markers, no question twice; fewer only where the picture admits no more."""
-    view = look(world, rendering)
+    return turns_about(look(world, rendering), rng, n)
+
+
+def turns_about(view: View, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
+    """`conversations` for those who hold the view already."""
     turns: dict[str, str] = {}
     for _ in range(4 * n):
         if len(turns) == n:

@@ -14,7 +14,7 @@ from perceptio_core.scenes.subjects import any_phrase, apart_pair, certain, fore
 from perceptio_core.scenes.view import GRID, Seen, View
 from perceptio_core.scenes.world import COLORS, MATERIALS, SHAPES
 
-NUMBERS = tuple("zero one two three four five six seven eight nine ten eleven twelve".split())
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 CHOOSE = "Answer with the option's letter from the given choices directly."  # lmms-eval's for MMBench and SEED-Bench
 PARTS = ("upper left", "upper right", "lower left", "lower right")
 

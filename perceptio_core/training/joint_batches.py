@@ -39,7 +39,7 @@ def joint_batches(
     """Training and validation batches as pure functions of step, part and index.
 
     The control sees the same samples: which perception spans a sample's sequence has is the processor's configuration.
-    Without [SEG], a referring sample trains its description alone; samples of the task depth_map, which would have
+    Without [SEG], a referring sample trains the text of its answer alone; samples of the task depth_map, which would have
     nothing left, must have weight 0, and their share of the draws goes to the other tasks. So the control trains on as
     many samples as the full model, and on no fewer of any other task.
 

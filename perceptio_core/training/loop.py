@@ -45,7 +45,7 @@ class LoopSettings:
         clip: largest gradient norm.
         checkpoint_every, validate_every: in steps; both also happen after the last step.
         validation_batches: batches of the validation split per validation; 0 never validates.
-        workers: prefetching threads.
+        num_workers: prefetching threads.
         seed: of dropout and point sampling.
     """
 
@@ -59,7 +59,7 @@ class LoopSettings:
     checkpoint_every: int
     validate_every: int
     validation_batches: int
-    workers: int
+    num_workers: int
     seed: int
 
 
@@ -153,7 +153,7 @@ def train(
         return batches.train(step, rank * settings.accumulation + micro, parts)
 
     micro_steps = range(progress.step * settings.accumulation, settings.steps * settings.accumulation)
-    stream = prefetch(load=load, positions=micro_steps, workers=settings.workers)
+    stream = prefetch(load=load, positions=micro_steps, workers=settings.num_workers)
     started = time.monotonic() - progress.seconds
     reporter = Reporter(steps=settings.steps, batch_size=settings.batch_size, step=progress.step)
     for step in range(progress.step, settings.steps):
@@ -162,7 +162,7 @@ def train(
         model.train()
         factor = rate_factor(step=step, steps=settings.steps, warmup=settings.warmup, floor=settings.floor)
         set_rates(optimizer=optimizer, factor=factor)
-        sums: dict[str, torch.Tensor] = {}
+        means = _Means(accelerator)
         for micro in range(settings.accumulation):
             batch = next(stream)
             seed_generators(settings.seed, "train", step, rank * settings.accumulation + micro)
@@ -170,18 +170,17 @@ def train(
             with accelerator.no_sync(wrapped) if not last else nullcontext():
                 losses = wrapped(send_to_device(batch, accelerator.device))
                 accelerator.backward(losses["total"] / settings.accumulation)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value.detach()
+            means.add(losses)
             _refuse_non_finite(losses=losses, step=done, batch=batch)
         norm = accelerator.clip_grad_norm_(list(parameters.values()), settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-        means = _sum_over_ranks(accelerator=accelerator, sums=sums, divisor=parts)
+        logged = means.over_ranks()
         if curves:
-            row = {f"train/{name}": value for name, value in means.items()}
+            row = {f"train/{name}": value for name, value in logged.items()}
             curves.log(step=done, metrics=row | {"train/gradient_norm": float(norm), "train/rate_factor": factor})
-            reporter.step(done=done, losses=means, final=final)
+            reporter.step(done=done, losses=logged, final=final)
         if settings.validation_batches and (done % settings.validate_every == 0 or final):
             held_out = _validate(accelerator=accelerator, model=model, load=batches.validation, settings=settings)
             if curves:
@@ -213,22 +212,37 @@ def _validate(
     count = settings.validation_batches
     # Every rank runs equally many batches, so that all take part in the sum; a repeated batch weighs nothing.
     mine = range(rank, math.ceil(count / world) * world, world)
-    sums: dict[str, torch.Tensor] = {}
-    stream = prefetch(load=lambda index: load(index % count), positions=mine, workers=settings.workers)
+    means = _Means(accelerator)
+    stream = prefetch(load=lambda index: load(index % count), positions=mine, workers=settings.num_workers)
     for index, batch in zip(mine, stream, strict=True):
         seed_generators(settings.seed, "validation", index)
         with accelerator.autocast():
             losses = model(send_to_device(batch, accelerator.device))
+        means.add(losses, weight=float(index < count))
+    return means.over_ranks()
+
+
+class _Means:
+    """Means of losses over micro-batches and ranks. A part that is exactly zero says that the batch held nothing it
+    speaks of (no masks, no depth span); it does not count, or sparse tasks would look learnt. All ranks must add the
+    same names, in the same order."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, losses: Mapping[str, torch.Tensor], *, weight: float = 1.0) -> None:
+        """Add the losses of one batch."""
         for name, value in losses.items():
-            sums[name] = sums.get(name, torch.zeros((), device=accelerator.device)) + value * (index < count)
-    return _sum_over_ranks(accelerator=accelerator, sums=sums, divisor=settings.validation_batches)
+            value = value.detach().float()
+            pair = torch.stack([value, (value != 0).float()]) * weight
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
-
-def _sum_over_ranks(*, accelerator: Accelerator, sums: Mapping[str, torch.Tensor], divisor: int) -> dict[str, float]:
-    """Each sum added up over all ranks and divided by `divisor`, in one exchange."""
-    stacked = torch.stack([value.float() for value in sums.values()])
-    total = accelerator.reduce(stacked, reduction="sum") / divisor
-    return dict(zip(sums, total.tolist(), strict=True))
+    def over_ranks(self) -> dict[str, float]:
+        """The means, in one exchange between the ranks; parts that no batch spoke of are left out."""
+        sums = self._accelerator.reduce(torch.stack(list(self._sums.values())), reduction="sum")
+        pairs = dict(zip(self._sums, sums.tolist(), strict=True))
+        return {name: total / count for name, (total, count) in pairs.items() if count}
 
 
 def _refuse_non_finite(*, losses: Mapping[str, torch.Tensor], step: int, batch: Any) -> None:

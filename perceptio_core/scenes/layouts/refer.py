@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes.expressions import referring_expressions
-from perceptio_core.scenes.language import conversations
+from perceptio_core.scenes.language import turns_about
 from perceptio_core.scenes.layouts.pictures import Scene, scene, write_jpeg
 from perceptio_core.scenes.world import SHAPES, SPLITS
 
@@ -38,7 +38,7 @@ def make(params: RenderParams, root: Path, number: int) -> dict[str, Any]:
     file_name = f"COCO_train2014_{image_id:012d}.jpg"
     write_jpeg(root / IMAGES / file_name, one.rendering.image)
     refs = _refs(one)
-    turns = conversations(one.world, one.rendering, one.rng, TURNS_PER_IMAGE) if split == "train" else []
+    turns = turns_about(one.view, one.rng, TURNS_PER_IMAGE) if split == "train" else []
     return {
         "split": split,
         "image": {"id": image_id, "file_name": file_name, "height": params.size, "width": params.size},

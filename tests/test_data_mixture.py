@@ -1,0 +1,69 @@
+"""The mixture: exact shares, every sample once an epoch, the same whatever the number of ranks."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from perceptio_core.data.mixture import MixtureSampler
+
+TASKS = {"referring": np.arange(0, 70), "marker": np.arange(70, 100), "conversation": np.arange(100, 103)}
+
+
+def test_shares_are_exact_in_every_thousand_draws():
+    sampler = MixtureSampler(tasks=TASKS, weights={"referring": 3, "marker": 1, "conversation": 0}, seed=0)
+    for step in range(3):
+        drawn = sampler.indices(step, 1000)
+        assert sum(index < 70 for index in drawn) == pytest.approx(750, abs=1)
+        assert max(drawn) < 100
+
+
+def test_every_sample_of_a_task_once_an_epoch_and_each_epoch_in_another_order():
+    sampler = MixtureSampler(tasks=TASKS, weights={"marker": 1.0}, seed=0)
+    drawn = sampler.indices(0, 90)
+    epochs = [drawn[start : start + 30] for start in (0, 30, 60)]
+    assert all(sorted(epoch) == list(range(70, 100)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    mixed = MixtureSampler(tasks=TASKS, weights={"marker": 0.3, "referring": 0.7}, seed=5)
+    counts = Counter(index for step in range(100) for index in mixed.indices(step, 40))  # 4000 draws over block borders
+    assert {counts[index] for index in range(70, 100)} == {40}
+    assert {counts[index] for index in range(70)} == {40}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_ranks_together_see_what_one_would(world_size):
+    sampler = MixtureSampler(tasks=TASKS, weights={"referring": 2, "marker": 1, "conversation": 1}, seed=9)
+    for step in (0, 17, 100_000):
+        parts = [sampler.indices(step, 24, rank, world_size) for rank in range(world_size)]
+        whole = [0] * 24
+        for rank, part in enumerate(parts):
+            whole[rank::world_size] = part
+        assert whole == sampler.indices(step, 24)
+
+
+def test_a_step_depends_on_seed_and_step_alone():
+    def sampler(seed):
+        return MixtureSampler(tasks=TASKS, weights={"marker": 1, "referring": 2}, seed=seed)
+
+    walked = sampler(1)
+    for step in range(40):
+        last = walked.indices(step, 32)
+    assert sampler(1).indices(39, 32) == last
+    assert sampler(2).indices(39, 32) != last
+    assert sampler(1).indices(0, 64) == sampler(1).indices(0, 32) + sampler(1).indices(1, 32)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"marker": 0.0}, "at least one task"),
+        ({"marker": -1.0}, "marker is -1"),
+        ({"depth_map": 1.0}, "depth_map has weight 1.0 but no samples"),
+        ({"marker": float("nan")}, "marker is nan"),
+    ],
+)
+def test_impossible_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        MixtureSampler(tasks=TASKS, weights=weights, seed=0)
+    with pytest.raises(ValueError, match="impossible"):
+        MixtureSampler(tasks=TASKS, weights={"marker": 1}, seed=0).indices(0, 4, 2, 2)

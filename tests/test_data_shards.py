@@ -1,0 +1,331 @@
+"""Joint shards: what is in them, the same bytes twice, readable by plain webdataset, and a run that was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from PIL import Image
+
+from perceptio_core.data import rle
+from perceptio_core.data.dataset import JointDataset
+from perceptio_core.data.joint import ShardMaker, plan
+from perceptio_core.data.manifest import ImageRow, RecordRow, write_manifest
+from perceptio_core.data.markers import QUESTION
+from perceptio_core.data.records import DEPTH_MAP_QUESTION, Refused
+from perceptio_core.data.shards import write_index
+from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.depth.store import DepthStore, encode_depth, write_shard
+from perceptio_core.depth.store import write_index as write_depth_index
+from perceptio_core.params.joint_shards import JointShardsParams
+from perceptio_core.scenes.render import render
+from perceptio_core.scenes.world import sample_scene
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCENES, VAL, SIZE = 24, 4, 64
+PARAMS = JointShardsParams(
+    seed=0,
+    images_per_shard=6,
+    referring_per_image=1,
+    conversation_per_image=None,
+    markers_per_image=2,
+    marker_counts=(2, 3),
+    depth_map_share=0.5,
+    workers=2,
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Outputs of the earlier stages, in the layout of artifacts/t: scenes with their true depth as the teacher's."""
+    top = tmp_path_factory.mktemp("run")
+    stages = top / "artifacts" / "t"
+    root = stages / "sources" / "root"
+    (root / "pictures").mkdir(parents=True)
+    images, records, maps = [], [], []
+    for number in range(SCENES):
+        scene = render(sample_scene(number, SIZE))
+        split = "val" if number < VAL else "train"
+        kind = ("jpg", "png", "webp")[number % 3]
+        path = f"pictures/{number}.{kind}"
+        Image.fromarray(scene.image).save(root / path)
+        key = f"set/{number:04d}"
+        images.append(ImageRow(image_key=key, path=path, width=SIZE, height=SIZE, sha256="0" * 64, split=split))
+        for part in range(2):
+            mask = rle.encode(scene.instances == scene.instances.max() - part)
+            turns = (("Please segment it in this image.", "Sure."),)
+            records.append(
+                RecordRow(
+                    record_id=f"set/{number}/{part}",
+                    image_key=key,
+                    split=split,
+                    task="referring",
+                    turns=turns,
+                    expression="it",
+                    masks=(mask,),
+                    source="set",
+                )
+            )
+        records.append(
+            RecordRow(
+                record_id=f"talk/{number}",
+                image_key=key,
+                split=split,
+                task="conversation",
+                turns=(("What?", "A café."), ("Where?", "Left.")),
+                expression=None,
+                masks=None,
+                source="talk",
+            )
+        )
+        if number != SCENES - 1:  # the teacher refused one
+            maps.append(encode_depth(key, 1 / scene.depth))
+    write_manifest(stages / "sources", images=images, records=records, quarantine=[Refused(file="bad.jpg", reason="cut off")])
+    (root / "pictures" / f"{SCENES - 2}.webp").name  # noqa: B018
+    depth = stages / "teacher_depth"
+    depth.mkdir()
+    write_depth_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))
+    refused = {"file": f"pictures/{SCENES - 1}.webp", "reason": "not decodable"}
+    (depth / "quarantine.jsonl").write_text(json.dumps(refused) + "\n")
+    torch.manual_seed(0)
+    codebook = DepthCodebook(num_codes=8, resolution=32, widths=(4, 8, 8), dim=8)
+    codebook.save_pretrained(stages / "depth_codebook")
+    return top
+
+
+def maker(inputs):
+    stages = inputs / "artifacts" / "t"
+    return ShardMaker(
+        root=stages / "sources" / "root",
+        depth=stages / "teacher_depth",
+        codebook=stages / "depth_codebook",
+        params=PARAMS,
+        reasons={f"pictures/{SCENES - 1}.webp": "not decodable"},
+    )
+
+
+STAGE = """
+import sys, types
+import stages.joint_shards as stage
+from perceptio_core.params.joint_shards import JointShardsParams
+from perceptio_core.params.render import RenderParams
+from perceptio_core.params.sources import SourcesParams
+
+if __name__ == "__main__":
+    data = [dict(name="set", kind="coco", path="set", split="train")]
+    profile = types.SimpleNamespace(
+        sources=SourcesParams(render=RenderParams(train=1, val=1, test=1), root=None, datasets=data),
+        joint_shards=JointShardsParams.model_validate_json(sys.argv.pop()),
+    )
+    stage.load_profile = lambda name: profile
+    stage.main()
+"""
+
+
+def start_stage(top, params=PARAMS):
+    (top / "run_stage.py").write_text(STAGE)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "run_stage.py", "--profile", "t", params.model_dump_json()]
+    return subprocess.Popen(command, cwd=top, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def run_stage(top, params=PARAMS):
+    process = start_stage(top, params)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return {path.name: path.read_bytes() for path in sorted((top / "artifacts/t/joint_shards").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def finished(inputs):
+    return run_stage(inputs)
+
+
+def all_samples(folder):
+    return {
+        split: [dataset[i] for i in range(len(dataset))]
+        for split in ("train", "val")
+        for dataset in [JointDataset(folder, split)]
+    }
+
+
+def test_what_the_samples_hold(inputs, finished):
+    del finished
+    stages = inputs / "artifacts" / "t"
+    samples = all_samples(stages / "joint_shards")
+    store = DepthStore(stages / "teacher_depth")
+    codebook = DepthCodebook.from_pretrained(stages / "depth_codebook")
+    seen = {}
+    for split, ones in samples.items():
+        for one in ones:
+            assert one.image.size == (SIZE, SIZE)
+            assert (int(one.image_key[-4:]) < VAL) == (split == "val")
+            codes = codebook.encode(codebook.normalise(store[one.image_key])[None])[0].tolist()
+            assert one.depth_codes == codes  # of the unmarked picture, whatever the task
+            seen.setdefault(one.task, []).append(one)
+            with Image.open(
+                stages
+                / "sources/root/pictures"
+                / f"{int(one.image_key[-4:])}.{('jpg', 'png', 'webp')[int(one.image_key[-4:]) % 3]}"
+            ) as original:
+                same = np.array_equal(np.asarray(original.convert("RGB")), np.asarray(one.image))
+            assert same == (one.task != "marker")
+    assert set(seen) == {"referring", "conversation", "marker", "depth_map"}
+    assert len(seen["referring"]) == len(seen["conversation"]) == SCENES - 1
+    assert 0 < len(seen["depth_map"]) < SCENES - 1
+    for one in seen["referring"]:
+        assert [mask["size"] for mask in one.masks] == [[SIZE, SIZE]]
+    assert seen["conversation"][0].turns == [("What?", "A café."), ("Where?", "Left.")]
+    assert seen["depth_map"][0].turns == [(DEPTH_MAP_QUESTION, "")]
+    assert len(seen["marker"]) >= 10
+    for one in seen["marker"]:
+        inverse_depth = store[one.image_key]
+        nearest = max(one.points, key=lambda point: inverse_depth[point["y"], point["x"]])
+        assert one.turns == [(QUESTION, f"({nearest['letter']})")]
+        assert one.masks == []
+
+
+def test_the_index_counts_and_checks_everything(inputs, finished):
+    import hashlib
+
+    index = json.loads(finished["index.json"])
+    assert (index["schema_version"], index["num_codes"], index["depth_tokens"]) == (1, 8, 16)
+    assert [shard["name"] for shard in index["shards"]] == [name for name in finished if name.endswith(".tar")]
+    for shard in index["shards"]:
+        content = finished[shard["name"]]
+        assert (shard["bytes"], shard["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    samples = all_samples(inputs / "artifacts/t/joint_shards")
+    for split, ones in samples.items():
+        for task, count in index["counts"][split].items():
+            assert count == sum(one.task == task for one in ones)
+    rows = [json.loads(line) for line in finished["quarantine.jsonl"].decode().splitlines()]
+    last = f"pictures/{SCENES - 1}.webp"
+    assert {row["file"]: row["reason"] for row in rows} == {
+        "bad.jpg": "cut off",
+        last: "no depth map: not decodable",
+        **{f"{last}#{name}": "no depth map: not decodable" for name in (f"talk/{SCENES - 1}", *_chosen(inputs))},
+    }
+    assert json.loads(finished["metrics.json"])["quarantined"] == len(rows)
+
+
+def _chosen(inputs):
+    """The one referring record of the refused image that the plan had drawn."""
+    from perceptio_core.data.manifest import read_images, read_records
+
+    sources = inputs / "artifacts/t/sources"
+    jobs = plan(read_images(sources), read_records(sources), params=PARAMS)
+    ((_, records),) = [pair for job in jobs for pair in job.images if pair[0].image_key == f"set/{SCENES - 1:04d}"]
+    return [record.record_id for record in records if record.task == "referring"]
+
+
+def test_plain_webdataset_reads_the_shards(inputs, finished):
+    folder = inputs / "artifacts/t/joint_shards"
+    names = [str(folder / name) for name in finished if name.startswith("train") and name.endswith(".tar")]
+    read = list(webdataset.WebDataset(names, shardshuffle=False).decode("pil"))
+    ours = JointDataset(folder, "train")
+    assert [sample["__key__"] for sample in read] == [ours[i].key for i in range(len(ours))]
+    for sample in read:
+        image = sample["jpg"] if "jpg" in sample else sample["png"]
+        assert image.size == (SIZE, SIZE)
+        assert set(sample["json"]) == {
+            *(
+                "schema",
+                "record_id",
+                "image_key",
+                "task",
+                "turns",
+                "masks",
+                "depth_codes",
+                "width",
+                "height",
+                "source",
+                "points",
+            )
+        }
+
+
+def test_nothing_of_the_run_is_in_the_tars(inputs, finished):
+    for name in finished:
+        if name.endswith(".tar"):
+            with tarfile.open(inputs / "artifacts/t/joint_shards" / name) as tar:
+                for member in tar:
+                    assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
+
+
+def test_one_process_or_two_killed_or_not_the_bytes_are_the_same(inputs, finished, tmp_path):
+    (tmp_path / "artifacts/t").mkdir(parents=True)
+    for stage in ("sources", "teacher_depth", "depth_codebook"):
+        (tmp_path / "artifacts/t" / stage).symlink_to(inputs / "artifacts/t" / stage)
+    single = PARAMS.model_copy(update={"workers": 1})
+    process = start_stage(tmp_path, single)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob(".work/t/joint_shards/*/parts/*.json")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".work/t/joint_shards/*/out/*.tar")}
+    if not (tmp_path / "artifacts/t/joint_shards").exists():  # else it was quicker than the kill
+        assert 1 <= len(kept) <= 5
+    assert run_stage(tmp_path, single) == finished
+    for path, when in kept.items():
+        there = tmp_path / "artifacts/t/joint_shards" / path.name
+        assert there.stat().st_mtime_ns == when  # not made again
+    assert not list((tmp_path / ".work/t/joint_shards").iterdir())
+
+
+def test_an_image_that_changed_is_refused(inputs, tmp_path):
+    stages = inputs / "artifacts" / "t"
+    row = ImageRow(image_key="set/0004", path="pictures/4.png", width=SIZE + 1, height=SIZE, sha256="", split="train")
+    gone = ImageRow(image_key="set/0005", path="pictures/none.png", width=SIZE, height=SIZE, sha256="", split="train")
+    assert stages.is_dir()
+    (job,) = plan([row, gone], [], params=PARAMS)
+    part = maker(inputs).make(job, folder=tmp_path)
+    assert part.rows == []
+    assert not list(tmp_path.iterdir())
+    assert sorted((refused.file, refused.reason[:12]) for refused in part.quarantine) == [
+        ("pictures/4.png", "the image is"),
+        ("pictures/none.png", "No such file"),
+    ]
+
+
+def test_the_dataset_refuses_what_is_no_shard_folder(inputs, finished, tmp_path):
+    del finished
+    with pytest.raises(ValueError, match="not the output of joint_shards"):
+        JointDataset(tmp_path, "train")
+    with pytest.raises(ValueError, match=r"no samples in split 'test'; it has \['train', 'val'\]"):
+        JointDataset(inputs / "artifacts/t/joint_shards", "test")
+    write_index(tmp_path, [], quarantine=[], about={})
+    (tmp_path / "index.json").write_text('{"schema_version": 99, "shards": []}')
+    with pytest.raises(ValueError, match="schema_version is 99"):
+        JointDataset(tmp_path, "train")
+    content = json.loads((inputs / "artifacts/t/joint_shards/index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"train-00000\.tar: absent"):
+        JointDataset(tmp_path, "train")
+
+
+def test_threads_share_a_dataset_and_pickles_open_their_own_files(inputs, finished):
+    import pickle
+    from concurrent.futures import ThreadPoolExecutor
+
+    del finished
+    dataset = JointDataset(inputs / "artifacts/t/joint_shards", "train")
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(lambda i: dataset[i].key, list(range(len(dataset))) * 3))
+    assert keys == [dataset[i].key for i in range(len(dataset))] * 3
+    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301 (our own)
+    assert copy[0].key == dataset[0].key
+    dataset.close()
+    assert dataset[1].key == keys[1]
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
