@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from perceptio_core.evaluation.masks import encode
+from perceptio_core.data.rle import encode
 from perceptio_core.report.figures import Figure
 from perceptio_core.report.page import Content, page
 from perceptio_core.report.panels import Panel, read_panels

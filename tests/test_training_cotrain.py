@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import LOSS_WEIGHTS, tiny_foundations
 
 from perceptio_core.data.rle import encode
 from perceptio_core.data.shards import ShardSample, write_index, write_shard
@@ -24,6 +23,7 @@ from perceptio_core.params.cotrain import CotrainParams
 from perceptio_core.training.joint_batches import joint_batches
 from perceptio_core.training.randomness import seed_generators
 from stages import cotrain
+from tiny import LOSS_WEIGHTS, tiny_foundations
 
 MIXTURE = {"referring": 0.4, "conversation": 0.2, "marker": 0.3, "depth_map": 0.1}
 TASKS = tuple(MIXTURE)
@@ -108,7 +108,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_stage(artifacts: Path, monkeypatch: pytest.MonkeyPatch, *, variant: str, chosen: CotrainParams) -> Path:
     monkeypatch.chdir(artifacts)
     monkeypatch.setattr(sys, "argv", ["cotrain", "--profile", "tiny", "--variant", variant])
-    monkeypatch.setattr(cotrain, "load_profile", lambda name: SimpleNamespace(variant=lambda _: chosen))
+    monkeypatch.setattr(cotrain, "load_profile", lambda _: SimpleNamespace(variant=lambda _: chosen))
     cotrain.main()
     return artifacts / "artifacts" / "tiny" / "cotrain" / variant
 

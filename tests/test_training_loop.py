@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import training_toy as toy
 from safetensors.torch import load_file
 
+import training_toy as toy
 from perceptio_core.training.curves import Curves, read_curve
 from perceptio_core.training.loop import Batches, start_accelerator, train
 from perceptio_core.training.optimizer import ParameterGroup

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import training_toy as toy
 
+import training_toy as toy
 from perceptio_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from perceptio_core.training.optimizer import build_optimizer, set_rates
 from perceptio_core.training.precision import cpu_flags, native_precision

@@ -194,7 +194,10 @@ def validate_codebook(
     """
     if not keys:
         raise ValueError("no validation maps: the split val is empty")
-    errors, ratios, maps, decoded = [], [], [], []
+    errors: list[float] = []
+    ratios: list[float] = []
+    maps: list[np.ndarray] = []
+    decoded: list[np.ndarray] = []
     counts = torch.zeros(codebook.num_codes, dtype=torch.int64)
     hits: dict[int, list[bool]] = {count: [] for count in COUNTS}
     for number, key in enumerate(keys):

@@ -117,9 +117,17 @@ def write_shard(folder: Path, *, name: str, maps: Iterable[EncodedDepth]) -> lis
             info.size, info.mtime, info.mode = len(one.png), 0, 0o644
             tar.addfile(info, io.BytesIO(one.png))
             offset = tar.offset - -(-len(one.png) // _BLOCK) * _BLOCK
-            about = {"height": one.height, "width": one.width, "scale": one.scale}
             rows.append(
-                DepthRow(image_key=one.image_key, shard=name, member=info.name, offset=offset, size=len(one.png), **about)
+                DepthRow(
+                    image_key=one.image_key,
+                    shard=name,
+                    member=info.name,
+                    offset=offset,
+                    size=len(one.png),
+                    height=one.height,
+                    width=one.width,
+                    scale=one.scale,
+                )
             )
     unfinished.replace(folder / name)
     return rows

@@ -23,7 +23,8 @@ FIRST_INDEX = 10_000_000
 @dataclass(frozen=True, kw_only=True)
 class SceneCache:
     """Memory-mapped renderings of `n` scenes: images (n, H, W, 3) uint8, depth (n, H, W) float16 in metres,
-    instances (n, H, W) uint8. The world of scene i is drawn again from its seed by `world(i)`."""
+    instances (n, H, W) uint8. The world of scene i is drawn again from its seed by `world(i)`.
+    """
 
     split: str
     size: int

@@ -1,8 +1,8 @@
 """Mini's InternVL: a small instance of `transformers`' class, taught generic language about procedural scenes (ours).
 
 Two phases. The vision tower first learns the dense helper tasks of `vision_tower`; then, with the tower frozen, projector
-and language model learn to answer generic questions (captions, colours, shapes, counts, cells, marker letters). Depth, depth order and segmentation are never asked. Run as
-`python -m perceptio_core.foundations.internvl --out foundations/mini`.
+and language model learn to answer generic questions (captions, colours, shapes, counts, cells, marker letters). Depth,
+depth order and segmentation are never asked. Run as `python -m perceptio_core.foundations.internvl --out foundations/mini`.
 """
 
 import argparse

@@ -89,8 +89,7 @@ def load_profile(name: str, *, folder: Path = PROFILES) -> Profile:
     if missing := required - values.keys():
         raise ValueError(f"{path}: missing sections {sorted(missing)}")
     sections = {
-        section: _section_class(section).from_mapping(values[section] or {}, where=f"{path}: {section}")
-        for section in SECTIONS
+        section: _section_class(section).from_mapping(values[section] or {}, where=f"{path}: {section}") for section in SECTIONS
     }
     return Profile(name=name, variants=_variants(values, path), **cast("dict[str, Any]", sections))
 

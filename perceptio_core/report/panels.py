@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from perceptio_core.evaluation.masks import decode
+from perceptio_core.data.rle import decode
 from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
 
 SIDE = 448

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,7 @@ from perceptio_core.training.curves import read_curve
 
 COLOURS = ("#e6447d", "#2a9fd6", "#e8a33d", "#58b368")
 _TEXT = "#010203"  # stands for the page's text colour until the SVG is written
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "perceptio",  # the same plot gives the same bytes
     "font.size": 9,

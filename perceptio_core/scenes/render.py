@@ -19,7 +19,8 @@ _EPS = 1e-4
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
     """`image` (H, W, 3) uint8 sRGB; `depth` (H, W) float32 in metres, at most SKY_DEPTH; `instances` (H, W) uint8: 0 is
-    background, i + 1 is `world.objects[i]`."""
+    background, i + 1 is `world.objects[i]`.
+    """
 
     image: np.ndarray
     depth: np.ndarray
@@ -50,9 +51,7 @@ def render(world: World) -> Rendering:
 
 
 def _surface_row(surface: Surface) -> np.ndarray:
-    return np.array(
-        [surface.kind, surface.scale, math.cos(surface.yaw), math.sin(surface.yaw), *surface.rgb_a, *surface.rgb_b]
-    )
+    return np.array([surface.kind, surface.scale, math.cos(surface.yaw), math.sin(surface.yaw), *surface.rgb_a, *surface.rgb_b])
 
 
 def _rows(world: World) -> np.ndarray:
@@ -193,11 +192,11 @@ def _texture(surface, x, z, rgb):  # type: ignore[no-untyped-def]
     fu, fv = u - math.floor(u), v - math.floor(v)
     mix = 0.0
     if kind == 1:
-        mix = float((int(math.floor(u)) + int(math.floor(v))) & 1)
+        mix = float((math.floor(u) + math.floor(v)) & 1)
     elif kind == 2:
         mix = 1.0 if fu < 0.08 or fv < 0.08 else 0.0
     elif kind == 3:
-        mix = 1.0 if fu < 0.06 else 0.35 * float(int(math.floor(u)) & 1)
+        mix = 1.0 if fu < 0.06 else 0.35 * float(math.floor(u) & 1)
     grain = 0.03 * math.sin(7.0 * u + 3.0 * math.sin(5.0 * v)) + 0.03 * math.sin(11.0 * v + 2.0 * math.sin(9.0 * u))
     for i in range(3):
         rgb[i] = (1 - mix) * surface[4 + i] + mix * surface[7 + i] + grain
@@ -254,7 +253,7 @@ def _trace(size, view, light, scene, ground, wall, rows, windows):  # type: igno
                     shine, reflect = 0.55, 0.22
                 elif thing[12] == 2.0:
                     band = (py - thing[2] + thing[5]) / 0.12
-                    if int(math.floor(band)) & 1:
+                    if math.floor(band) & 1:
                         dark = 0.22 if thing[9] + thing[10] + thing[11] > 1.5 else 2.1
                         for i in range(3):
                             rgb[i] = min(0.95, dark * rgb[i] + (0.35 if dark > 1 else 0.0))

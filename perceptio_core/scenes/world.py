@@ -127,7 +127,7 @@ def sample_scene(seed: int, size: int = 128) -> World:
 
 
 def ray(camera: Camera, u: float, v: float) -> tuple[float, float, float]:
-    """Direction of the ray through image point (u, v) in 0..1 (v down), scaled so that its length along the optical axis is 1."""
+    """Direction of the ray through image point (u, v) in 0..1, v down; its length along the optical axis is 1."""
     x, y = (u - 0.5) / camera.focal, (0.5 - v) / camera.focal
     cos_roll, sin_roll = math.cos(camera.roll), math.sin(camera.roll)
     x, y = x * cos_roll - y * sin_roll, x * sin_roll + y * cos_roll

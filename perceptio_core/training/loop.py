@@ -225,7 +225,8 @@ def _validate(
 class _Means:
     """Means of losses over micro-batches and ranks. A part that is exactly zero says that the batch held nothing it
     speaks of (no masks, no depth span); it does not count, or sparse tasks would look learnt. All ranks must add the
-    same names, in the same order."""
+    same names, in the same order.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
