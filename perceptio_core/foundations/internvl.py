@@ -31,9 +31,11 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from perceptio_core.data import markers as marker_language
 from perceptio_core.data.markers import Marker
+from perceptio_core.foundations.alignment import WordAlignment
 from perceptio_core.foundations.cache import SceneCache, scene_cache
 from perceptio_core.foundations.run import PretrainingRun
 from perceptio_core.foundations.vision_tower import (
+    dense_batch,
     marked_images,
     pixel_tensor,
     pretrain_tower,
@@ -47,6 +49,7 @@ log = logging.getLogger(__name__)
 SIZE, PATCH = 128, 16
 IMAGE_TOKENS = (SIZE // PATCH) ** 2
 VOCABULARY = 900
+ALIGNMENT = 0.3  # weight of the helper loss
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -102,6 +105,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
             num_attention_heads=6,
             num_key_value_heads=2,
             max_position_embeddings=4096,
+            initializer_range=0.05,
             tie_word_embeddings=False,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
@@ -161,15 +165,21 @@ def pretrain_language(
     model = InternVLForConditionalGeneration(model_config(tokenizer))
     model.model.vision_tower.load_state_dict(load_file(tower / "tower.safetensors"))
     model.model.vision_tower.requires_grad_(False)
-    run = PretrainingRun(modules={"model": model}, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work)
+    alignment = WordAlignment(tokenizer)
+    modules = {"model": model, "alignment": alignment}
+    run = PretrainingRun(modules=modules, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work)
+    seen: dict[int, np.ndarray] = {}
     for step in run.steps_left():
         rng = np.random.default_rng((seed, 1, step))
         indices = rng.choice(len(train.images), batch, replace=False)
         points = [random_markers(SIZE, rng) if rng.random() < 0.5 else [] for _ in indices]
         rows = [encode(tokenizer, dialogue(train, int(i), p, rng, 6)) for i, p in zip(indices, points, strict=True)]
-        logits, labels = _forward(model, tokenizer, pixel_tensor(marked_images(train, indices, points)), rows)
+        images, targets = dense_batch(train, indices, points, patch=PATCH, attribute_rows=seen)
+        logits, labels, projected = _forward(model, tokenizer, pixel_tensor(images), rows)
+        loss = F.cross_entropy(logits, labels)
+        aligned, words_right = alignment(projected, model.get_input_embeddings().weight, targets)
         right = (logits.argmax(-1) == labels).float().mean().item()
-        run.update(F.cross_entropy(logits, labels), {"tokens_right": right})
+        run.update(loss + ALIGNMENT * aligned, {"lm": loss.item(), "tokens_right": right, "words_right": words_right})
     run.finish()
     model.eval()
     save(model, tokenizer, out)
@@ -181,8 +191,8 @@ def _forward(
     tokenizer: PreTrainedTokenizerFast,
     pixels: Tensor,
     rows: list[tuple[list[int], list[int]]],
-) -> tuple[Tensor, Tensor]:
-    """Logits at the supervised places and their labels."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits at the supervised places, their labels, and the projected image tokens (B, N, D)."""
     ids = padded([row for row, _ in rows], tokenizer.pad_token_id)
     labels = padded([row for _, row in rows], -100)
     features = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
@@ -192,7 +202,7 @@ def _forward(
     mask = (torch.arange(ids.shape[1]) < torch.tensor([len(row) for row, _ in rows])[:, None]).long()
     hidden = model.model.language_model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
     where = labels[:, 1:] != -100
-    return model.lm_head(hidden[:, :-1][where]), labels[:, 1:][where]
+    return model.lm_head(hidden[:, :-1][where]), labels[:, 1:][where], projected
 
 
 @torch.no_grad()
@@ -208,7 +218,7 @@ def language_scores(
             indices = np.arange(start, start + 25)
             points = [random_markers(SIZE, rng) if kind == "marked" else [] for _ in indices]
             rows = [encode(tokenizer, dialogue(val, int(i), p, rng, 1)) for i, p in zip(indices, points, strict=True)]
-            logits, labels = _forward(model, tokenizer, pixel_tensor(marked_images(val, indices, points)), rows)
+            logits, labels, _ = _forward(model, tokenizer, pixel_tensor(marked_images(val, indices, points)), rows)
             hits = (logits.argmax(-1) == labels).tolist()
             for _, row in rows:
                 length = sum(label != -100 for label in row)
