@@ -89,7 +89,6 @@ def inputs(tmp_path_factory):
         if number != SCENES - 1:  # the teacher refused one
             maps.append(encode_depth(key, 1 / scene.depth))
     write_manifest(stages / "sources", images=images, records=records, quarantine=[Refused(file="bad.jpg", reason="cut off")])
-    (root / "pictures" / f"{SCENES - 2}.webp").name  # noqa: B018
     depth = stages / "teacher_depth"
     depth.mkdir()
     write_depth_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))

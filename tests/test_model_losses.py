@@ -95,31 +95,31 @@ def test_marker_loss_is_the_mean_over_start_and_end(logits):
     assert float(marker_loss(predictions(logits))) == pytest.approx(nll(logits, [(0, 2), (0, 5)]), rel=1e-12)
 
 
-def test_token_loss_is_restricted_to_the_codes(logits):
-    loss = token_loss(predictions(logits), vocabulary=VOCABULARY)
-    assert float(loss) == pytest.approx(nll(logits, [(0, 3), (0, 4)], slice(6, 9)), rel=1e-12)
+def test_token_loss_is_the_mean_over_the_code_places(logits):
+    loss = token_loss(predictions(logits))
+    assert float(loss) == pytest.approx(nll(logits, [(0, 3), (0, 4)]), rel=1e-12)
     loss.backward()
     touched = logits.grad.nonzero()
-    assert {tuple(row) for row in touched.tolist()} == {(0, place, code) for place in (2, 3) for code in (6, 7, 8)}
+    assert {tuple(row) for row in touched.tolist()} == {(0, place, token) for place in (2, 3) for token in range(SIZE)}
 
 
 def test_token_loss_by_hand():
     scores = torch.zeros(2, 8, SIZE)
-    scores[0, 2, 8] = math.log(2)  # codes 1 : 1 : 2, the last is right -> ln 2; the other place is uniform -> ln 3
-    loss = token_loss(predictions(scores), vocabulary=VOCABULARY)
-    assert float(loss) == pytest.approx((math.log(2) + math.log(3)) / 2)
+    scores[0, 2, 8] = math.log(2)  # 2 : 1 : ... over SIZE tokens; the other place is uniform
+    loss = token_loss(predictions(scores))
+    assert float(loss) == pytest.approx((math.log((SIZE + 1) / 2) + math.log(SIZE)) / 2)
 
 
 def test_count_loss_by_hand():
-    # Uniform logits: mass 3/10 on the codes at each of the N + 1 = 3 places, E = 0.9, (0.9 / 2 - 1)^2.
+    # Uniform logits: mass 3/10 on the codes at each of the N + 1 = 3 places, E = 0.9, ln(0.9 / 2)^2.
     assert float(count_loss(predictions(torch.zeros(2, 8, SIZE)), vocabulary=VOCABULARY, depth_tokens=N)) == pytest.approx(
-        0.3025
+        math.log(0.45) ** 2
     )
     sure = torch.full((2, 8, SIZE), -1e4)
     sure[0, 2, 7] = sure[0, 3, 6] = sure[0, 4, 9] = 0.0  # any code, any code, the end
     assert float(count_loss(predictions(sure), vocabulary=VOCABULARY, depth_tokens=N)) == 0.0
-    sure[0, 4, 9], sure[0, 4, 6] = -1e4, 0.0  # a third code instead of the end: (3 / 2 - 1)^2
-    assert float(count_loss(predictions(sure), vocabulary=VOCABULARY, depth_tokens=N)) == pytest.approx(0.25)
+    sure[0, 4, 9], sure[0, 4, 6] = -1e4, 0.0  # a third code instead of the end: ln(3 / 2)^2
+    assert float(count_loss(predictions(sure), vocabulary=VOCABULARY, depth_tokens=N)) == pytest.approx(math.log(1.5) ** 2)
 
 
 def test_count_loss_is_the_mean_over_spans():
@@ -128,7 +128,7 @@ def test_count_loss_is_the_mean_over_spans():
     scores[1] = -1e4
     scores[1, 2, 7] = scores[1, 3, 6] = scores[1, 4, 9] = 0.0
     loss = count_loss(predictions(scores, ids, roles), vocabulary=VOCABULARY, depth_tokens=N)
-    assert float(loss) == pytest.approx((0.3025 + 0) / 2)
+    assert float(loss) == pytest.approx((math.log(0.45) ** 2 + 0) / 2)
 
 
 def test_reconstruction_of_certain_codes_equals_hard_decoding():
@@ -156,7 +156,7 @@ def test_reconstruction_against_its_definition(logits):
 
 SPAN_LOSSES = [
     marker_loss,
-    lambda p: token_loss(p, vocabulary=VOCABULARY),
+    token_loss,
     lambda p: count_loss(p, vocabulary=VOCABULARY, depth_tokens=N),
     lambda p: reconstruction_loss(p, vocabulary=VOCABULARY, codebook=Codebook(), depth_tokens=N),
 ]

@@ -160,7 +160,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.wait(60)
 
 
-def wait_for(address: str, server: subprocess.Popen[bytes], *, within_s: float = 240.0) -> None:
+def wait_for(address: str, server: subprocess.Popen[bytes], *, within_s: float = 600.0) -> None:
     end = time.monotonic() + within_s
     while time.monotonic() < end and server.poll() is None:
         try:

@@ -15,6 +15,7 @@ N codes per span, K codes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -90,32 +91,30 @@ def _code_logits(predictions: Predictions, rows_P: Tensor, vocabulary: Vocabular
     return predictions.logits_PV[rows_P, vocabulary.first_code : vocabulary.first_code + vocabulary.num_codes]
 
 
-def token_loss(predictions: Predictions, *, vocabulary: Vocabulary) -> Tensor:
-    """Cross-entropy in nats over the K codes: mean over all code tokens of the batch.
+def token_loss(predictions: Predictions) -> Tensor:
+    """Cross-entropy in nats over the whole vocabulary: mean over all code tokens of the batch.
 
-    The softmax runs over the codes alone (ours): decoding admits nothing else at these places, and how much probability
-    the codes get from the rest of the vocabulary is the count loss's business.
+    Over the vocabulary, not the codes alone: what decoding masks away still has to lose its probability, or the codes'
+    rows drift until the model writes none by itself.
     """
-    rows_P = predictions.rows(Role.DEPTH_CODE)
-    if not rows_P.any():
-        return predictions.zero()
-    return F.cross_entropy(_code_logits(predictions, rows_P, vocabulary), vocabulary.codes(predictions.targets_P[rows_P]))
+    return _cross_entropy(predictions, predictions.rows(Role.DEPTH_CODE))
 
 
 def count_loss(predictions: Predictions, *, vocabulary: Vocabulary, depth_tokens: int) -> Tensor:
-    """Mean over the spans of (E / N - 1)^2, where E is the expected number of codes in the span (ours).
+    """Mean over the spans of ln(E / N)^2, where E is the expected number of codes in the span (ours).
 
     E sums the probability of "some code" over the span's N + 1 places: those of the N codes and that of ``<depth_end>``.
-    A model that writes exactly N codes has mass 1 at the first N and 0 at the last.
+    A model that writes exactly N codes has mass 1 at the first N and 0 at the last. The logarithm keeps the gradient alive
+    when the codes have lost all probability, where a plain (E / N - 1)^2 is flat.
     """
     rows_P = predictions.rows(Role.DEPTH_CODE, Role.DEPTH_END)
     if not rows_P.any():
         return predictions.zero()
     logits_QV = predictions.logits_PV[rows_P]
-    mass_Q = (_code_logits(predictions, rows_P, vocabulary).logsumexp(-1) - logits_QV.logsumexp(-1)).exp()
+    log_mass_Q = _code_logits(predictions, rows_P, vocabulary).logsumexp(-1) - logits_QV.logsumexp(-1)
     # A span fills its N + 1 places one after the other, so the rows are whole spans in order.
-    expected_S = mass_Q.view(-1, depth_tokens + 1).sum(1)
-    return (expected_S / depth_tokens - 1).square().mean()
+    log_expected_S = log_mass_Q.unflatten(0, (-1, depth_tokens + 1)).logsumexp(-1)
+    return (log_expected_S - math.log(depth_tokens)).square().mean()
 
 
 def reconstruction_loss(

@@ -108,7 +108,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         losses = {
             "llm": language_loss(predictions),
             "marker": marker_loss(predictions),
-            "token": token_loss(predictions, vocabulary=vocabulary),
+            "token": token_loss(predictions),
             "count": count_loss(predictions, vocabulary=vocabulary, depth_tokens=depth_tokens),
         }
         if "reconstruction" in wanted:

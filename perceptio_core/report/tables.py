@@ -10,11 +10,11 @@ from perceptio_core.report.published import Published, PublishedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """How a headline metric is called on the page; `top` ends its scale; baselines are printed in grey."""
+    """How a headline metric is called on the page; `top` ends its scale (None: none is drawn); baselines are grey."""
 
     name: str
     title: str
-    top: float = 100.0
+    top: float | None = 100.0
     baseline: bool = False
 
 
@@ -52,16 +52,18 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
             Label(name="codebook_lookup_3", title="look-up on decoded maps, 3 points"),
             Label(name="codebook_lookup_4", title="look-up, 4 points"),
             Label(name="codebook_lookup_5", title="look-up, 5 points"),
-            Label(name="codebook_absrel", title="reconstruction, AbsRel"),
+            Label(name="codebook_absrel", title="reconstruction, AbsRel", top=None),
+            Label(name="codebook_mse", title="reconstruction, squared error", top=None),
+            Label(name="codebook_perplexity", title="perplexity of the codes", top=None),
         ),
     ),
 )
 
 
 def number(value: float) -> str:
-    """One decimal below 1000, none above; two below 1."""
+    """One decimal below 1000, none above; two digits that count below 1."""
     if value and abs(value) < 1:
-        return f"{value:.2f}"
+        return f"{value:.2g}"
     return f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
@@ -84,7 +86,7 @@ def headline_table(*, figures: Sequence[Figure], control: str | None, published:
     rest = [f for f in figures if f.name.removeprefix(f"{control}_") not in {label.name for _, g in GROUPS for label in g}]
     if rest:
         rows.append(f'<tr class="group"><th colspan="{4 + len(beside) + bool(control)}">More</th></tr>')
-        rows += [_headline_row(Label(name=f.name, title=f.name), by_name, control, published, beside) for f in rest]
+        rows += [_headline_row(Label(name=f.name, title=f.name, top=None), by_name, control, published, beside) for f in rest]
     heads = ["<th>metric</th>", '<th class="num">this run</th>']
     heads += ['<th class="num">control, same base</th>'] if control else []
     heads += ["<th></th>", '<th class="num">n</th>']
@@ -160,7 +162,7 @@ def _headline_row(
     cells = [f'<th title="{escape(label.name)}">{escape(label.title)}{protocol}</th>', _value_cell(figure)]
     if control:
         cells.append(_value_cell(other) if other else '<td class="num pub">–</td>')
-    cells.append(f"<td>{_range(figure, other, top=label.top)}</td>")
+    cells.append(f"<td>{'' if label.top is None else _range(figure, other, top=label.top)}</td>")
     cells.append(f'<td class="num">{_count(figure)}</td>')
     for model in beside:
         value = published.value(model=model, metric=label.name)
