@@ -8,6 +8,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -34,6 +35,12 @@ _ADVICE = (
 )
 _NOTHING_TO_DO = ("didn't change, skipping", "is cached - skipping run")
 _children: set[subprocess.Popen[str]] = set()
+_gate = threading.RLock()  # held while a child starts and while the run is stopped: no stage begins after a stop
+_stopped = threading.Event()
+
+
+class _StageError(Exception):
+    """A stage ended with another code than 0, or was not started."""
 
 
 def reproduce() -> list[str]:
@@ -68,11 +75,12 @@ def _run_stage(node: StageNode) -> State[None]:
     logger = get_run_logger()
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     start, cached = time.monotonic(), False
-    for line in _output(node.name, tail):
-        logger.info(line)
-        cached = cached or any(mark in line for mark in _NOTHING_TO_DO)
-    if tail and tail[-1].startswith("exit "):
-        return Failed(message="\n".join(tail))
+    try:
+        for line in _output(node.name, tail):
+            logger.info(line)
+            cached = cached or any(mark in line for mark in _NOTHING_TO_DO)
+    except _StageError as error:
+        return Failed(message="\n".join([*tail, str(error)]))
     seconds = time.monotonic() - start
     markdown = stage_markdown(stage=node.name, outputs=locked_outputs(node.name), seconds=seconds, cached=cached)
     create_markdown_artifact(key=f"stage-{node.slug}", markdown=markdown, description=f"What {node.name} made")
@@ -80,11 +88,15 @@ def _run_stage(node: StageNode) -> State[None]:
 
 
 def _output(stage: str, tail: deque[str]) -> Iterator[str]:
-    """The lines that the stage writes, as they come; `tail` keeps the last, and ends with "exit N" if N is not 0."""
+    """The lines that the stage writes, as they come; `tail` keeps the last ones. Raises _StageError if it fails."""
     command = [sys.executable, "-m", "pipeline.child", stage]
-    # The driver's process group is kept: Ctrl-C in a terminal reaches the stage as well.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child:
+    with _gate:
+        if _stopped.is_set():
+            raise _StageError("not started: the run was stopped before")
+        # The driver's process group is kept: Ctrl-C in a terminal reaches the stage as well.
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         _children.add(child)
+    with child:
         assert child.stdout is not None
         for line in child.stdout:
             tail.append(line.rstrip())
@@ -93,7 +105,7 @@ def _output(stage: str, tail: deque[str]) -> Iterator[str]:
         code = child.wait()
         _children.discard(child)
     if code != 0:
-        tail.append(f"exit {code}")
+        raise _StageError(f"exit {code}")
 
 
 def _final_state(future: PrefectFuture[Any]) -> State[Any]:
@@ -106,10 +118,13 @@ def _ending_children() -> Iterator[None]:
     """On SIGINT or SIGTERM end the stage that runs, at once: the flow itself would first wait for it."""
 
     def end(number: int, _: FrameType | None) -> NoReturn:
-        for child in list(_children):
-            child.terminate()  # dvc ends, and the kernel ends the stage with it
+        with _gate:
+            _stopped.set()
+            for child in list(_children):
+                child.terminate()  # dvc ends, and the kernel ends the stage with it
         raise KeyboardInterrupt(signal.Signals(number).name)
 
+    _stopped.clear()
     previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

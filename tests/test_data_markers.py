@@ -1,5 +1,7 @@
 """Marked points: the rules of HardBLINK and AURORA, and that the image plane does not give the answer away."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from perceptio_core.data.markers import (
     QUESTION,
     Marker,
     answer,
+    comparisons,
     draw_markers,
     marker_style,
     sample_markers,
@@ -165,3 +168,17 @@ def test_letters_are_eight_pixels_high_at_128(letter):
 def test_the_question_is_the_official_one():
     assert QUESTION.endswith("Which point is the closest to the camera?")
     assert answer([Marker(letter="A", x=0, y=0, inverse_depth=1), Marker(letter="B", x=0, y=0, inverse_depth=2)]) == "(B)"
+
+
+def test_comparisons_ask_for_the_nearer_of_two_different_points():
+    markers = [Marker(letter=letter, x=0, y=0, inverse_depth=depth) for letter, depth in (("A", 0.2), ("B", 0.9), ("C", 0.5))]
+    truths = {"AB": "(B)", "BA": "(B)", "AC": "(C)", "CA": "(C)", "BC": "(B)", "CB": "(B)"}
+    orders = set()
+    for seed in range(40):
+        turns = comparisons(markers, count=5, rng=np.random.default_rng(seed))
+        assert len(turns) == 3, "three points have three pairs"
+        pairs = ["".join(re.findall(r"\b[ABC]\b", question)) for question, _ in turns]
+        assert {frozenset(pair) for pair in pairs} == {frozenset("AB"), frozenset("AC"), frozenset("BC")}
+        assert [answered for _, answered in turns] == [truths[pair] for pair in pairs]
+        orders.update(pairs)
+    assert orders == truths.keys(), "either point comes first"

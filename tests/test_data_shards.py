@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ PARAMS = JointShardsParams(
     conversation_per_image=None,
     markers_per_image=2,
     marker_counts=(2, 3),
+    comparisons_per_marker_question=2,
     depth_map_share=0.5,
     workers=2,
 )
@@ -187,8 +189,15 @@ def test_what_the_samples_hold(inputs, finished):
     assert len(seen["marker"]) >= 10
     for one in seen["marker"]:
         inverse_depth = store[one.image_key]
-        nearest = max(one.points, key=lambda point: inverse_depth[point["y"], point["x"]])
-        assert one.turns == [(QUESTION, f"({nearest['letter']})")]
+        depth_at = {point["letter"]: inverse_depth[point["y"], point["x"]] for point in one.points}
+        assert one.turns[0] == (QUESTION, f"({max(depth_at, key=depth_at.__getitem__)})")
+        assert len(one.turns) == 1 + min(2, len(depth_at) * (len(depth_at) - 1) // 2)
+        asked = set()
+        for question, answered in one.turns[1:]:
+            first, second = re.fullmatch(r"Which point is closer to the camera, (\w) or (\w)\?", question).groups()
+            assert answered == f"({first if depth_at[first] > depth_at[second] else second})"
+            asked.add(frozenset((first, second)))
+        assert len(asked) == len(one.turns) - 1
         assert one.masks == []
 
 

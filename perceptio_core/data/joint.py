@@ -1,7 +1,7 @@
 """Joins image, masks, texts and depth codes by image key into training samples.
 
 Of each image: its referring and conversation records; depth-order questions whose points are drawn on the picture and
-whose answers are read off the teacher's depth map; and its depth codes as a task of their own. The codes that go with a
+whose answers are read off the teacher's depth map, each followed by comparisons of two of its points; and its depth codes as a task of their own. The codes that go with a
 marked picture are those of the unmarked one.
 """
 
@@ -23,7 +23,7 @@ from PIL import Image
 from perceptio_core.data import rle
 from perceptio_core.data.images import open_with_format
 from perceptio_core.data.manifest import ImageRow, RecordRow
-from perceptio_core.data.markers import QUESTION, Marker, answer, draw_markers, sample_questions
+from perceptio_core.data.markers import QUESTION, Marker, answer, comparisons, draw_markers, sample_questions
 from perceptio_core.data.records import DEPTH_MAP_QUESTION, Refused
 from perceptio_core.data.shards import SCHEMA_VERSION, ShardPart, ShardSample, write_shard
 from perceptio_core.depth.codebook import DepthCodebook
@@ -177,13 +177,15 @@ class ShardMaker:
             )
         key = one.row.image_key
         for number, markers in enumerate(self._questions(one)):
+            rng = _rng(self._params.seed, "comparisons", key, str(number))
+            more = comparisons(markers, count=self._params.comparisons_per_marker_question, rng=rng)
             points = [{"letter": marker.letter, "x": marker.x, "y": marker.y} for marker in markers]
             yield self._sample(
                 one,
                 depth_codes=depth_codes,
                 record_id=f"{key}/marker/{number}",
                 task="marker",
-                turns=((QUESTION, answer(markers)),),
+                turns=((QUESTION, answer(markers)), *more),
                 source=TEACHER,
                 points=points,
                 marked=_encode_image(draw_markers(one.image, markers), "JPEG"),

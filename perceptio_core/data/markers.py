@@ -9,6 +9,7 @@ so the short cut is right once in `count` questions however strongly size, heigh
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 from perceptio_core.data.marker_drawing import MarkerStyle, draw_markers, marker_style
 
 __all__ = [
+    "COMPARISON",
     "LETTERS",
     "QUESTION",
     "Marker",
     "MarkerStyle",
     "answer",
+    "comparisons",
     "draw_markers",
     "marker_style",
     "sample_markers",
@@ -34,6 +37,8 @@ QUESTION = (
     "Multiple points are circled on the image, labeled by letters beside each circle. Which point is the closest to the camera?"
 )
 """The official HardBLINK question, word for word."""
+COMPARISON = "Which point is closer to the camera, {} or {}?"
+"""A question about two of the points (ours): it teaches to read depth at a marker, where the official one asks for a maximum."""
 
 LETTERS = "ABCDE"
 BAND = (0.3, 0.7)
@@ -63,6 +68,14 @@ class Marker:
 def answer(markers: Sequence[Marker]) -> str:
     """The right answer in HardBLINK's form, such as "(A)": the letter of the nearest point."""
     return f"({max(markers, key=lambda marker: marker.inverse_depth).letter})"
+
+
+def comparisons(markers: Sequence[Marker], *, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Questions about `count` random pairs of the points (fewer where there are fewer pairs), and their answers, as "(A)"."""
+    pairs = list(itertools.combinations(markers, 2))
+    chosen = [pairs[int(i)] for i in rng.permutation(len(pairs))[:count]]
+    turned = [pair[::-1] if rng.random() < 0.5 else pair for pair in chosen]
+    return [(COMPARISON.format(one.letter, two.letter), answer((one, two))) for one, two in turned]
 
 
 def sample_markers(

@@ -232,6 +232,7 @@ def pretrain(
         "steps": steps,
         "scores": figures,
         "seconds": round(run.seconds),
+        "threads": torch.get_num_threads(),
     }
     (out / "metrics.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return figures

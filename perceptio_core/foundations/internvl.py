@@ -1,7 +1,7 @@
 """Mini's InternVL: a small instance of `transformers`' class, taught generic language about procedural scenes (ours).
 
-Two phases. The vision tower first learns the dense helper tasks of `vision_tower`; then, with the tower frozen, projector
-and language model learn to answer generic questions (captions, colours, shapes, counts, cells, marker letters). Depth,
+Three phases. The vision tower first learns the dense helper tasks of `vision_tower`; then, with the tower frozen, the
+projector learns to put image tokens near the words for what they show (`alignment`); then projector and language model learn to answer generic questions (captions, colours, shapes, counts, cells, marker letters). Depth,
 depth order and segmentation are never asked. Run as `python -m perceptio_core.foundations.internvl --out foundations/mini`.
 """
 
@@ -50,6 +50,7 @@ SIZE, PATCH = 128, 16
 IMAGE_TOKENS = (SIZE // PATCH) ** 2
 VOCABULARY = 900
 ALIGNMENT = 0.3  # weight of the helper loss
+TURNS = 4  # questions about each image of a step
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -103,7 +104,8 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
             intermediate_size=512,
             num_hidden_layers=4,
             num_attention_heads=6,
-            num_key_value_heads=2,
+            num_key_value_heads=6,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             max_position_embeddings=4096,
             initializer_range=0.05,
             tie_word_embeddings=False,
@@ -116,6 +118,21 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
         downsample_ratio=1.0,
         tie_word_embeddings=False,
     )
+
+
+@torch.no_grad()
+def initialise_attention(model: InternVLForConditionalGeneration, *, gain: float = 3.0, copy: float = 0.5) -> None:
+    """Start the attention of the language model at "look at tokens like yourself, and copy what they hold".
+
+    In the manner of the mimetic initialisation of Trockman and Kolter (arXiv 2305.09828): queries near `gain` times the keys,
+    output projections near `copy` times the transposed values. Image tokens are drawn near the words for what they show
+    (`WordAlignment`), so a word of a question finds its place in the image from the first step on.
+    """
+    for layer in model.model.language_model.layers:
+        attention = layer.self_attn
+        attention.q_proj.weight.mul_(0.5).add_(gain * attention.k_proj.weight)
+        values_HD = attention.v_proj.weight
+        attention.o_proj.weight.mul_(0.5).add_(copy * values_HD.T / values_HD.square().sum(1).mean())
 
 
 def dialogue(
@@ -133,28 +150,66 @@ def dialogue(
     return [foundation_question(world, rendering, rng, markers) for _ in range(turns)]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, turns: list[tuple[str, str]]) -> tuple[list[int], list[int]]:
-    """Token ids of a whole dialogue about one image, and the same ids as labels: -100 but for the answers and their ends."""
+def encode(tokenizer: PreTrainedTokenizerFast, turns: list[tuple[str, str]]) -> tuple[list[int], list[float]]:
+    """Token ids of a whole dialogue about one image, and the weight of each in the loss: the tokens of an answer and its end
+    share a weight of 1, so that one word of colour counts as much as a long caption; all others have none.
+    """
     ids: list[int] = []
-    labels: list[int] = []
+    weights: list[float] = []
     for number, (question, answer) in enumerate(turns):
         image = f"<img>{'<IMG_CONTEXT>' * IMAGE_TOKENS}</img>\n" if number == 0 else ""
         prompt = tokenizer.encode(f"<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n")
         reply = tokenizer.encode(f"{answer}<|im_end|>")
         newline = tokenizer.encode("\n")
         ids += prompt + reply + newline
-        labels += [-100] * len(prompt) + reply + [-100] * len(newline)
-    return ids, labels
+        weights += [0.0] * len(prompt) + [1.0 / len(reply)] * len(reply) + [0.0] * len(newline)
+    return ids, weights
 
 
-def padded(rows: list[list[int]], filler: int) -> Tensor:
-    """Right-padded int64 matrix."""
+def padded(rows: list[list[int]] | list[list[float]], filler: int) -> Tensor:
+    """Right-padded matrix."""
     longest = max(map(len, rows))
     return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
 
 
+def align_projector(
+    model: InternVLForConditionalGeneration,
+    alignment: WordAlignment,
+    *,
+    train: SceneCache,
+    steps: int,
+    seed: int,
+    work: Path,
+    seen: dict[int, np.ndarray],
+) -> None:
+    """Teach the projector alone, in place, to put image tokens near the (still random) embeddings of their words."""
+    projector, words = model.model.multi_modal_projector, model.get_input_embeddings().weight.detach()
+    modules = {"projector": projector, "alignment": alignment}
+    run = PretrainingRun(modules=modules, steps=steps, lr=3e-3, warmup=20, weight_decay=0.01, work=work)
+    for step in run.steps_left():
+        rng = np.random.default_rng((seed, 2, step))
+        indices = rng.choice(len(train.images), 32, replace=False)
+        points = [random_markers(SIZE, rng) if rng.random() < 0.7 else [] for _ in indices]
+        images, targets = dense_batch(train, indices, points, patch=PATCH, attribute_rows=seen)
+        with torch.no_grad():
+            features = model.model.vision_tower(pixel_values=pixel_tensor(images)).last_hidden_state[:, 1:]
+        loss, right = alignment(projector(features), words, targets)
+        run.update(loss, {"words_right": right})
+    run.finish()
+
+
 def pretrain_language(
-    *, train: SceneCache, val: SceneCache, tower: Path, steps: int, batch: int, lr: float, seed: int, work: Path, out: Path
+    *,
+    train: SceneCache,
+    val: SceneCache,
+    tower: Path,
+    align_steps: int,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    work: Path,
+    out: Path,
 ) -> dict[str, float]:
     """Second phase; writes the model, tokenizer and processor to `out` and returns validation scores in percent."""
     torch.manual_seed(seed)
@@ -163,22 +218,24 @@ def pretrain_language(
     corpus += [text for i in range(1500, 2500) for turn in dialogue(train, i, [], rng, 4) for text in turn]
     tokenizer = train_tokenizer([*corpus, *REQUESTS * 50])
     model = InternVLForConditionalGeneration(model_config(tokenizer))
+    initialise_attention(model)
     model.model.vision_tower.load_state_dict(load_file(tower / "tower.safetensors"))
     model.model.vision_tower.requires_grad_(False)
     alignment = WordAlignment(tokenizer)
+    seen: dict[int, np.ndarray] = {}
+    align_projector(model, alignment, train=train, steps=align_steps, seed=seed, work=work / "alignment", seen=seen)
     modules = {"model": model, "alignment": alignment}
     run = PretrainingRun(modules=modules, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work)
-    seen: dict[int, np.ndarray] = {}
     for step in run.steps_left():
         rng = np.random.default_rng((seed, 1, step))
         indices = rng.choice(len(train.images), batch, replace=False)
         points = [random_markers(SIZE, rng) if rng.random() < 0.5 else [] for _ in indices]
-        rows = [encode(tokenizer, dialogue(train, int(i), p, rng, 6)) for i, p in zip(indices, points, strict=True)]
+        rows = [encode(tokenizer, dialogue(train, int(i), p, rng, TURNS)) for i, p in zip(indices, points, strict=True)]
         images, targets = dense_batch(train, indices, points, patch=PATCH, attribute_rows=seen)
-        logits, labels, projected = _forward(model, tokenizer, pixel_tensor(images), rows)
-        loss = F.cross_entropy(logits, labels)
+        logits, truth, weight, projected = _forward(model, tokenizer, pixel_tensor(images), rows)
+        loss = (F.cross_entropy(logits, truth, reduction="none") * weight).sum() / weight.sum()
         aligned, words_right = alignment(projected, model.get_input_embeddings().weight, targets)
-        right = (logits.argmax(-1) == labels).float().mean().item()
+        right = ((logits.argmax(-1) == truth) * weight).sum().item() / weight.sum().item()
         run.update(loss + ALIGNMENT * aligned, {"lm": loss.item(), "tokens_right": right, "words_right": words_right})
     run.finish()
     model.eval()
@@ -190,19 +247,19 @@ def _forward(
     model: InternVLForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     pixels: Tensor,
-    rows: list[tuple[list[int], list[int]]],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits at the supervised places, their labels, and the projected image tokens (B, N, D)."""
+    rows: list[tuple[list[int], list[float]]],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits at the supervised places, the tokens there, their weights, and the projected image tokens (B, N, D)."""
     ids = padded([row for row, _ in rows], tokenizer.pad_token_id)
-    labels = padded([row for _, row in rows], -100)
+    weights = padded([row for _, row in rows], 0.0)
     features = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
     embeddings = model.get_input_embeddings()(ids)
     projected = model.model.multi_modal_projector(features)
     embeddings = embeddings.masked_scatter((ids == model.config.image_token_id)[..., None], projected)
     mask = (torch.arange(ids.shape[1]) < torch.tensor([len(row) for row, _ in rows])[:, None]).long()
     hidden = model.model.language_model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
-    where = labels[:, 1:] != -100
-    return model.lm_head(hidden[:, :-1][where]), labels[:, 1:][where], projected
+    where = weights[:, 1:] > 0
+    return model.lm_head(hidden[:, :-1][where]), ids[:, 1:][where], weights[:, 1:][where], projected
 
 
 @torch.no_grad()
@@ -218,10 +275,10 @@ def language_scores(
             indices = np.arange(start, start + 25)
             points = [random_markers(SIZE, rng) if kind == "marked" else [] for _ in indices]
             rows = [encode(tokenizer, dialogue(val, int(i), p, rng, 1)) for i, p in zip(indices, points, strict=True)]
-            logits, labels, _ = _forward(model, tokenizer, pixel_tensor(marked_images(val, indices, points)), rows)
-            hits = (logits.argmax(-1) == labels).tolist()
+            logits, truth, _, _ = _forward(model, tokenizer, pixel_tensor(marked_images(val, indices, points)), rows)
+            hits = (logits.argmax(-1) == truth).tolist()
             for _, row in rows:
-                length = sum(label != -100 for label in row)
+                length = sum(weight > 0 for weight in row)
                 right += all(hits[:length])
                 total += 1
                 hits = hits[length:]
@@ -250,11 +307,12 @@ def main() -> None:
     """Command line: both phases, resumable, then the scores."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="receives internvl/ and its metrics")
-    parser.add_argument("--scenes", type=int, default=24000)
-    parser.add_argument("--tower-steps", type=int, default=1700)
-    parser.add_argument("--language-steps", type=int, default=1400)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
+    parser.add_argument("--tower-steps", type=int, default=1700, help="steps of 32 images (%(default)s)")
+    parser.add_argument("--align-steps", type=int, default=300, help="steps of the projector alone (%(default)s)")
+    parser.add_argument("--language-steps", type=int, default=3000, help="steps of 8 images (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
@@ -267,9 +325,10 @@ def main() -> None:
         train=train,
         val=val,
         tower=work / "tower",
+        align_steps=arguments.align_steps,
         steps=arguments.language_steps,
-        batch=16,
-        lr=1.5e-3,
+        batch=8,
+        lr=2e-3,
         seed=arguments.seed,
         work=work / "language",
         out=arguments.out / "internvl",
@@ -278,11 +337,12 @@ def main() -> None:
         "command": "python -m perceptio_core.foundations.internvl",
         "seed": arguments.seed,
         "data": {"scenes": arguments.scenes, "size": SIZE},
-        "steps": {"tower": arguments.tower_steps, "language": arguments.language_steps},
+        "steps": {"tower": arguments.tower_steps, "alignment": arguments.align_steps, "language": arguments.language_steps},
         "scores": scores,
         "seconds": round(time.time() - begun),
+        "threads": torch.get_num_threads(),
     }
-    (arguments.out / "internvl.json").write_text(json.dumps(report, indent=2) + "\n")
+    (arguments.out / "internvl" / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     log.info("%s", report)
 
 

@@ -136,6 +136,7 @@ def pretrain(
         "steps": steps,
         "scores": figures,
         "seconds": round(run.seconds),
+        "threads": torch.get_num_threads(),
     }
     (out_dir / "sam2" / "metrics.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return figures
@@ -172,8 +173,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
     numbers = " ".join(f"--{name} {getattr(arguments, name):g}" for name in ("steps", "batch", "lr", "scenes", "seed"))
     begun = time.perf_counter()
     pretrain(

@@ -1,8 +1,8 @@
 """Dense helper tasks that teach mini's InternVL vision tower to see (ours); the heads are thrown away afterwards.
 
-Every 4 x 4 pixel cell is asked for the shape, colour, material and size class of what it shows and whether an instance
-border crosses it; every patch is asked which marker is circled in it and which letter is printed in it. Nothing here
-knows depth or depth order: those are what co-training adds.
+Every 4 x 4 pixel cell is asked for the shape, colour and material of what it shows and whether an instance border crosses
+it; every patch is asked which marker is circled in it, which letter is printed in it, and where it lies. Nothing here knows depth, depth
+order or the physical size of a thing (which, with its size in the picture, would give its depth): co-training adds those.
 """
 
 import logging
@@ -20,15 +20,17 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from perceptio_core.data.markers import LETTERS, Marker, draw_markers, marker_style
 from perceptio_core.foundations.cache import SceneCache
 from perceptio_core.foundations.run import PretrainingRun
-from perceptio_core.scenes.world import COLORS, MATERIALS, SHAPES, SIZES, World
+from perceptio_core.scenes.world import COLORS, MATERIALS, SHAPES, World
 
 log = logging.getLogger(__name__)
 CELL = 4  # pixels
 IGNORE = -100
 COLOR_NAMES = tuple(COLORS)
+PLACES = 8  # patches a side
 # classes of each dense task; what: the shapes, then platform, then background
-CLASSES = {"what": len(SHAPES) + 2, "color": len(COLORS), "material": len(MATERIALS), "size": len(SIZES), "border": 2}
-PATCH_CLASSES = {"circle": len(LETTERS) + 1, "letter": len(LETTERS) + 1}
+CLASSES = {"what": len(SHAPES) + 2, "color": len(COLORS), "material": len(MATERIALS), "border": 2}
+PATCH_CLASSES = {"circle": len(LETTERS) + 1, "letter": len(LETTERS) + 1, "column": PLACES, "row": PLACES}
+EMPTY = 0.1  # weight of the many patches and cells that show no marker and no object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +44,17 @@ class DenseTargets:
 
 
 def attributes(world: World) -> np.ndarray:
-    """(objects + 1, 4) int64 rows (what, color, material, size) by instance number; row 0 is the background."""
-    rows = [(CLASSES["what"] - 1, IGNORE, IGNORE, IGNORE)]
+    """(objects + 1, 3) int64 rows (what, color, material) by instance number; row 0 is the background."""
+    rows = [(CLASSES["what"] - 1, IGNORE, IGNORE)]
     for thing in world.objects:
         if thing.role == "platform":
-            rows.append((len(SHAPES), IGNORE, IGNORE, IGNORE))
+            rows.append((len(SHAPES), IGNORE, IGNORE))
         else:
             rows.append(
                 (
                     SHAPES.index(thing.shape),
                     COLOR_NAMES.index(thing.color),
                     MATERIALS.index(thing.material),
-                    SIZES.index(thing.size),
                 )
             )
     return np.array(rows, dtype=np.int64)
@@ -97,12 +98,14 @@ def dense_batch(
     grid = cache.size // patch
     cells: dict[str, list[np.ndarray]] = {task: [] for task in CLASSES}
     patches = {task: np.zeros((len(indices), grid, grid), np.int64) for task in PATCH_CLASSES}
+    patches["column"][:] = np.arange(grid) * PLACES // grid
+    patches["row"][:] = (np.arange(grid) * PLACES // grid)[:, None]
     for number, (index, points) in enumerate(zip(indices.tolist(), markers, strict=True)):
         if index not in attribute_rows:
             attribute_rows[index] = attributes(cache.world(index))
         instances = cache.instances[index]
         middle = instances[CELL // 2 :: CELL, CELL // 2 :: CELL]
-        for task, column in zip(("what", "color", "material", "size"), attribute_rows[index].T, strict=True):
+        for task, column in zip(("what", "color", "material"), attribute_rows[index].T, strict=True):
             cells[task].append(column[middle])
         blocks = instances.reshape(len(instances) // CELL, CELL, -1, CELL)
         cells["border"].append((blocks.max(axis=(1, 3)) != blocks.min(axis=(1, 3))).astype(np.int64))
@@ -128,7 +131,7 @@ class DenseHeads(nn.Module):
         self.patches = nn.ModuleDict({task: nn.Linear(width, n) for task, n in PATCH_CLASSES.items()})
 
     def forward(self, features: Tensor, targets: DenseTargets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Cross-entropy and accuracy of each task; marker patches weigh more than the many empty ones."""
+        """Cross-entropy of each task, and its accuracy where there is an object, a marker or a border."""
         batch, count, _ = features.shape
         side, features = int(count**0.5), self.norm(features)
         losses, accuracies = {}, {}
@@ -136,14 +139,18 @@ class DenseHeads(nn.Module):
             logits = head(features).view(batch, side, side, self.per_side, self.per_side, CLASSES[task])
             logits = logits.permute(0, 1, 3, 2, 4, 5).reshape(-1, CLASSES[task])
             truth = targets.cells[task].reshape(-1)
-            losses[task] = F.cross_entropy(logits, truth, ignore_index=IGNORE)
-            known = truth != IGNORE
+            weight = torch.ones(CLASSES[task])
+            if task == "what":
+                weight[-1] = EMPTY
+            losses[task] = F.cross_entropy(logits, truth, weight=weight.to(logits.device), ignore_index=IGNORE)
+            known = (truth != IGNORE) & (truth < len(SHAPES)) if task == "what" else truth != IGNORE
             accuracies[task] = (logits.argmax(-1) == truth)[known].float().mean()
         for task, head in self.patches.items():
             logits, truth = head(features).view(-1, PATCH_CLASSES[task]), targets.patches[task].reshape(-1)
-            weight = torch.tensor([0.1] + [1.0] * (PATCH_CLASSES[task] - 1), device=logits.device)
+            placed = task in ("column", "row")
+            weight = torch.tensor([1.0 if placed else EMPTY] + [1.0] * (PATCH_CLASSES[task] - 1), device=logits.device)
             losses[task] = F.cross_entropy(logits, truth, weight=weight)
-            accuracies[task] = (logits.argmax(-1) == truth)[truth > 0].float().mean()
+            accuracies[task] = (logits.argmax(-1) == truth)[truth >= 0 if placed else truth > 0].float().mean()
         return losses, accuracies
 
 
@@ -159,6 +166,21 @@ def tower_config() -> InternVLVisionConfig:
         patch_size=16,
         layer_scale_init_value=1.0,
     )
+
+
+@torch.no_grad()
+def initialise_tower(tower: InternVLVisionModel, *, gain: float = 4.0, amplitude: float = 0.5) -> None:
+    """Start with attention that is local, as a convolution is (Trockman and Kolter, arXiv 2305.09828): queries near the keys,
+    and positions as sines and cosines of column and row, so that near patches resemble each other.
+    """
+    width = tower.config.hidden_size
+    angles_PF = torch.arange(PLACES)[:, None] / 10.0 ** torch.linspace(0, 1, width // 4)
+    waves_PH = torch.cat([angles_PF.sin(), angles_PF.cos()], dim=1)
+    row_PPH, column_PPH = waves_PH[:, None].expand(-1, PLACES, -1), waves_PH[None].expand(PLACES, -1, -1)
+    tower.embeddings.position_embeddings.zero_()
+    tower.embeddings.position_embeddings[0, 1:] = amplitude * torch.cat([row_PPH, column_PPH], dim=2).flatten(0, 1)
+    for layer in tower.encoder.layer:
+        layer.attention.q_proj.weight.mul_(0.5).add_(gain * layer.attention.k_proj.weight)
 
 
 def pixel_tensor(images: np.ndarray) -> Tensor:
@@ -177,7 +199,7 @@ def pretrain_tower(
     """
     torch.manual_seed(seed)
     tower = InternVLVisionModel(tower_config())
-    torch.nn.init.trunc_normal_(tower.embeddings.position_embeddings, std=0.02)
+    initialise_tower(tower)
     heads = DenseHeads(width=tower.config.hidden_size, patch=16)
     run = PretrainingRun(modules={"tower": tower, "heads": heads}, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work)
     seen: dict[int, np.ndarray] = {}

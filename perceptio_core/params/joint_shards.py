@@ -23,6 +23,8 @@ class JointShardsParams(Section):
     """Depth-order questions made from the teacher's depth map; an image that admits no balanced set of points gives fewer."""
     marker_counts: Annotated[tuple[Annotated[int, Field(ge=2, le=5)], ...], Field(min_length=1)]
     """Number of points of a question, drawn from this list; a number that stands twice is drawn twice as often."""
+    comparisons_per_marker_question: NonNegativeInt
+    """Further turns of such a sample, each about two of its points."""
     depth_map_share: Annotated[float, Field(ge=0, le=1)]
     """Share of the images that also give a sample whose answer is the depth codes alone."""
     max_pixels: PositiveInt = 64_000_000

@@ -27,7 +27,11 @@ COLORS: dict[str, tuple[float, float, float]] = {
 PLATFORM_COLORS = ((0.45, 0.33, 0.22), (0.36, 0.36, 0.38), (0.55, 0.50, 0.42), (0.24, 0.22, 0.22))
 HALF_EXTENT = {"small": (0.17, 0.25), "large": (0.40, 0.58)}  # metres, half of the object's width
 NEAR, FAR = 1.5, 13.0  # metres, range of object depths
-APPARENT = (0.032, 0.16)  # half width in the image as a share of the image width: legible, yet no object fills the view
+# Aerial perspective: far things fade into a bluish haze of any brightness, so that distance shows in colour and contrast
+# at every place of the picture, while "the brightest is nearest" (or farthest) does not hold.
+HAZE_LENGTH = (6.0, 11.0)  # metres over which contrast falls to 1/e
+HAZE_TINT = (-0.10, 0.0, 0.12)
+APPARENT = (0.045, 0.17)  # half width in the image as a share of the image width: legible, yet no object fills the view
 SPLITS = {"train": 0, "val": 1, "test": 2}
 SEEDS_PER_SPLIT = 1 << 30
 
@@ -104,7 +108,7 @@ def sample_scene(seed: int, size: int = 128) -> World:
         focal=0.5 / math.tan(math.radians(rng.uniform(48.0, 74.0)) / 2),
     )
     azimuth, elevation = rng.uniform(0, 2 * math.pi), math.radians(rng.uniform(35, 75))
-    haze_value = rng.uniform(0.25, 0.85)
+    haze_value = rng.uniform(0.30, 0.80)
     return World(
         seed=seed,
         size=size,
@@ -115,8 +119,8 @@ def sample_scene(seed: int, size: int = 128) -> World:
             math.cos(elevation) * math.cos(azimuth),
         ),
         ambient=rng.uniform(0.35, 0.55),
-        haze_rgb=_rgb(haze_value + rng.normal(0, 0.04, 3) + np.array([-0.03, 0.0, 0.04])),
-        haze_length=rng.uniform(7.0, 22.0),
+        haze_rgb=_rgb(haze_value + rng.normal(0, 0.03, 3) + np.array(HAZE_TINT)),
+        haze_length=rng.uniform(*HAZE_LENGTH),
         ground=_surface(rng),
         wall=_surface(rng),
         wall_depth=rng.uniform(9.0, 17.0) if rng.random() < 0.35 else math.inf,
