@@ -112,6 +112,10 @@ class Reader:
             (r"Seen from the (.+), where in the image is the (.+)\?", lambda m: self.side_of(m[2], m[1])),
             (r"(?:What|Which object) is at \((\d), (\d)\)\?", lambda m: self.at(int(m[1]), int(m[2]))),
             (
+                r"Is the number of (.+) plus the number of (.+) equal to (\w+)\?",
+                lambda m: self.yes(len(self.fitting(m[1])) + len(self.fitting(m[2])) == NUMBERS.index(m[3])),
+            ),
+            (
                 r"Is the (.+) (left of|right of|above|below) the (.+) in the image\?",
                 lambda m: self.yes(self.lies(self.the(m[1]), m[2], self.the(m[3])) > 0),
             ),

@@ -227,7 +227,8 @@ def test_seedbench_layout(written):
 
 def test_mme_layout(written):
     folder = written[0] / "mme"
-    assert sorted(path.stem for path in (folder / "questions").iterdir()) == ["color", "count", "existence", "position"]
+    tasks = ["color", "count", "existence", "numerical_calculation", "position"]
+    assert sorted(path.stem for path in (folder / "questions").iterdir()) == tasks
     for path in (folder / "questions").iterdir():
         lines = [line.split("\t") for line in path.read_text().splitlines()]
         assert len(lines) == 2 * PARAMS.mme

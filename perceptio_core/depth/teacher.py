@@ -31,8 +31,8 @@ class Teacher:
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
-        """Load a checkpoint directory in `transformers`' format (safetensors), on the GPU where there is one."""
-        model = DepthAnythingForDepthEstimation.from_pretrained(folder, use_safetensors=True).eval()
+        """Load a checkpoint directory in `transformers`' format (safetensors) in float32, on the GPU where there is one."""
+        model = DepthAnythingForDepthEstimation.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model=model.to(device), processor=DPTImageProcessor.from_pretrained(folder))
 

@@ -220,9 +220,10 @@ def pretrain(
         if (step + 1) % VAL_EVERY == 0 and step + 1 < steps:
             log.info("validation after %d steps: %s", step + 1, scores(model, val, scenes=VAL_SCENES))
     run.finish()
+    model.half().float()  # kept in 16 bits, and scored as kept
     figures = scores(model, val, scenes=VAL_SCENES)
     log.info("validation: %s", figures)
-    model.save_pretrained(out)
+    model.half().save_pretrained(out)
     image_processor().save_pretrained(out)
     card = {
         "command": command,
@@ -257,9 +258,9 @@ def main() -> None:
         default=Path(".work/foundations/tower/tower.safetensors"),
         help="vision tower that the encoder starts from, written by the first phase of foundations.internvl (%(default)s)",
     )
-    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="optimiser steps (%(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images a step (%(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (%(default)s)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")

@@ -308,7 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="receives internvl/ and its metrics")
     parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
-    parser.add_argument("--tower-steps", type=int, default=1700, help="steps of 32 images (%(default)s)")
+    parser.add_argument("--tower-steps", type=int, default=2200, help="steps of 32 images (%(default)s)")
     parser.add_argument("--align-steps", type=int, default=300, help="steps of the projector alone (%(default)s)")
     parser.add_argument("--language-steps", type=int, default=3000, help="steps of 8 images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")

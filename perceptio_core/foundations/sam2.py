@@ -125,10 +125,10 @@ def pretrain(
         if (step + 1) % VAL_EVERY == 0 and step + 1 < steps:
             log.info("validation after %d steps: %s", step + 1, scores(sam, val, scenes=VAL_SCENES, seed=seed))
     run.finish()
-    sam.eval()
+    sam.eval().half().float()  # kept in 16 bits, and scored as kept
     figures = scores(sam, val, scenes=VAL_SCENES, seed=seed)
     log.info("validation: %s", figures)
-    save_sam2(sam, config=mini_config(), folder=out_dir / "sam2")
+    save_sam2(sam.half(), config=mini_config(), folder=out_dir / "sam2")
     card = {
         "command": command,
         "seed": seed,

@@ -1,6 +1,6 @@
 """Pairs of yes/no questions about one picture, one true and one false, in the form of MME's (ours).
 
-The topics bear MME's names for the four of its subtasks that fit the world.
+The topics bear MME's names for the subtasks that fit the world: four of perception, one of cognition.
 """
 
 from collections.abc import Callable
@@ -80,10 +80,24 @@ def _position(view: View, rng: np.random.Generator) -> tuple[str, str] | None:
     return true, false
 
 
+def _calculation(view: View, rng: np.random.Generator) -> tuple[str, str] | None:
+    """A sum of two counts, the true one and one that is off by one."""
+    first, second = (Phrase(noun=NOUNS[SHAPES[int(i)]][0]) for i in rng.permutation(len(SHAPES))[:2])
+    if not (certain(view, first) and certain(view, second)):
+        return None
+    total = number_of(view, first) + number_of(view, second)
+    if total == 0:
+        return None
+    other = total + pick((-1, 1), rng)
+    true, false = (f"Is the number of {first.plural} plus the number of {second.plural} equal to {NUMBERS[n]}?" for n in (total, other))
+    return true, false
+
+
 _MAKERS: dict[str, Callable[[View, np.random.Generator], tuple[str, str] | None]] = {
     "existence": _existence,
     "count": _count,
     "position": _position,
     "color": _color,
+    "numerical_calculation": _calculation,
 }
 TOPICS = tuple(_MAKERS)

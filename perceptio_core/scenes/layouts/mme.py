@@ -1,6 +1,6 @@
 """MME's layout: ``questions/<task>.txt`` with two lines a picture, and ``images/<task>/``.
 
-The subtasks are the four of MME's perception tasks that fit the world.
+The subtasks are those of MME's that fit the world, see `perceptio_core.scenes.claims`.
 """
 
 from pathlib import Path

@@ -28,6 +28,7 @@ BLOCKS = {
     "mme_count": 7,
     "mme_position": 8,
     "mme_color": 9,
+    "mme_numerical_calculation": 10,
 }
 TRIES = 200  # scenes that are looked through for one benchmark item before it is given up
 Found = TypeVar("Found")
