@@ -8,8 +8,8 @@ depth order and segmentation are never asked. Run as `python -m perceptio_core.f
 import argparse
 import json
 import logging
-import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ from perceptio_core.data import markers as marker_language
 from perceptio_core.data.markers import Marker
 from perceptio_core.foundations.alignment import WordAlignment
 from perceptio_core.foundations.cache import SceneCache, scene_cache
-from perceptio_core.foundations.run import PretrainingRun
+from perceptio_core.foundations.pointing import LOOKING, READING, Attention, pointers, pointing_loss
+from perceptio_core.foundations.run import PretrainingRun, seconds_of
 from perceptio_core.foundations.vision_tower import (
     dense_batch,
     marked_images,
@@ -42,15 +43,17 @@ from perceptio_core.foundations.vision_tower import (
     random_markers,
     tower_config,
 )
-from perceptio_core.scenes.language import conversations, foundation_question
+from perceptio_core.scenes.language import conversations, foundation_question, lookups
 from perceptio_core.scenes.render import Rendering
+from perceptio_core.scenes.view import look
 
 log = logging.getLogger(__name__)
 SIZE, PATCH = 128, 16
 IMAGE_TOKENS = (SIZE // PATCH) ** 2
 VOCABULARY = 900
-ALIGNMENT = 0.3  # weight of the helper loss
+ALIGNMENT, POINTING = 0.3, 0.5  # weights of the helper losses
 TURNS = 4  # questions about each image of a step
+LOOKUP_SHARE, LOOKUP_TURNS = 0.3, 10  # the first steps ask many of the simplest questions about each image
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -121,7 +124,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
 
 
 @torch.no_grad()
-def initialise_attention(model: InternVLForConditionalGeneration, *, gain: float = 3.0, copy: float = 0.5) -> None:
+def initialise_attention(model: InternVLForConditionalGeneration, *, gain: float = 1.0, copy: float = 0.5) -> None:
     """Start the attention of the language model at "look at tokens like yourself, and copy what they hold".
 
     In the manner of the mimetic initialisation of Trockman and Kolter (arXiv 2305.09828): queries near `gain` times the keys,
@@ -136,18 +139,28 @@ def initialise_attention(model: InternVLForConditionalGeneration, *, gain: float
 
 
 def dialogue(
-    cache: SceneCache, index: int, markers: list[Marker], rng: np.random.Generator, turns: int
+    cache: SceneCache, index: int, markers: list[Marker], rng: np.random.Generator, turns: int, *, simple: bool = False
 ) -> list[tuple[str, str]]:
-    """Generic questions and answers about one cached scene."""
-    rendering = Rendering(
+    """Generic questions and answers about one cached scene; `simple`: `lookups` alone."""
+    rendering, world = _rendering(cache, index), cache.world(index)
+    if simple:
+        return lookups(world, rendering, rng, turns, markers)
+    if not markers:
+        return conversations(world, rendering, rng, turns)
+    return [foundation_question(world, rendering, rng, markers) for _ in range(turns)]
+
+
+def _rendering(cache: SceneCache, index: int) -> Rendering:
+    return Rendering(
         image=np.asarray(cache.images[index]),
         depth=np.asarray(cache.depth[index]),
         instances=np.asarray(cache.instances[index]),
     )
-    world = cache.world(index)
-    if not markers:
-        return conversations(world, rendering, rng, turns)
-    return [foundation_question(world, rendering, rng, markers) for _ in range(turns)]
+
+
+def _prompt(question: str, *, first: bool) -> str:
+    image = f"<img>{'<IMG_CONTEXT>' * IMAGE_TOKENS}</img>\n" if first else ""
+    return f"<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, turns: list[tuple[str, str]]) -> tuple[list[int], list[float]]:
@@ -157,8 +170,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, turns: list[tuple[str, str]]) -> 
     ids: list[int] = []
     weights: list[float] = []
     for number, (question, answer) in enumerate(turns):
-        image = f"<img>{'<IMG_CONTEXT>' * IMAGE_TOKENS}</img>\n" if number == 0 else ""
-        prompt = tokenizer.encode(f"<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n")
+        prompt = tokenizer.encode(_prompt(question, first=number == 0))
         reply = tokenizer.encode(f"{answer}<|im_end|>")
         newline = tokenizer.encode("\n")
         ids += prompt + reply + newline
@@ -230,17 +242,41 @@ def pretrain_language(
         rng = np.random.default_rng((seed, 1, step))
         indices = rng.choice(len(train.images), batch, replace=False)
         points = [random_markers(SIZE, rng) if rng.random() < 0.5 else [] for _ in indices]
-        rows = [encode(tokenizer, dialogue(train, int(i), p, rng, TURNS)) for i, p in zip(indices, points, strict=True)]
+        simple = step < LOOKUP_SHARE * steps
+        turns = LOOKUP_TURNS if simple else TURNS
+        dialogues = [dialogue(train, int(i), p, rng, turns, simple=simple) for i, p in zip(indices, points, strict=True)]
+        rows = [encode(tokenizer, turns_of_one) for turns_of_one in dialogues]
         images, targets = dense_batch(train, indices, points, patch=PATCH, attribute_rows=seen)
-        logits, truth, weight, projected = _forward(model, tokenizer, pixel_tensor(images), rows)
+        written = _forward(model, tokenizer, pixel_tensor(images), rows)
+        logits, truth, weight = written.logits_SV, written.truth_S, written.weight_S
         loss = (F.cross_entropy(logits, truth, reduction="none") * weight).sum() / weight.sum()
-        aligned, words_right = alignment(projected, model.get_input_embeddings().weight, targets)
+        aligned, words_right = alignment(written.projected_BND, model.get_input_embeddings().weight, targets)
+        first_image = rows[0][0].index(model.config.image_token_id)
+        names, answers = _names(tokenizer, train, indices, points, dialogues, first_image=first_image)
+        looked, looks_right = pointing_loss(model, written.hidden[LOOKING], names, layer=LOOKING)
+        read, reads_right = pointing_loss(model, written.hidden[READING], answers, layer=READING)
         right = ((logits.argmax(-1) == truth) * weight).sum().item() / weight.sum().item()
-        run.update(loss + ALIGNMENT * aligned, {"lm": loss.item(), "tokens_right": right, "words_right": words_right})
+        run.update(
+            loss + ALIGNMENT * aligned + POINTING * (looked + read),
+            {"lm": loss.item(), "tokens": right, "words": words_right, "looks": looks_right, "reads": reads_right},
+        )
     run.finish()
     model.eval()
     save(model, tokenizer, out)
     return language_scores(model, tokenizer, val)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """Logits at the S supervised places, the tokens there and their weights; the projected image tokens; the input of each
+    layer.
+    """
+
+    logits_SV: Tensor
+    truth_S: Tensor
+    weight_S: Tensor
+    projected_BND: Tensor
+    hidden: tuple[Tensor, ...]
 
 
 def _forward(
@@ -248,8 +284,7 @@ def _forward(
     tokenizer: PreTrainedTokenizerFast,
     pixels: Tensor,
     rows: list[tuple[list[int], list[float]]],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits at the supervised places, the tokens there, their weights, and the projected image tokens (B, N, D)."""
+) -> _Written:
     ids = padded([row for row, _ in rows], tokenizer.pad_token_id)
     weights = padded([row for _, row in rows], 0.0)
     features = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
@@ -257,9 +292,55 @@ def _forward(
     projected = model.model.multi_modal_projector(features)
     embeddings = embeddings.masked_scatter((ids == model.config.image_token_id)[..., None], projected)
     mask = (torch.arange(ids.shape[1]) < torch.tensor([len(row) for row, _ in rows])[:, None]).long()
-    hidden = model.model.language_model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+    states = model.model.language_model(inputs_embeds=embeddings, attention_mask=mask, output_hidden_states=True)
     where = weights[:, 1:] > 0
-    return model.lm_head(hidden[:, :-1][where]), ids[:, 1:][where], weights[:, 1:][where], projected
+    return _Written(
+        logits_SV=model.lm_head(states.last_hidden_state[:, :-1][where]),
+        truth_S=ids[:, 1:][where],
+        weight_S=weights[:, 1:][where],
+        projected_BND=projected,
+        hidden=states.hidden_states,
+    )
+
+
+def _names(
+    tokenizer: PreTrainedTokenizerFast,
+    cache: SceneCache,
+    indices: np.ndarray,
+    markers: list[list[Marker]],
+    dialogues: list[list[tuple[str, str]]],
+    *,
+    first_image: int,
+) -> tuple[Attention, Attention]:
+    """What the names in a batch's questions, and the answers to them, should attend to: patches, and those names."""
+    names: list[tuple[int, int, list[int]]] = []
+    answers: list[tuple[int, int, list[int]]] = []
+    longest = 0
+    for row, (index, points, turns) in enumerate(zip(indices.tolist(), markers, dialogues, strict=True)):
+        rendering = _rendering(cache, index)
+        view, start = look(cache.world(index), rendering), 0
+        for number, (question, answer) in enumerate(turns):
+            prompt = _prompt(question, first=number == 0)
+            ends = [end for _, end in tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]]
+            begin, reply = prompt.rindex(question), len(tokenizer.encode(f"{answer}<|im_end|>"))
+            asked = []
+            for pointer in pointers(question, view=view, instances_HW=rendering.instances, markers=points):
+                asked.append(start + next(i for i, end in enumerate(ends) if end >= begin + pointer.end))
+                names.append((row, asked[-1], (first_image + np.flatnonzero(pointer.patches)).tolist()))
+            start += len(ends)
+            if asked:
+                answers += [(row, start - 1 + place, asked) for place in range(reply - 1)]
+            start += reply + len(tokenizer.encode("\n"))
+        longest = max(longest, start)
+    return _attention(names, longest), _attention(answers, longest)
+
+
+def _attention(entries: list[tuple[int, int, list[int]]], length: int) -> Attention:
+    wanted_MT = torch.zeros(len(entries), length, dtype=torch.bool)
+    for number, (_, _, targets) in enumerate(entries):
+        wanted_MT[number, targets] = True
+    rows, tokens = (torch.tensor([entry[column] for entry in entries], dtype=torch.int64) for column in (0, 1))
+    return Attention(row_M=rows, token_M=tokens, wanted_MT=wanted_MT)
 
 
 @torch.no_grad()
@@ -275,8 +356,8 @@ def language_scores(
             indices = np.arange(start, start + 25)
             points = [random_markers(SIZE, rng) if kind == "marked" else [] for _ in indices]
             rows = [encode(tokenizer, dialogue(val, int(i), p, rng, 1)) for i, p in zip(indices, points, strict=True)]
-            logits, truth, _, _ = _forward(model, tokenizer, pixel_tensor(marked_images(val, indices, points)), rows)
-            hits = (logits.argmax(-1) == truth).tolist()
+            written = _forward(model, tokenizer, pixel_tensor(marked_images(val, indices, points)), rows)
+            hits = (written.logits_SV.argmax(-1) == written.truth_S).tolist()
             for _, row in rows:
                 length = sum(weight > 0 for weight in row)
                 right += all(hits[:length])
@@ -310,14 +391,14 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
     parser.add_argument("--tower-steps", type=int, default=2200, help="steps of 32 images (%(default)s)")
     parser.add_argument("--align-steps", type=int, default=300, help="steps of the projector alone (%(default)s)")
-    parser.add_argument("--language-steps", type=int, default=3000, help="steps of 8 images (%(default)s)")
+    parser.add_argument("--language-steps", type=int, default=1500, help="steps of 8 images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     train, val = scene_cache("train", arguments.scenes), scene_cache("val", 400)
-    work, begun = Path(".work/foundations"), time.time()
+    work = Path(".work/foundations")
     scores = pretrain_tower(
         train=train, val=val, steps=arguments.tower_steps, batch=32, lr=1.2e-3, seed=arguments.seed, work=work / "tower"
     )
@@ -328,7 +409,7 @@ def main() -> None:
         align_steps=arguments.align_steps,
         steps=arguments.language_steps,
         batch=8,
-        lr=2e-3,
+        lr=1.5e-3,
         seed=arguments.seed,
         work=work / "language",
         out=arguments.out / "internvl",
@@ -339,7 +420,7 @@ def main() -> None:
         "data": {"scenes": arguments.scenes, "size": SIZE},
         "steps": {"tower": arguments.tower_steps, "alignment": arguments.align_steps, "language": arguments.language_steps},
         "scores": scores,
-        "seconds": round(time.time() - begun),
+        "seconds": round(sum(seconds_of(work / phase) for phase in ("tower", "language/alignment", "language"))),
         "threads": torch.get_num_threads(),
     }
     (arguments.out / "internvl" / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -16,6 +16,11 @@ CHECKPOINT_EVERY = 200
 REPORT_EVERY = 50
 
 
+def seconds_of(work: Path) -> float:
+    """What the run with this work folder has taken so far, over all attempts."""
+    return float(json.loads((work / "state.json").read_text(encoding="utf-8"))["seconds"])
+
+
 class PretrainingRun:
     """Optimiser, schedule and resumable state of named modules.
 

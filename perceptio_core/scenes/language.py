@@ -62,6 +62,24 @@ def turns_about(view: View, rng: np.random.Generator, n: int) -> list[tuple[str,
     return list(turns.items())
 
 
+def lookups(
+    world: World, rendering: Rendering, rng: np.random.Generator, n: int, markers: Sequence[Point] | None = None
+) -> list[tuple[str, str]]:
+    """Up to `n` turns of the simplest kind, no question twice: the place of a marker or what letter is at a place; without
+    markers, the attributes and places of single objects. A model learns from them to find in the picture what is named.
+    """
+    view = look(world, rendering)
+    turns: dict[str, str] = {}
+    for _ in range(4 * n):
+        if len(turns) == n:
+            break
+        if markers:
+            turns.setdefault(*_marker_place(rendering.instances, markers, rng))
+        elif (question := pick(_LOOKUP_KINDS, rng)(view, rng)) is not None:
+            turns.setdefault(question.text, question.answer)
+    return list(turns.items())
+
+
 def multiple_choice(question: Question, rng: np.random.Generator) -> tuple[str, str]:
     """The question with lettered options and the letter of the true one, in the form in which lmms-eval asks."""
     options, place = as_multiple_choice(question, rng)
@@ -86,6 +104,13 @@ _KINDS: tuple[tuple[Maker, float], ...] = (
     (questions.part_question, 0.04),
     (questions.relation_question, 0.04),
     (questions.comparison_question, 0.03),
+)
+_LOOKUP_KINDS: tuple[Maker, ...] = (
+    questions.color_question,
+    questions.shape_question,
+    questions.material_question,
+    questions.cell_question,
+    questions.content_question,
 )
 _CHOICE_KINDS: tuple[Maker, ...] = (
     questions.color_question,
@@ -119,6 +144,16 @@ def _ask(view: View, rng: np.random.Generator) -> tuple[str, str]:
                 return question.text, question.answer
     question = _caption_question(view, rng)
     return question.text, question.answer
+
+
+def _marker_place(instances_HW: np.ndarray, markers: Sequence[Point], rng: np.random.Generator) -> tuple[str, str]:
+    """The place of a marker, or the letter at a place that no other marker shares."""
+    height, width = instances_HW.shape
+    cells = [(marker.x * GRID // width, marker.y * GRID // height) for marker in markers]
+    i = int(rng.integers(len(markers)))
+    if rng.random() < 0.5 and cells.count(cells[i]) == 1:
+        return f"Which letter is at {cell_words(cells[i])}?", markers[i].letter
+    return f"Where is the marker {markers[i].letter}?", cell_words(cells[i])
 
 
 def _marker_question(

@@ -1,0 +1,98 @@
+"""A helper for the language phase (ours): names attend to what they name in the picture, and answers to the names asked about.
+
+A small language model that starts from nothing answers from the text alone for thousands of steps before it finds that a
+word of the question can be looked up among the image tokens. Here some attention heads are told: at the last token of a
+marker's letter, of a cell, or of a noun phrase, they put their attention on the patches that show it; and heads of the layer
+above, where an answer is written, on the names in its question. It is what grounded captions give to a real InternVL; it
+speaks of places in the picture only. Nothing of it is kept but the trained weights.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import InternVLForConditionalGeneration
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from perceptio_core.data.markers import Marker
+from perceptio_core.scenes.expressions import SHAPE_OF_NOUN, Phrase
+from perceptio_core.scenes.view import GRID, View
+from perceptio_core.scenes.world import COLORS, MATERIALS
+
+LOOKING, READING = 1, 2  # layers: the first one gathers the words of a phrase at its last token
+HEADS = 3  # that are taught in each
+COVERED = 0.25  # share of a patch that something covers if the patch shows it
+_NAMES = re.compile(
+    r"\bmarker (?P<letter>[A-E])\b|\((?P<column>\d), (?P<row>\d)\)"
+    rf"|(?:\b(?P<material>{'|'.join(MATERIALS)}) )?(?:\b(?P<color>{'|'.join(COLORS)}) )?"
+    rf"\b(?P<noun>{'|'.join(SHAPE_OF_NOUN)})(?:e?s)?\b"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointer:
+    """`end`: the place in the question after the name; `patches` (GRID * GRID,) bool: those that show what is named."""
+
+    end: int
+    patches: np.ndarray
+
+
+def pointers(question: str, *, view: View, instances_HW: np.ndarray, markers: list[Marker]) -> list[Pointer]:
+    """Every name in a question that something in the picture bears."""
+    found = []
+    for match in _NAMES.finditer(question):
+        patches_PP = np.zeros((GRID, GRID), bool)
+        if match["letter"]:
+            for marker in markers:
+                if marker.letter == match["letter"]:
+                    patches_PP[marker.y * GRID // len(instances_HW), marker.x * GRID // instances_HW.shape[1]] = True
+        elif match["column"]:
+            patches_PP[int(match["row"]), int(match["column"])] = True
+        else:
+            phrase = Phrase(noun=match["noun"], color=match["color"], material=match["material"])
+            fitting = [seen.instance for seen in view.objects if phrase.fits(seen)]
+            side = len(instances_HW) // GRID
+            for instance in fitting:
+                share_PP = (instances_HW == instance).reshape(GRID, side, GRID, side).mean(axis=(1, 3))
+                patches_PP |= share_PP >= min(COVERED, share_PP.max())
+        if patches_PP.any():
+            found.append(Pointer(end=match.end(), patches=patches_PP.reshape(-1)))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """M tokens and what each should attend to: `row_M` which sample, `token_M` where in it, `wanted_MT` bool."""
+
+    row_M: Tensor
+    token_M: Tensor
+    wanted_MT: Tensor
+
+
+def pointing_loss(
+    model: InternVLForConditionalGeneration, hidden_BTD: Tensor, wanted: Attention, *, layer: int
+) -> tuple[Tensor, float]:
+    """Mean of -ln(attention on what is wanted) over tokens and taught heads, and that attention itself.
+
+    Args:
+        model: its language model's layer of number `layer` is taught.
+        hidden_BTD: input of that layer.
+        wanted: tokens and their targets.
+        layer: from 0.
+    """
+    text = model.model.language_model
+    block = text.layers[layer]
+    attention = block.self_attn
+    normed_BTD = block.input_layernorm(hidden_BTD)
+    shape = (*normed_BTD.shape[:2], -1, attention.head_dim)
+    queries, keys = (projection(normed_BTD).view(shape).transpose(1, 2) for projection in (attention.q_proj, attention.k_proj))
+    cos, sin = text.rotary_emb(normed_BTD, torch.arange(shape[1])[None])
+    queries, keys = apply_rotary_pos_emb(queries, keys, cos, sin)
+    queries_MHd = queries[wanted.row_M, :HEADS, wanted.token_M]
+    scores_MHT = torch.einsum("mhd,mhtd->mht", queries_MHd, keys[wanted.row_M, :HEADS]) * attention.scaling
+    later_MT = torch.arange(shape[1])[None] > wanted.token_M[:, None]
+    log_attention_MHT = scores_MHT.masked_fill(later_MT[:, None], -torch.inf).log_softmax(-1)
+    right_MH = log_attention_MHT.masked_fill(~wanted.wanted_MT[:, None], -torch.inf).logsumexp(-1)
+    return -right_MH.mean(), float(right_MH.detach().exp().mean())
