@@ -1,8 +1,8 @@
 """Joins image, masks, texts and depth codes by image key into training samples.
 
-Of each image: its referring and conversation records; depth-order questions whose points are drawn on the picture and
-whose answers are read off the teacher's depth map, each followed by comparisons of two of its points; and its depth codes as a task of their own. The codes that go with a
-marked picture are those of the unmarked one.
+Of each image: its referring and conversation records; depth-order questions whose points are drawn on the picture and whose
+answers are read off the teacher's depth map, each followed by comparisons of two of its points; and its depth codes as a task
+of their own. The codes that go with a marked picture are those of the unmarked one.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ QUESTION = (
 )
 """The official HardBLINK question, word for word."""
 COMPARISON = "Which point is closer to the camera, {} or {}?"
-"""A question about two of the points (ours): it teaches to read depth at a marker, where the official one asks for a maximum."""
+"""A question about two of the points (ours): it teaches to read depth at a marker; the official one asks for a maximum."""
 
 LETTERS = "ABCDE"
 BAND = (0.3, 0.7)

@@ -1,8 +1,9 @@
 """A helper for the language phase (ours): image tokens learn to lie near the words for what they show.
 
 A small language model that starts from nothing answers from the text alone for a long time before it finds out that image
-tokens hold the answer. When the projector's output for a patch already resembles the embeddings of the words for its
-content and place (colour, noun, surface, marker letter, column, row), attention from a question's words finds it. Thrown away afterwards.
+tokens hold the answer. When the projector's output for a patch already resembles the embeddings of the words for its content
+and place (colour, noun, surface, marker letter, column, row), attention from a question's words finds it. Thrown away
+afterwards.
 """
 
 import torch
@@ -42,7 +43,7 @@ class WordAlignment(nn.Module):
         self.ids = {kind: torch.tensor([tokenizer.encode(word)[0] for word in words]) for kind, words in WORDS.items()}
 
     def forward(self, tokens_BND: Tensor, embedding_VD: Tensor, targets: DenseTargets) -> tuple[Tensor, float]:
-        """Sum over the kinds of the mean cross-entropy, and the mean accuracy where a word fits. N = P * P patches, row-major."""
+        """Sum over the kinds of the mean cross-entropy, and the mean accuracy where a word fits; N = P * P, row-major."""
         tokens_PD = F.normalize(tokens_BND.flatten(0, 1), dim=-1)
         loss, right = tokens_BND.new_zeros(()), []
         for kind, ids in self.ids.items():

@@ -1,9 +1,12 @@
 """Mini's InternVL: a small instance of `transformers`' class, taught generic language about procedural scenes (ours).
 
 Three phases. The vision tower first learns the dense helper tasks of `vision_tower`; then, with the tower frozen, the
-projector learns to put image tokens near the words for what they show (`alignment`); then projector and language model learn to answer generic questions (captions, colours, shapes, counts, cells, marker letters). Depth,
-depth order and segmentation are never asked. Run as `python -m perceptio_core.foundations.internvl --out foundations/mini`.
+projector learns to put image tokens near the words for what they show (`alignment`); then projector and language model learn
+to answer generic questions (captions, colours, shapes, counts, cells, marker letters). Depth, depth order and segmentation
+are never asked. Run as `python -m perceptio_core.foundations.internvl --out foundations/mini`.
 """
+
+# ruff: noqa: N815 (shape suffixes of fields are upper case)
 
 import argparse
 import json

@@ -7,6 +7,8 @@ above, where an answer is written, on the names in its question. It is what grou
 speaks of places in the picture only. Nothing of it is kept but the trained weights.
 """
 
+# ruff: noqa: N815 (shape suffixes of fields are upper case)
+
 import re
 from dataclasses import dataclass
 

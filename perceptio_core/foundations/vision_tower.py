@@ -1,8 +1,9 @@
 """Dense helper tasks that teach mini's InternVL vision tower to see (ours); the heads are thrown away afterwards.
 
 Every 4 x 4 pixel cell is asked for the shape, colour and material of what it shows and whether an instance border crosses
-it; every patch is asked which marker is circled in it, which letter is printed in it, and where it lies. Nothing here knows depth, depth
-order or the physical size of a thing (which, with its size in the picture, would give its depth): co-training adds those.
+it; every patch is asked which marker is circled in it, which letter is printed in it, and where it lies. Nothing here
+knows depth, depth order or the physical size of a thing (which, with its size in the picture, would give its depth):
+co-training adds those.
 """
 
 import logging

@@ -89,7 +89,9 @@ def _calculation(view: View, rng: np.random.Generator) -> tuple[str, str] | None
     if total == 0:
         return None
     other = total + pick((-1, 1), rng)
-    true, false = (f"Is the number of {first.plural} plus the number of {second.plural} equal to {NUMBERS[n]}?" for n in (total, other))
+    true, false = (
+        f"Is the number of {first.plural} plus the number of {second.plural} equal to {NUMBERS[n]}?" for n in (total, other)
+    )
     return true, false
 
 
