@@ -181,7 +181,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, turns: list[tuple[str, str]]) -> 
     return ids, weights
 
 
-def padded(rows: list[list[int]] | list[list[float]], filler: int) -> Tensor:
+def padded(rows: list[list[int]] | list[list[float]], filler: float) -> Tensor:
     """Right-padded matrix."""
     longest = max(map(len, rows))
     return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
