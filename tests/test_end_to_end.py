@@ -36,8 +36,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name != "dvc.lock" and (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     (folder / "params.yaml").write_text("profile: smoke\nvariants: [full]\n")
+    author = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    for step in (("init", "-q"), ("add", "-A"), (*author, "commit", "-q", "-m", "As cloned")):  # DVCLive asks for the commit
+        subprocess.run(["git", *step], cwd=folder, check=True)
     return folder
 
 
