@@ -9,7 +9,7 @@ import torch
 from transformers import InternVLForConditionalGeneration
 
 from perceptio_core.data.markers import Marker
-from perceptio_core.foundations.pointing import HEADS, READING, Attention, pointers, pointing_loss
+from perceptio_core.foundations.pointing import GATHERING, HEADS, Attention, pointers, pointing_loss
 from perceptio_core.scenes.view import look
 from tiny import tiny_internvl
 
@@ -27,13 +27,14 @@ def test_names_point_at_the_patches_that_show_them():
 
     def named(question):
         found = pointers(question, view=view, instances_HW=instances, markers=markers)
-        return [(question[: pointer.end].split()[-1], np.flatnonzero(pointer.patches).tolist()) for pointer in found]
+        words = [" ".join(question[begin:end] for begin, end in pointer.words) for pointer in found]
+        return [(name, np.flatnonzero(pointer.patches).tolist()) for name, pointer in zip(words, found, strict=True)]
 
     assert named("Where is the marker B?") == [("B", [14])]
-    assert named("Which letter is at (6, 1)?") == [("1)", [14])]
-    assert named("What shape is the matte red object?") == [("object", [10, 11])]
-    assert named("How many boxes are there?") == [("boxes", [10, 11])]
-    assert named("Is the box left of the shiny cone in the image?") == [("box", [10, 11]), ("cone", [36])]
+    assert named("Which letter is at (6, 1)?") == [("6 1", [14])]
+    assert named("What shape is the matte red object?") == [("matte red object", [10, 11])]
+    assert named("How many boxes are there?") == [("box", [10, 11])]
+    assert named("Is the box left of the shiny cone in the image?") == [("box", [10, 11]), ("shiny cone", [36])]
     assert named("Is there a green ball in the image?") == [], "nothing bears the name"
 
 
@@ -48,8 +49,8 @@ def test_the_loss_reads_the_attention_of_the_model_itself(tmp_path):
     wanted_MT = torch.zeros(2, 9, dtype=torch.bool)
     wanted_MT[0, [1, 4]] = wanted_MT[1, 2] = True
     wanted = Attention(row_M=torch.tensor([1, 0]), token_M=torch.tensor([6, 3]), wanted_MT=wanted_MT)
-    loss, share = pointing_loss(model, states.hidden_states[READING], wanted, layer=READING)
-    attention = states.attentions[READING]
+    loss, share = pointing_loss(model, states.hidden_states[GATHERING], wanted, layer=GATHERING)
+    attention = states.attentions[GATHERING]
     shares = [float(attention[1, head, 6, [1, 4]].sum()) for head in range(HEADS)]
     shares += [float(attention[0, head, 3, 2]) for head in range(HEADS)]
     assert share == pytest.approx(np.mean(shares), rel=1e-4)

@@ -1,14 +1,14 @@
-"""A helper for the language phase (ours): image tokens learn to lie near the words for what they show.
+"""A helper for the language phase (ours): an image token is the sum of the words for what its patch shows.
 
 A small language model that starts from nothing answers from the text alone for a long time before it finds out that image
-tokens hold the answer. When the projector's output for a patch already resembles the embeddings of the words for its content
-and place (colour, noun, surface, marker letter, column, row), attention from a question's words finds it. Thrown away
-afterwards.
+tokens hold the answer. Here the projector's output for a patch is drawn to the sum of the embeddings of the words for its
+content and place (colour, noun, surface, marker letter, column, row). So image tokens have the scale of words, attention from
+a word finds the patches that show it, and what it reads there is a word again. Nothing is kept but the trained projector.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from perceptio_core.data.markers import LETTERS
@@ -28,34 +28,29 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 
 
-NOTHING = 0.1  # weight of a patch that no word of a kind fits; most patches are such
-
-
-class WordAlignment(nn.Module):
-    """Classifies image tokens among the words of each kind, and none of them, by cosine similarity with the words' input
-    embeddings. The class "none" keeps a word from resembling patches that have nothing to do with it.
-    """
+class WordAlignment:
+    """Distance of image tokens from the sums of the input embeddings of their words."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(2.5))  # logarithm of the inverse temperature
-        self.none = nn.ParameterDict({kind: nn.Parameter(torch.ones(1)) for kind in WORDS})
         self.ids = {kind: torch.tensor([tokenizer.encode(word)[0] for word in words]) for kind, words in WORDS.items()}
 
-    def forward(self, tokens_BND: Tensor, embedding_VD: Tensor, targets: DenseTargets) -> tuple[Tensor, float]:
-        """Sum over the kinds of the mean cross-entropy, and the mean accuracy where a word fits; N = P * P, row-major."""
-        tokens_PD = F.normalize(tokens_BND.flatten(0, 1), dim=-1)
-        loss, right = tokens_BND.new_zeros(()), []
+    def __call__(self, tokens_BND: Tensor, embedding_VD: Tensor, targets: DenseTargets) -> tuple[Tensor, float]:
+        """Mean squared distance, in units of the embeddings' mean square, and the share of words that are the nearest of
+        their kind by cosine; N = P * P, row-major. No gradient flows to the embeddings, or they would shrink.
+        """
+        embedding_VD = embedding_VD.detach()
+        sums_PD = tokens_BND.new_zeros(tokens_BND.shape[0] * tokens_BND.shape[1], tokens_BND.shape[2])
+        units_PD = F.normalize(tokens_BND.detach().flatten(0, 1), dim=-1)
+        right = []
         for kind, ids in self.ids.items():
             truth_P = self._truth(kind, targets, side=int(tokens_BND.shape[1] ** 0.5)).reshape(-1)
-            logits_PC = self.scale.exp() * tokens_PD @ F.normalize(embedding_VD[ids], dim=-1).T
-            logits_PC = torch.cat([logits_PC, self.none[kind].expand(len(logits_PC), 1)], dim=1)
-            weight_C = torch.tensor([1.0] * len(ids) + [NOTHING])
-            loss = loss + F.cross_entropy(logits_PC, truth_P, weight=weight_C)
             named_P = truth_P < len(ids)
             if named_P.any():
-                right.append((logits_PC.argmax(-1) == truth_P)[named_P].float().mean().item())
-        return loss, sum(right) / max(len(right), 1)
+                sums_PD[named_P] += embedding_VD[ids[truth_P[named_P]]]
+                nearest = (units_PD[named_P] @ F.normalize(embedding_VD[ids], dim=-1).T).argmax(-1)
+                right.append((nearest == truth_P[named_P]).float().mean().item())
+        distance = F.mse_loss(tokens_BND.flatten(0, 1), sums_PD) / embedding_VD.square().mean()
+        return distance, sum(right) / max(len(right), 1)
 
     def _truth(self, kind: str, targets: DenseTargets, *, side: int) -> Tensor:
         """Which word of a kind fits each patch (B, P, P); their number where none does."""

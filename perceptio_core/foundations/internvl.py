@@ -36,7 +36,7 @@ from perceptio_core.data import markers as marker_language
 from perceptio_core.data.markers import Marker
 from perceptio_core.foundations.alignment import WordAlignment
 from perceptio_core.foundations.cache import SceneCache, scene_cache
-from perceptio_core.foundations.pointing import LOOKING, READING, Attention, pointers, pointing_loss
+from perceptio_core.foundations.pointing import GATHERING, LOOKING, Attention, pointers, pointing_loss
 from perceptio_core.foundations.run import PretrainingRun, seconds_of
 from perceptio_core.foundations.vision_tower import (
     dense_batch,
@@ -46,7 +46,7 @@ from perceptio_core.foundations.vision_tower import (
     random_markers,
     tower_config,
 )
-from perceptio_core.scenes.language import conversations, foundation_question, lookups
+from perceptio_core.scenes.language import conversations, foundation_question, lookups, squares
 from perceptio_core.scenes.render import Rendering
 from perceptio_core.scenes.view import look
 
@@ -56,7 +56,9 @@ IMAGE_TOKENS = (SIZE // PATCH) ** 2
 VOCABULARY = 900
 ALIGNMENT, POINTING = 0.3, 0.5  # weights of the helper losses
 TURNS = 4  # questions about each image of a step
-LOOKUP_SHARE, LOOKUP_TURNS = 0.3, 10  # the first steps ask many of the simplest questions about each image
+LOOKUP_SHARE, LOOKUP_TURNS = 0.4, 8  # the first steps ask many of the simplest questions about each image
+SQUARES_SHARE = 0.15  # of the dialogues: what is in each square of the image
+LONG_ANSWER = 16  # tokens; each token of a longer answer weighs as one of such an answer
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -113,7 +115,6 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
             num_key_value_heads=6,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             max_position_embeddings=4096,
-            initializer_range=0.05,
             tie_word_embeddings=False,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
@@ -127,13 +128,15 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
 
 
 @torch.no_grad()
-def initialise_attention(model: InternVLForConditionalGeneration, *, gain: float = 1.0, copy: float = 0.5) -> None:
-    """Start the attention of the language model at "look at tokens like yourself, and copy what they hold".
+def initialise_language(model: InternVLForConditionalGeneration, *, gain: float = 8.0, copy: float = 0.5) -> None:
+    """Start the language model at "look at tokens like yourself, and copy what they hold".
 
     In the manner of the mimetic initialisation of Trockman and Kolter (arXiv 2305.09828): queries near `gain` times the keys,
-    output projections near `copy` times the transposed values. Image tokens are drawn near the words for what they show
-    (`WordAlignment`), so a word of a question finds its place in the image from the first step on.
+    output projections near `copy` times the transposed values. Image tokens are drawn to the words for what they show
+    (`WordAlignment`), so a word of a question finds its place in the image from the first step on. Embeddings have unit
+    variance: of smaller ones the first layer's output leaves no trace.
     """
+    model.get_input_embeddings().weight.normal_()
     for layer in model.model.language_model.layers:
         attention = layer.self_attn
         attention.q_proj.weight.mul_(0.5).add_(gain * attention.k_proj.weight)
@@ -144,8 +147,10 @@ def initialise_attention(model: InternVLForConditionalGeneration, *, gain: float
 def dialogue(
     cache: SceneCache, index: int, markers: list[Marker], rng: np.random.Generator, turns: int, *, simple: bool = False
 ) -> list[tuple[str, str]]:
-    """Generic questions and answers about one cached scene; `simple`: `lookups` alone."""
+    """Generic questions and answers about one cached scene; `simple`: `lookups` in place of the full variety."""
     rendering, world = _rendering(cache, index), cache.world(index)
+    if rng.random() < SQUARES_SHARE:
+        return [squares(world, rendering, rng)]
     if simple:
         return lookups(world, rendering, rng, turns, markers)
     if not markers:
@@ -168,7 +173,8 @@ def _prompt(question: str, *, first: bool) -> str:
 
 def encode(tokenizer: PreTrainedTokenizerFast, turns: list[tuple[str, str]]) -> tuple[list[int], list[float]]:
     """Token ids of a whole dialogue about one image, and the weight of each in the loss: the tokens of an answer and its end
-    share a weight of 1, so that one word of colour counts as much as a long caption; all others have none.
+    share a weight of 1 (more, if they are more than LONG_ANSWER), so that one word of colour counts as much as a caption;
+    all others have none.
     """
     ids: list[int] = []
     weights: list[float] = []
@@ -177,7 +183,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, turns: list[tuple[str, str]]) -> 
         reply = tokenizer.encode(f"{answer}<|im_end|>")
         newline = tokenizer.encode("\n")
         ids += prompt + reply + newline
-        weights += [0.0] * len(prompt) + [1.0 / len(reply)] * len(reply) + [0.0] * len(newline)
+        share = 1.0 / min(len(reply), LONG_ANSWER)
+        weights += [0.0] * len(prompt) + [share] * len(reply) + [0.0] * len(newline)
     return ids, weights
 
 
@@ -199,8 +206,7 @@ def align_projector(
 ) -> None:
     """Teach the projector alone, in place, to put image tokens near the (still random) embeddings of their words."""
     projector, words = model.model.multi_modal_projector, model.get_input_embeddings().weight.detach()
-    modules = {"projector": projector, "alignment": alignment}
-    run = PretrainingRun(modules=modules, steps=steps, lr=3e-3, warmup=20, weight_decay=0.01, work=work)
+    run = PretrainingRun(modules={"projector": projector}, steps=steps, lr=3e-3, warmup=20, weight_decay=0.01, work=work)
     for step in run.steps_left():
         rng = np.random.default_rng((seed, 2, step))
         indices = rng.choice(len(train.images), 32, replace=False)
@@ -233,14 +239,13 @@ def pretrain_language(
     corpus += [text for i in range(1500, 2500) for turn in dialogue(train, i, [], rng, 4) for text in turn]
     tokenizer = train_tokenizer([*corpus, *REQUESTS * 50])
     model = InternVLForConditionalGeneration(model_config(tokenizer))
-    initialise_attention(model)
+    initialise_language(model)
     model.model.vision_tower.load_state_dict(load_file(tower / "tower.safetensors"))
     model.model.vision_tower.requires_grad_(False)
     alignment = WordAlignment(tokenizer)
     seen: dict[int, np.ndarray] = {}
     align_projector(model, alignment, train=train, steps=align_steps, seed=seed, work=work / "alignment", seen=seen)
-    modules = {"model": model, "alignment": alignment}
-    run = PretrainingRun(modules=modules, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work)
+    run = PretrainingRun(modules={"model": model}, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work)
     for step in run.steps_left():
         rng = np.random.default_rng((seed, 1, step))
         indices = rng.choice(len(train.images), batch, replace=False)
@@ -255,13 +260,13 @@ def pretrain_language(
         loss = (F.cross_entropy(logits, truth, reduction="none") * weight).sum() / weight.sum()
         aligned, words_right = alignment(written.projected_BND, model.get_input_embeddings().weight, targets)
         first_image = rows[0][0].index(model.config.image_token_id)
-        names, answers = _names(tokenizer, train, indices, points, dialogues, first_image=first_image)
-        looked, looks_right = pointing_loss(model, written.hidden[LOOKING], names, layer=LOOKING)
-        read, reads_right = pointing_loss(model, written.hidden[READING], answers, layer=READING)
+        words, patches = _names(tokenizer, train, indices, points, dialogues, first_image=first_image)
+        gathered, gathers_right = pointing_loss(model, written.hidden[GATHERING], words, layer=GATHERING)
+        looked, looks_right = pointing_loss(model, written.hidden[LOOKING], patches, layer=LOOKING)
         right = ((logits.argmax(-1) == truth) * weight).sum().item() / weight.sum().item()
         run.update(
-            loss + ALIGNMENT * aligned + POINTING * (looked + read),
-            {"lm": loss.item(), "tokens": right, "words": words_right, "looks": looks_right, "reads": reads_right},
+            loss + ALIGNMENT * aligned + POINTING * (gathered + looked),
+            {"lm": loss.item(), "tokens": right, "words": words_right, "gathers": gathers_right, "looks": looks_right},
         )
     run.finish()
     model.eval()
@@ -315,27 +320,30 @@ def _names(
     *,
     first_image: int,
 ) -> tuple[Attention, Attention]:
-    """What the names in a batch's questions, and the answers to them, should attend to: patches, and those names."""
-    names: list[tuple[int, int, list[int]]] = []
-    answers: list[tuple[int, int, list[int]]] = []
+    """What the places where a batch's answers are predicted should attend to: the words of the names in the question, and
+    the patches that show what they name.
+    """
+    words: list[tuple[int, int, list[int]]] = []
+    patches: list[tuple[int, int, list[int]]] = []
     longest = 0
     for row, (index, points, turns) in enumerate(zip(indices.tolist(), markers, dialogues, strict=True)):
         rendering = _rendering(cache, index)
         view, start = look(cache.world(index), rendering), 0
         for number, (question, answer) in enumerate(turns):
             prompt = _prompt(question, first=number == 0)
-            ends = [end for _, end in tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]]
+            spans = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
             begin, reply = prompt.rindex(question), len(tokenizer.encode(f"{answer}<|im_end|>"))
-            asked = []
-            for pointer in pointers(question, view=view, instances_HW=rendering.instances, markers=points):
-                asked.append(start + next(i for i, end in enumerate(ends) if end >= begin + pointer.end))
-                names.append((row, asked[-1], (first_image + np.flatnonzero(pointer.patches)).tolist()))
-            start += len(ends)
-            if asked:
-                answers += [(row, start - 1 + place, asked) for place in range(reply - 1)]
-            start += reply + len(tokenizer.encode("\n"))
+            found = pointers(question, view=view, instances_HW=rendering.instances, markers=points)
+            if found:
+                asked = [(begin + first, begin + last) for pointer in found for first, last in pointer.words]
+                tokens = [start + i for i, (a, b) in enumerate(spans) if any(a < last and b > first for first, last in asked)]
+                shown = first_image + np.flatnonzero(np.any([pointer.patches for pointer in found], axis=0))
+                places = range(start + len(spans) - 1, start + len(spans) + reply - 2)
+                words += [(row, place, tokens) for place in places]
+                patches += [(row, place, shown.tolist()) for place in places]
+            start += len(spans) + reply + len(tokenizer.encode("\n"))
         longest = max(longest, start)
-    return _attention(names, longest), _attention(answers, longest)
+    return _attention(words, longest), _attention(patches, longest)
 
 
 def _attention(entries: list[tuple[int, int, list[int]]], length: int) -> Attention:

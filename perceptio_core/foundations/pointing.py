@@ -1,10 +1,13 @@
-"""A helper for the language phase (ours): names attend to what they name in the picture, and answers to the names asked about.
+"""A helper for the language phase (ours): where an answer is written, attention goes to the names asked about, and then to
+what they name in the picture.
 
 A small language model that starts from nothing answers from the text alone for thousands of steps before it finds that a
-word of the question can be looked up among the image tokens. Here some attention heads are told: at the last token of a
-marker's letter, of a cell, or of a noun phrase, they put their attention on the patches that show it; and heads of the layer
-above, where an answer is written, on the names in its question. It is what grounded captions give to a real InternVL; it
-speaks of places in the picture only. Nothing of it is kept but the trained weights.
+word of the question can be looked up among the image tokens. Here some attention heads are told: at every token from which
+a part of an answer is predicted, heads of one layer put their attention on the words of the names in the question (a
+marker's letter, a cell's two numbers, material, colour and noun), and heads of the next layer on the patches that show what
+is named. The picture is read last, at the place where the answer is written: what is read at the name and handed on from
+there arrives too faint to be learned. It is what grounded captions give to a real InternVL; it speaks of places in the
+picture only. Nothing of it is kept but the trained weights.
 """
 
 # ruff: noqa: N815 (shape suffixes of fields are upper case)
@@ -23,7 +26,7 @@ from perceptio_core.scenes.expressions import SHAPE_OF_NOUN, Phrase
 from perceptio_core.scenes.view import GRID, View
 from perceptio_core.scenes.world import COLORS, MATERIALS
 
-LOOKING, READING = 1, 2  # layers: the first one gathers the words of a phrase at its last token
+GATHERING, LOOKING = 1, 2  # layers: the words of the question are gathered first, then the picture is looked at
 HEADS = 3  # that are taught in each
 COVERED = 0.25  # share of a patch that something covers if the patch shows it
 _NAMES = re.compile(
@@ -35,9 +38,11 @@ _NAMES = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """`end`: the place in the question after the name; `patches` (GRID * GRID,) bool: those that show what is named."""
+    """`words`: begin and end, in the question, of each word of a name; `patches` (GRID * GRID,) bool: those that show what is
+    named.
+    """
 
-    end: int
+    words: tuple[tuple[int, int], ...]
     patches: np.ndarray
 
 
@@ -60,7 +65,8 @@ def pointers(question: str, *, view: View, instances_HW: np.ndarray, markers: li
                 share_PP = (instances_HW == instance).reshape(GRID, side, GRID, side).mean(axis=(1, 3))
                 patches_PP |= share_PP >= min(COVERED, share_PP.max())
         if patches_PP.any():
-            found.append(Pointer(end=match.end(), patches=patches_PP.reshape(-1)))
+            words = tuple(match.span(name) for name, text in match.groupdict().items() if text)
+            found.append(Pointer(words=words, patches=patches_PP.reshape(-1)))
     return found
 
 

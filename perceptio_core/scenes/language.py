@@ -12,12 +12,17 @@ import numpy as np
 
 from perceptio_core.scenes import questions
 from perceptio_core.scenes.claims import TOPICS, claims
+from perceptio_core.scenes.expressions import NOUNS
 from perceptio_core.scenes.questions import Maker, Question, as_multiple_choice, caption, cell_words, describe
 from perceptio_core.scenes.render import Rendering
 from perceptio_core.scenes.subjects import pick
 from perceptio_core.scenes.view import GRID, View, look
 from perceptio_core.scenes.world import World
 
+SQUARES = {
+    "color": ("What color is each square?", "Name the color in every square of the image, row by row."),
+    "shape": ("What is in each square?", "Name the object in every square of the image, row by row."),
+}
 CAPTION_REQUESTS = ("Describe the image.", "What is in the image?")
 LETTERS = "ABCD"  # of the options of a multiple choice
 
@@ -78,6 +83,22 @@ def lookups(
         elif (question := pick(_LOOKUP_KINDS, rng)(view, rng)) is not None:
             turns.setdefault(question.text, question.answer)
     return list(turns.items())
+
+
+def squares(world: World, rendering: Rendering, rng: np.random.Generator) -> tuple[str, str]:
+    """The colour or the kind of what is in the middle of each square of a GRID x GRID raster, row by row; "nothing" for the
+    background. A model learns from it to read every image token.
+    """
+    kind = pick(tuple(SQUARES), rng)
+    side = len(rendering.instances) // GRID
+    words = []
+    for instance in rendering.instances[side // 2 :: side, side // 2 :: side].reshape(-1).tolist():
+        thing = world.objects[instance - 1] if instance else None
+        if thing is None or thing.role == "platform":
+            words.append("nothing")
+        else:
+            words.append(thing.color if kind == "color" else NOUNS[thing.shape][0])
+    return pick(SQUARES[kind], rng), " ".join(words)
 
 
 def multiple_choice(question: Question, rng: np.random.Generator) -> tuple[str, str]:
