@@ -147,7 +147,10 @@ class Reader:
         return f"{'upper' if t.y < 0.5 else 'lower'} {'left' if t.x < 0.5 else 'right'}"
 
     def where(self, text):
-        return self.side_of(*text.split(" relative to the ")) if " relative to the " in text else self.cell(self.the(text))
+        if " relative to the " in text:
+            return self.side_of(*text.split(" relative to the "))
+        (only,) = self.refer(f"the {text}")
+        return self.cell(only)
 
     def side_of(self, one, other):
         dx, dy = self.the(one).x - self.the(other).x, self.the(one).y - self.the(other).y

@@ -168,7 +168,7 @@ def main() -> None:
         "config and metrics. Stop it at any time: the same command goes on from the last checkpoint."
     )
     parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="where sam2/ goes (%(default)s)")
-    parser.add_argument("--steps", type=int, default=1600, help="optimiser steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1800, help="optimiser steps (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="images a step (%(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")

@@ -114,13 +114,14 @@ def _caption_question(view: View, rng: np.random.Generator) -> Question:
 
 # the share of each kind among the open questions
 _KINDS: tuple[tuple[Maker, float], ...] = (
-    (_caption_question, 0.12),
+    (_caption_question, 0.10),
     (questions.color_question, 0.15),
     (questions.shape_question, 0.12),
     (questions.material_question, 0.08),
-    (questions.count_question, 0.12),
-    (questions.existence_question, 0.12),
-    (questions.cell_question, 0.10),
+    (questions.count_question, 0.10),
+    (questions.existence_question, 0.10),
+    (questions.cell_question, 0.06),
+    (questions.place_question, 0.10),
     (questions.content_question, 0.08),
     (questions.part_question, 0.04),
     (questions.relation_question, 0.04),

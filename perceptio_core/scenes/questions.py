@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perceptio_core.scenes.expressions import MARGIN, NOUNS, Phrase
+from perceptio_core.scenes.expressions import MARGIN, NOUNS, Phrase, referring_expressions
 from perceptio_core.scenes.subjects import any_phrase, apart_pair, certain, foreign_phrase, named_object, number_of, pick
 from perceptio_core.scenes.view import GRID, Seen, View
 from perceptio_core.scenes.world import COLORS, MATERIALS, SHAPES
@@ -121,6 +121,17 @@ def cell_question(view: View, rng: np.random.Generator) -> Question | None:
         return None
     text = pick(("Where is the {}?", "At which cell is the {}?"), rng).format(named[1])
     return Question(text=text, answer=cell_words(named[0].cell))
+
+
+def place_question(view: View, rng: np.random.Generator) -> Question | None:
+    """As `cell_question`, of an object that may be named by a relation or by order too ("the leftmost box")."""
+    if not view.objects:
+        return None
+    target = view.objects[int(rng.integers(len(view.objects)))]
+    for expression in referring_expressions(view=view, target=target, rng=rng, count=1):
+        text = pick(("Where is {}?", "At which cell is {}?"), rng).format(expression)
+        return Question(text=text, answer=cell_words(target.cell))
+    return None
 
 
 def content_question(view: View, rng: np.random.Generator) -> Question | None:
