@@ -8,14 +8,13 @@ import sys
 
 from perceptio_core.foundations import card, depth_anything, internvl, sam2
 
-# The vision tower comes first: Depth Anything's encoder starts from it. Its rate falls twice, after 1000 steps and after 2000.
-STEPS = ((internvl, ()), (depth_anything, ("--steps", "1000")), (depth_anything, ("--steps", "2000")), (sam2, ()), (card, ()))
+STEPS = (internvl, depth_anything, sam2, card)  # the vision tower comes first: Depth Anything's encoder starts from it
 
 
 def main() -> None:
     """Run the commands as the model card gives them."""
-    for module, arguments in STEPS:
-        sys.argv = [f"python -m {module.__name__}", *arguments]
+    for module in STEPS:
+        sys.argv = [f"python -m {module.__name__}"]
         module.main()
 
 

@@ -18,15 +18,14 @@ ABOUT = {
         "InternVL (`transformers.InternVLForConditionalGeneration`)",
         "First the vision tower on dense helper tasks (shape, colour, surface and border of each 4 x 4 cell; circle and letter "
         "of each marker; place of each patch), whose heads are thrown away; then, with the tower frozen, projector and "
-        "language model on captions and questions about colour, shape, surface, count, existence, place in the picture and "
-        "marker letters, helped by losses that tie words to the patches that show them. It never sees depth, depth order, "
-        "physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` are whole answers right, with and "
-        "without markers in the picture, the others the helper heads'.",
+        "language model on captions, on what is in each square of a raster, and on questions about colour, shape, surface, "
+        "count, existence, place in the picture and marker letters, helped by losses that tie words to the patches that show "
+        "them. It never sees depth, depth order, physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` "
+        "are whole answers right, with and without markers in the picture, the others the helper heads'.",
     ),
     "depth_anything": (
         "Depth Anything V2 (`transformers.DepthAnythingForDepthEstimation`)",
-        "Metric depth of single images, trained with `--steps 1000`, then taken up again with `--steps 2000`: the learning "
-        "rate fell twice. The encoder starts from the vision tower above, as the published models start from "
+        "Metric depth of single images. The encoder starts from the vision tower above, as the published models start from "
         "DINOv2. Scores on unseen scenes: `absrel`; `delta1` in %; `pair_order`, % of random pixel pairs in the right order; "
         "`nearest_n`, % of n-point depth-order questions that its map answers rightly: the ceiling of what co-training on "
         "its labels can reach.",
