@@ -21,7 +21,9 @@ ABOUT = {
         "language model on captions, on what is in each square of a raster, and on questions about colour, shape, surface, "
         "count, existence, place in the picture and marker letters, helped by losses that tie words to the patches that show "
         "them. It never sees depth, depth order, physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` "
-        "are whole answers right, with and without markers in the picture, the others the helper heads'.",
+        "are whole answers right, with and without markers in the picture, the others the helper heads'. "
+        "At last it rehearses the forms of answers that co-training fills: raster maps of colours and shapes, and finding one "
+        "object, with most of the answer's tokens hidden from it.",
     ),
     "depth_anything": (
         "Depth Anything V2 (`transformers.DepthAnythingForDepthEstimation`)",

@@ -86,10 +86,15 @@ def lookups(
 
 
 def squares(world: World, rendering: Rendering, rng: np.random.Generator) -> tuple[str, str]:
-    """The colour or the kind of what is in the middle of each square of a GRID x GRID raster, row by row; "nothing" for the
-    background. A model learns from it to read every image token.
-    """
+    """A question for `raster`, and it. A model learns from it to read every image token."""
     kind = pick(tuple(SQUARES), rng)
+    return pick(SQUARES[kind], rng), raster(world, rendering, kind)
+
+
+def raster(world: World, rendering: Rendering, kind: str) -> str:
+    """The "color" or "shape" of what is in the middle of each square of a GRID x GRID raster, row by row; "nothing" for the
+    background.
+    """
     side = len(rendering.instances) // GRID
     words = []
     for instance in rendering.instances[side // 2 :: side, side // 2 :: side].reshape(-1).tolist():
@@ -98,7 +103,7 @@ def squares(world: World, rendering: Rendering, rng: np.random.Generator) -> tup
             words.append("nothing")
         else:
             words.append(thing.color if kind == "color" else NOUNS[thing.shape][0])
-    return pick(SQUARES[kind], rng), " ".join(words)
+    return " ".join(words)
 
 
 def multiple_choice(question: Question, rng: np.random.Generator) -> tuple[str, str]:
