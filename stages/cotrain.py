@@ -95,7 +95,11 @@ def _groups(model: PerceptioForConditionalGeneration, params: CotrainParams) -> 
         train_vision_tower=params.train_vision_tower,
     )
     rates = params.learning_rates.model_dump()
-    return [ParameterGroup(name=name, rate=rates[name], parameters=parameters) for name, parameters in named.items()]
+    starts = dict.fromkeys(("projector", "vision_tower"), params.vision_start)
+    return [
+        ParameterGroup(name=name, rate=rates[name], start=starts.get(name, 0.0), parameters=parameters)
+        for name, parameters in named.items()
+    ]
 
 
 def _bare(accelerator: Accelerator, model: PerceptioForConditionalGeneration) -> PerceptioForConditionalGeneration:

@@ -84,7 +84,7 @@ def test_a_batch_without_perception_reaches_every_trainable_parameter(parts):
 def test_the_control_has_no_perception(tmp_path):
     model, processor = tiny_perceptio(tmp_path, order=())
     groups = add_adapters(model, **LORA, train_vision_tower=False)
-    assert set(groups) == {"adapters"}
+    assert set(groups) == {"adapters", "added_rows", "projector"}
     losses = model(processor.collate([tiny_sample(0, masks=1, depth=True)]))
     assert float(losses["total"].detach()) == pytest.approx(float(losses["llm"].detach()))
     assert "seg_ce" not in losses
@@ -96,7 +96,7 @@ def test_only_what_should_train_trains(tmp_path, tied):
     batch = processor.collate([tiny_sample(0, masks=1, depth=True), tiny_sample(1, masks=0, depth=True)])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     groups, losses = train(model, batch, steps=6, train_vision_tower=False)
-    assert set(groups) == {"adapters", "segmentation"}
+    assert set(groups) == {"adapters", "added_rows", "projector", "segmentation"}
     assert float(losses[-1]["total"].detach()) < float(losses[0]["total"].detach())
     merge_adapters(model)
     after = model.state_dict()
@@ -138,7 +138,7 @@ def test_adapters_start_equal_and_leave_the_generator_alone(parts, tmp_path):
     state = torch.random.get_rng_state()
     groups = add_adapters(model, **LORA, train_vision_tower=True)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert set(groups) == {"adapters", "segmentation", "vision_tower"}
+    assert set(groups) == {"adapters", "added_rows", "projector", "segmentation", "vision_tower"}
     other, _ = tiny_perceptio(tmp_path / "again")
     add_adapters(other, **LORA, train_vision_tower=True)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

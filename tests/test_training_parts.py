@@ -23,6 +23,8 @@ def test_schedule_by_hand() -> None:
     assert factors[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert factors[8] == pytest.approx(0.2 + 0.8 * 0.5)  # half-way down the cosine
     assert factors[10] == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 0.75)))
+    later = [rate_factor(step=step, steps=16, warmup=1 / 4, floor=0.2, start=1 / 4) for step in range(16)]
+    assert later == pytest.approx([0.0] * 4 + factors), "the same schedule, over the rest of the run"
     assert rate_factor(step=0, steps=1, warmup=0.0, floor=0.0) == 1.0
     with pytest.raises(ValueError, match="step 12 is outside the run of 12 steps"):
         rate_factor(step=12, steps=12, warmup=0.0, floor=0.0)
@@ -130,7 +132,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_rates_and_decay_by_group() -> None:
     _, optimizer = optimized(steps=0)
-    set_rates(optimizer=optimizer, factor=0.5)
+    set_rates(optimizer=optimizer, factor=lambda start: 0.5 + start)
     seen = {(group["lr"], group["weight_decay"], len(group["params"])) for group in optimizer.param_groups}
     assert seen == {(5e-3, 0.05, 1), (5e-3, 0.0, 1), (1.5e-2, 0.05, 1), (1.5e-2, 0.0, 1)}
 

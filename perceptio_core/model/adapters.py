@@ -33,8 +33,8 @@ def add_adapters(
         train_vision_tower: whether the vision tower learns too.
 
     Returns:
-        The trainable parameters by name in the model, in groups: ``"adapters"`` (LoRA, added rows, projector),
-        ``"vision_tower"`` and ``"segmentation"``; a group without parameters is left out.
+        The trainable parameters by name in the model, in groups: ``"adapters"`` (LoRA), ``"added_rows"``,
+        ``"projector"``, ``"vision_tower"`` and ``"segmentation"``; a group without parameters is left out.
 
     Raises:
         ValueError: the model has adapters already.
@@ -73,6 +73,10 @@ def trainable_groups(model: PerceptioForConditionalGeneration) -> dict[str, dict
                 group = "segmentation"
             elif ".vision_tower." in name:
                 group = "vision_tower"
+            elif ".multi_modal_projector." in name:
+                group = "projector"
+            elif "trainable_tokens" in name:
+                group = "added_rows"
             else:
                 group = "adapters"
             groups.setdefault(group, {})[name] = parameter

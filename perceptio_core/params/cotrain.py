@@ -11,7 +11,12 @@ class LearningRates(Section):
     """Base learning rates of AdamW by what they train (Sa2VA uses one, 4e-5, for everything; the split is ours)."""
 
     adapters: PositiveFloat
-    """LoRA matrices, the projector and the rows of the added tokens."""
+    """LoRA matrices."""
+    added_rows: PositiveFloat
+    """The rows of the added tokens. They start far from what the frozen head calls likely; a rate several times the others'
+    lets them settle before anything else has to move for their sake."""
+    projector: PositiveFloat
+    """From the vision tower to the language model."""
     vision_tower: PositiveFloat
     """The vision tower, where `train_vision_tower` lets it learn."""
     segmentation: PositiveFloat
@@ -64,6 +69,10 @@ class CotrainParams(Section):
     accumulation: PositiveInt
     """Micro-batches per rank and optimizer step; raise it when memory is short."""
     learning_rates: LearningRates
+    vision_start: float = Field(ge=0, lt=1)
+    """Share of the steps before the projector and the vision tower begin to learn (Sa2VA: 0). From the first step on, they
+    would answer the large early gradients of the added rows with an offset common to all image tokens, in which what the
+    image shows drowns."""
     warmup: float = Field(ge=0, lt=1)
     """Share of the steps spent warming up (Sa2VA: 0.05)."""
     floor: float = Field(ge=0, le=1)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,9 @@ def train(
         done = step + 1
         final = done == settings.steps
         model.train()
-        factor = rate_factor(step=step, steps=settings.steps, warmup=settings.warmup, floor=settings.floor)
-        set_rates(optimizer=optimizer, factor=factor)
+        schedule = partial(rate_factor, step=step, steps=settings.steps, warmup=settings.warmup, floor=settings.floor)
+        factor = schedule(start=0.0)
+        set_rates(optimizer=optimizer, factor=lambda start, schedule=schedule: schedule(start=start))  # type: ignore[misc]
         means = _Means(accelerator)
         for micro in range(settings.accumulation):
             batch = next(stream)

@@ -1,6 +1,6 @@
 """AdamW over named parameter groups, each with its own learning rate."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,13 @@ class ParameterGroup:
     Attributes:
         name: shown in the log.
         rate: base learning rate, > 0.
+        start: share of the run before they begin to learn, in [0, 1).
         parameters: name in the model -> parameter; only those that train.
     """
 
     name: str
     rate: float
+    start: float = 0.0
     parameters: Mapping[str, nn.Parameter]
 
 
@@ -40,7 +42,7 @@ def check_groups(*, model: nn.Module, groups: list[ParameterGroup]) -> None:
 def build_optimizer(*, groups: list[ParameterGroup], weight_decay: float) -> torch.optim.AdamW:
     """AdamW, betas (0.9, 0.999) as Sa2VA; vectors (norms, biases) do not decay (ours).
 
-    Each torch group keeps its base rate as `base_rate`, so that `set_rates` needs no other state.
+    Each torch group keeps its base rate as `base_rate` and its start, so that `set_rates` needs no other state.
     """
     torch_groups = []
     for group in groups:
@@ -48,11 +50,12 @@ def build_optimizer(*, groups: list[ParameterGroup], weight_decay: float) -> tor
         vectors = [parameter for parameter in group.parameters.values() if parameter.ndim < 2]
         for parameters, decay in ((matrices, weight_decay), (vectors, 0.0)):
             if parameters:
-                torch_groups.append({"params": parameters, "weight_decay": decay, "lr": group.rate, "base_rate": group.rate})
+                rates = {"lr": group.rate, "base_rate": group.rate, "start": group.start}
+                torch_groups.append({"params": parameters, "weight_decay": decay, **rates})
     return torch.optim.AdamW(torch_groups, betas=(0.9, 0.999))
 
 
-def set_rates(*, optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to its base rate times `factor`."""
+def set_rates(*, optimizer: torch.optim.Optimizer, factor: Callable[[float], float]) -> None:
+    """Set every group's learning rate to its base rate times `factor(start of the group)`."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_rate"] * factor
+        group["lr"] = group["base_rate"] * factor(group["start"])
