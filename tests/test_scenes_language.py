@@ -9,7 +9,7 @@ import pytest
 
 from perceptio_core.scenes.claims import TOPICS, claims
 from perceptio_core.scenes.expressions import Expression, Phrase, referring_expressions
-from perceptio_core.scenes.language import SQUARES, conversations, foundation_question, raster, squares
+from perceptio_core.scenes.language import SQUARES, conversations, foundation_question, squares
 from perceptio_core.scenes.questions import Question, as_multiple_choice, describe
 from perceptio_core.scenes.render import render
 from perceptio_core.scenes.view import Seen, View, look
@@ -384,14 +384,3 @@ def test_squares_name_what_is_in_the_middle_of_each():
             words = np.array(said[question].split()).reshape(8, 8)
             assert (words[:2, 1:3] == word).all()
             assert (words == "nothing").sum() == 60
-
-
-def test_a_raster_of_whiteness_goes_from_the_darkest_to_the_brightest_square():
-    image = np.zeros((128, 128, 3), np.uint8)
-    image[16:32, 48:64] = 200  # square (3, 1)
-    image[112:, 112:] = 100  # the last square
-    rendering = SimpleNamespace(image=image, instances=np.zeros((128, 128), np.uint8))
-    levels = np.array([int(word) for word in raster(SimpleNamespace(objects=[]), rendering, "white").split()]).reshape(8, 8)
-    assert levels[1, 3] == 7
-    assert levels[7, 7] == 3
-    assert levels.sum() == 10

@@ -1,11 +1,10 @@
 """Third phase of mini's InternVL (ours): the forms of answers that co-training will fill with perception tokens.
 
 A real InternVL has read millions of answers of every form; to mini's, a long answer that goes through the picture square by
-square, or a token it has never seen where an answer begins, would be new. So it writes raster maps of colours, shapes and
-brightness at the places of a sequence where co-training writes depth codes, and finds objects at the place of ``[SEG]``. Most
-tokens of these answers are replaced by random ones on the input side (word dropout, arXiv 1511.06349): what is to be read
-next then follows from the place alone, as it must for tokens that are added later. Still nothing of depth, depth order or
-masks.
+square, or a token it has never seen where an answer begins, would be new. So it writes raster maps of colours and shapes at
+the places of a sequence where co-training writes depth codes, and finds objects at the place of ``[SEG]``. Most tokens of these
+answers are replaced by random ones on the input side (word dropout, arXiv 1511.06349): what is to be read next then follows
+from the place alone, as it must for tokens that are added later. Still nothing of depth, depth order or masks.
 """
 
 from pathlib import Path
@@ -34,15 +33,13 @@ from perceptio_core.foundations.pointing import GATHERING, LOOKING, pointing_los
 from perceptio_core.foundations.run import PretrainingRun
 from perceptio_core.foundations.vision_tower import dense_batch, pixel_tensor, random_markers
 from perceptio_core.scenes.expressions import referring_expressions
-from perceptio_core.scenes.language import CAPTION_REQUESTS, raster
+from perceptio_core.scenes.language import CAPTION_REQUESTS, SQUARES, raster
 from perceptio_core.scenes.subjects import pick
 from perceptio_core.scenes.view import look
 
-VERB = " point"  # a single token; never heard as it is, so that any other verb will do
 LEAD = ":"  # stands where a perception span begins
 MARKED = QUESTION[: QUESTION.index("Which point")]
-KINDS = {"white": 0.6, "color": 0.25, "shape": 0.15}  # of maps; in one of whiteness every square has something to say
-MAPS, FINDS = 0.5, 0.3  # shares of the dialogues; the others are those of the phase before
+MAPS, FINDS = 0.45, 0.3  # shares of the dialogues; the others are those of the phase before
 REPLACED = 0.6  # share of the answers' tokens that are random on the input side
 
 
@@ -50,7 +47,7 @@ def form(cache: SceneCache, index: int, markers: list[Marker], rng: np.random.Ge
     """A question of a form to come, and its answer; None where the picture holds nothing to be found."""
     world, rendering = cache.world(index), rendering_of(cache, index)
     if rng.random() < MAPS / (MAPS + FINDS):
-        kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+        kind = pick(tuple(SQUARES), rng)
         if markers:
             question = f"{MARKED}Which is the {kind} map for the image?"
         else:
@@ -63,18 +60,15 @@ def form(cache: SceneCache, index: int, markers: list[Marker], rng: np.random.Ge
         return None
     target = view.objects[int(rng.integers(len(view.objects)))]
     for expression in referring_expressions(view=view, target=target, rng=rng, count=1):
-        return f"Please{VERB} {expression} in this image.", f"{LEAD}{target.cell[0]}, {target.cell[1]}"
+        return f"Please find {expression} in this image.", f"{LEAD}{target.cell[0]}, {target.cell[1]}"
     return None
 
 
 def heard(row: Encoded, tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator) -> list[int]:
-    """The ids of a dialogue with the verb of a request, the first token of the answer, and REPLACED of its others exchanged for
-    random ones.
-    """
+    """The ids of a dialogue with the first token of the answer, and REPLACED of the others, exchanged for random ones."""
     ids = np.array(row[0])
     answer = np.flatnonzero(row[1])
     replaced = answer[(rng.random(len(answer)) < REPLACED) | (answer == answer[0])]
-    replaced = np.concatenate([replaced, np.flatnonzero(ids == tokenizer.encode(VERB)[0])])
     ids[replaced] = rng.integers(len(SPECIAL), len(tokenizer), len(replaced))
     return [int(i) for i in ids]
 

@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--tower-steps", type=int, default=2200, help="steps of 32 images (%(default)s)")
     parser.add_argument("--align-steps", type=int, default=300, help="steps of the projector alone (%(default)s)")
     parser.add_argument("--language-steps", type=int, default=1600, help="steps of 8 images (%(default)s)")
-    parser.add_argument("--forms-steps", type=int, default=1600, help="steps of 16 images (%(default)s)")
+    parser.add_argument("--forms-steps", type=int, default=400, help="steps of 16 images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     arguments = parser.parse_args()
@@ -89,7 +89,7 @@ def main() -> None:
         train=train,
         steps=arguments.forms_steps,
         batch=16,
-        lr=1.5e-3,
+        lr=1e-3,
         seed=arguments.seed,
         work=work / "forms",
     )

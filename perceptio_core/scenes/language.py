@@ -92,14 +92,10 @@ def squares(world: World, rendering: Rendering, rng: np.random.Generator) -> tup
 
 
 def raster(world: World, rendering: Rendering, kind: str) -> str:
-    """The "color" or "shape" of what is in the middle of each square of a GRID x GRID raster, row by row, "nothing" for the
-    background; or how "white" each square is, from 0, the darkest of the picture, to 7, the brightest.
+    """The "color" or "shape" of what is in the middle of each square of a GRID x GRID raster, row by row; "nothing" for the
+    background.
     """
     side = len(rendering.instances) // GRID
-    if kind == "white":
-        bright = rendering.image.reshape(GRID, side, GRID, side * 3).mean(axis=(1, 3)).reshape(-1)
-        levels = 7.999 * (bright - bright.min()) / max(float(np.ptp(bright)), 1e-9)
-        return " ".join(str(int(level)) for level in levels)
     words = []
     for instance in rendering.instances[side // 2 :: side, side // 2 :: side].reshape(-1).tolist():
         thing = world.objects[instance - 1] if instance else None
