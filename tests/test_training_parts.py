@@ -4,6 +4,7 @@ import math
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 import training_toy as toy
 from perceptio_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from perceptio_core.training.optimizer import build_optimizer, set_rates
+from perceptio_core.training.optimizer import ParameterGroup, build_optimizer, set_rates
 from perceptio_core.training.precision import cpu_flags, native_precision
 from perceptio_core.training.prefetch import prefetch
 from perceptio_core.training.randomness import derived_seed, seed_generators
@@ -135,6 +136,18 @@ def test_rates_and_decay_by_group() -> None:
     set_rates(optimizer=optimizer, factor=lambda start: 0.5 + start)
     seen = {(group["lr"], group["weight_decay"], len(group["params"])) for group in optimizer.param_groups}
     assert seen == {(5e-3, 0.05, 1), (5e-3, 0.0, 1), (1.5e-2, 0.05, 1), (1.5e-2, 0.0, 1)}
+
+
+def test_a_group_with_a_later_start_stands_still_until_then() -> None:
+    early, late = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    groups = [
+        ParameterGroup(name="early", rate=1.0, parameters={"early": early}),
+        ParameterGroup(name="late", rate=2.0, start=0.5, parameters={"late": late}),
+    ]
+    optimizer = build_optimizer(groups=groups, weight_decay=0.0)
+    for step, rates in ((3, [rate_factor(step=3, steps=8, warmup=0.0, floor=0.1), 0.0]), (4, [0.55, 2.0])):
+        set_rates(optimizer=optimizer, factor=partial(rate_factor, step=step, steps=8, warmup=0.0, floor=0.1))
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(rates)
 
 
 def test_seeds_depend_on_every_part_alone() -> None:

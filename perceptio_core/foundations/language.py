@@ -87,7 +87,7 @@ def train_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def model_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
-    """A 3.9 M-parameter InternVL: the tower of `vision_tower`, 64 image tokens, a four-layer Qwen2."""
+    """A 4.1 M-parameter InternVL: the tower of `vision_tower`, 64 image tokens, a four-layer Qwen2."""
     return InternVLConfig(
         vision_config=tower_config(),
         text_config=Qwen2Config(

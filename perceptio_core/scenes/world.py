@@ -28,8 +28,8 @@ PLATFORM_COLORS = ((0.45, 0.33, 0.22), (0.36, 0.36, 0.38), (0.55, 0.50, 0.42), (
 HALF_EXTENT = {"small": (0.19, 0.22), "large": (0.44, 0.51)}  # metres, half of the object's width
 NEAR, FAR = 1.5, 9.0  # metres, range of object depths
 # Thick fog: far things fade into a bluish haze of any brightness, so that distance shows in colour and contrast at every
-# place of the picture, while "the brightest is nearest" (or farthest) does not hold. With thin haze (6 to 11 m) a vision tower
-# of this size needs many times the steps: 400 of 32 images read depth order at 50 % there, at 62 % with 3.5 to 5 m.
+# place of the picture, while "the brightest is nearest" (or farthest) does not hold.
+# In thin haze a small vision tower learns depth too slowly for a demonstration.
 HAZE_LENGTH = (2.6, 3.2)  # metres over which contrast falls to 1/e
 HAZE_TINT = (-0.10, 0.0, 0.12)
 APPARENT = (0.045, 0.17)  # half width in the image as a share of the image width: legible, yet no object fills the view

@@ -163,7 +163,7 @@ def train(
         model.train()
         schedule = partial(rate_factor, step=step, steps=settings.steps, warmup=settings.warmup, floor=settings.floor)
         factor = schedule(start=0.0)
-        set_rates(optimizer=optimizer, factor=lambda start, schedule=schedule: schedule(start=start))  # type: ignore[misc]
+        set_rates(optimizer=optimizer, factor=schedule)
         means = _Means(accelerator)
         for micro in range(settings.accumulation):
             batch = next(stream)

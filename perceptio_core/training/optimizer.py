@@ -55,7 +55,7 @@ def build_optimizer(*, groups: list[ParameterGroup], weight_decay: float) -> tor
     return torch.optim.AdamW(torch_groups, betas=(0.9, 0.999))
 
 
-def set_rates(*, optimizer: torch.optim.Optimizer, factor: Callable[[float], float]) -> None:
-    """Set every group's learning rate to its base rate times `factor(start of the group)`."""
+def set_rates(*, optimizer: torch.optim.Optimizer, factor: Callable[..., float]) -> None:
+    """Set every group's learning rate to its base rate times `factor(start=...)`, given the group's start."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_rate"] * factor(group["start"])
+        group["lr"] = group["base_rate"] * factor(start=group["start"])
