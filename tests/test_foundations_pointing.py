@@ -31,6 +31,7 @@ def test_names_point_at_the_patches_that_show_them():
         return [(name, np.flatnonzero(pointer.patches).tolist()) for name, pointer in zip(words, found, strict=True)]
 
     assert named("Where is the marker B?") == [("B", [14])]
+    assert named("Which point is whiter in the image, D or B?") == [("B", [14])], "there is no D"
     assert named("Which letter is at (6, 1)?") == [("6 1", [14])]
     assert named("What shape is the matte red object?") == [("matte red object", [10, 11])]
     assert named("How many boxes are there?") == [("box", [10, 11])]

@@ -18,12 +18,12 @@ ABOUT = {
         "InternVL (`transformers.InternVLForConditionalGeneration`)",
         "First the vision tower on dense helper tasks (shape, colour, surface and border of each 4 x 4 cell; circle and letter "
         "of each marker; place of each patch), whose heads are thrown away; then, with the tower frozen, projector and "
-        "language model on captions, on what is in each square of a raster, and on questions about colour, shape, surface, "
-        "count, existence, place in the picture and marker letters, helped by losses that tie words to the patches that show "
-        "them. It never sees depth, depth order, physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` "
-        "are whole answers right, with and without markers in the picture, the others the helper heads'. "
-        "At last it rehearses the forms of answers that co-training fills: raster maps of colours and shapes, and finding one "
-        "object, with most of the answer's tokens hidden from it.",
+        "language model on captions, on raster maps of colour, shape and brightness, on questions about colour, shape, "
+        "surface, count, existence, place in the picture and marker letters, on which point is the brightest, and on the "
+        "cell and the bounding box of what an expression names, helped by losses that tie words to the patches that show them. "
+        "It never sees depth, depth order, physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` are "
+        "whole answers right under teacher forcing by kind of question, `map_squares` the squares of maps, the others the "
+        "helper heads' of the tower.",
     ),
     "depth_anything": (
         "Depth Anything V2 (`transformers.DepthAnythingForDepthEstimation`)",

@@ -1,8 +1,7 @@
 """Mini's InternVL: a small instance of `transformers`' class, taught to see and to speak about procedural scenes (ours).
 
-Three phases: the vision tower (`vision_tower`), the language model (`language`), and the forms of answers that co-training
-fills (`forms`). Depth, depth order and masks are in none of them. Run as
-`python -m perceptio_core.foundations.internvl --out foundations/mini`.
+Two phases: the vision tower (`vision_tower`) and the language model (`language`). Depth, depth order and masks are in neither.
+Run as `python -m perceptio_core.foundations.internvl --out foundations/mini`.
 """
 
 import argparse
@@ -21,8 +20,8 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from perceptio_core.foundations.cache import scene_cache
-from perceptio_core.foundations.forms import pretrain_forms
-from perceptio_core.foundations.language import IMAGE_TOKENS, SIZE, language_scores, pretrain_language
+from perceptio_core.foundations.internvl_model import IMAGE_TOKENS, SIZE
+from perceptio_core.foundations.language import language_scores, pretrain_language
 from perceptio_core.foundations.run import seconds_of
 from perceptio_core.foundations.vision_tower import pretrain_tower
 
@@ -59,10 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="receives internvl/ and its metrics")
     parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
-    parser.add_argument("--tower-steps", type=int, default=2200, help="steps of 32 images (%(default)s)")
+    parser.add_argument("--tower-steps", type=int, default=5000, help="steps of 32 images (%(default)s)")
     parser.add_argument("--align-steps", type=int, default=300, help="steps of the projector alone (%(default)s)")
-    parser.add_argument("--language-steps", type=int, default=1600, help="steps of 8 images (%(default)s)")
-    parser.add_argument("--forms-steps", type=int, default=400, help="steps of 16 images (%(default)s)")
+    parser.add_argument("--language-steps", type=int, default=1500, help="steps of 16 images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     arguments = parser.parse_args()
@@ -78,20 +76,10 @@ def main() -> None:
         tower=work / "tower",
         align_steps=arguments.align_steps,
         steps=arguments.language_steps,
-        batch=8,
+        batch=16,
         lr=1.5e-3,
         seed=arguments.seed,
         work=work / "language",
-    )
-    pretrain_forms(
-        model,
-        tokenizer,
-        train=train,
-        steps=arguments.forms_steps,
-        batch=16,
-        lr=1e-3,
-        seed=arguments.seed,
-        work=work / "forms",
     )
     model.eval()
     save(model, tokenizer, arguments.out / "internvl")
@@ -104,10 +92,9 @@ def main() -> None:
             "tower": arguments.tower_steps,
             "alignment": arguments.align_steps,
             "language": arguments.language_steps,
-            "forms": arguments.forms_steps,
         },
         "scores": scores,
-        "seconds": round(sum(seconds_of(work / phase) for phase in ("tower", "language/alignment", "language", "forms"))),
+        "seconds": round(sum(seconds_of(work / phase) for phase in ("tower", "language/alignment", "language"))),
         "threads": torch.get_num_threads(),
     }
     (arguments.out / "internvl" / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

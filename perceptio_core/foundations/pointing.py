@@ -26,11 +26,11 @@ from perceptio_core.scenes.expressions import SHAPE_OF_NOUN, Phrase
 from perceptio_core.scenes.view import GRID, View
 from perceptio_core.scenes.world import COLORS, MATERIALS
 
-GATHERING, LOOKING = 1, 2  # layers: the words of the question are gathered first, then the picture is looked at
+GATHERING, LOOKING, CHOOSING = 1, 2, 3  # layers: first the words of the question, then what they name, then what is meant
 HEADS = 3  # that are taught in each
 COVERED = 0.25  # share of a patch that something covers if the patch shows it
 _NAMES = re.compile(
-    r"\bmarker (?P<letter>[A-E])\b|\((?P<column>\d), (?P<row>\d)\)"
+    r"(?:\bmarker|,|\bor) (?P<letter>[A-E])\b|\((?P<column>\d), (?P<row>\d)\)"
     rf"|(?:\b(?P<material>{'|'.join(MATERIALS)}) )?(?:\b(?P<color>{'|'.join(COLORS)}) )?"
     rf"\b(?P<noun>{'|'.join(SHAPE_OF_NOUN)})(?:e?s)?\b"
 )

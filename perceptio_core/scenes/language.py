@@ -19,10 +19,7 @@ from perceptio_core.scenes.subjects import pick
 from perceptio_core.scenes.view import GRID, View, look
 from perceptio_core.scenes.world import World
 
-SQUARES = {
-    "color": ("What color is each square?", "Name the color in every square of the image, row by row."),
-    "shape": ("What is in each square?", "Name the object in every square of the image, row by row."),
-}
+LEVELS = 8  # of brightness in a raster map
 CAPTION_REQUESTS = ("Describe the image.", "What is in the image?")
 LETTERS = "ABCD"  # of the options of a multiple choice
 
@@ -85,16 +82,12 @@ def lookups(
     return list(turns.items())
 
 
-def squares(world: World, rendering: Rendering, rng: np.random.Generator) -> tuple[str, str]:
-    """A question for `raster`, and it. A model learns from it to read every image token."""
-    kind = pick(tuple(SQUARES), rng)
-    return pick(SQUARES[kind], rng), raster(world, rendering, kind)
-
-
-def raster(world: World, rendering: Rendering, kind: str) -> str:
-    """The "color" or "shape" of what is in the middle of each square of a GRID x GRID raster, row by row; "nothing" for the
-    background.
+def raster(world: World, rendering: Rendering, kind: str) -> list[str]:
+    """A word for each square of a GRID x GRID raster, row by row: the "color" or "shape" of what is in its middle, "nothing"
+    for the background; or how "white" the square is, as of `brightness_map`.
     """
+    if kind == "white":
+        return brightness_map(rendering)
     side = len(rendering.instances) // GRID
     words = []
     for instance in rendering.instances[side // 2 :: side, side // 2 :: side].reshape(-1).tolist():
@@ -103,7 +96,15 @@ def raster(world: World, rendering: Rendering, kind: str) -> str:
             words.append("nothing")
         else:
             words.append(thing.color if kind == "color" else NOUNS[thing.shape][0])
-    return " ".join(words)
+    return words
+
+
+def brightness_map(rendering: Rendering) -> list[str]:
+    """The brightness of each square of a GRID x GRID raster, row by row: from 0, the darkest of the picture, to LEVELS - 1."""
+    side = len(rendering.image) // GRID
+    bright_N = rendering.image.reshape(GRID, side, GRID, side * 3).mean(axis=(1, 3)).reshape(-1)
+    shares_N = (bright_N - bright_N.min()) / max(float(np.ptp(bright_N)), 1e-9)
+    return [str(min(int(LEVELS * share), LEVELS - 1)) for share in shares_N.tolist()]
 
 
 def multiple_choice(question: Question, rng: np.random.Generator) -> tuple[str, str]:

@@ -1,0 +1,247 @@
+"""What mini's InternVL is asked about procedural scenes while it learns language (ours).
+
+Besides the generic questions of `scenes.language` there are three kinds whose answers stand where co-training will write
+perception tokens; a real InternVL, which has read answers of every form, needs no such rehearsal. Raster maps say for each
+square of the picture its colour, its shape or how bright it is; finds say in which cell an object is that an expression
+names; choices say which of the marked points is the brightest. The tokens that stand for perception tokens are replaced by
+random ones on the input side (word dropout, arXiv 1511.06349), and so is the verb of a find: what is to be read in the
+picture then follows from the place in the sequence alone, as it must for tokens that are added later. Nothing is said of
+depth, depth order or masks.
+"""
+
+# ruff: noqa: N815 (shape suffixes of fields are upper case)
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from perceptio_core.data.markers import QUESTION, Marker
+from perceptio_core.foundations.cache import SceneCache
+from perceptio_core.foundations.internvl_model import IMAGE_TOKENS, SPECIAL
+from perceptio_core.scenes.expressions import referring_expressions, shortest_phrase
+from perceptio_core.scenes.language import CAPTION_REQUESTS, brightness_map, conversations, foundation_question, lookups, raster
+from perceptio_core.scenes.render import Rendering
+from perceptio_core.scenes.subjects import pick
+from perceptio_core.scenes.view import GRID, View, look
+
+LEAD = ":"  # stands where a perception token stands that is not a code
+VERB = " point"
+MARKED = QUESTION[: QUESTION.index("Which point")]
+CHOICE, PAIR = "Which point is the whitest in the image?", "Which point is whiter in the image, {} or {}?"
+LEVELS_APART = 1  # of the raster map of brightness
+KINDS = {"white": 0.5, "color": 0.3, "shape": 0.2}  # of maps
+MAPS_ALONE, SIMPLE = 0.17, 0.5  # until these shares of the steps there are only maps; only maps and the simplest of all else
+MAPS, NEW = 0.2, 0.5  # share of maps later; share of finds and choices among the rest
+MAP_HIDDEN = 0.8  # share of the maps whose tokens are replaced on the input side
+MAP_BEFORE = 0.3  # share of the finds and choices whose answer comes after a map
+LONG_ANSWER = 16  # tokens; each token of a longer answer weighs as one of such an answer
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A question and its answer.
+
+    Attributes:
+        question, answer: texts.
+        find: the answer is about one object; LEAD is written before it.
+        squares: words of a map that is written before the answer.
+        chosen_N: bool, the patches that the answer is about, where it must choose among several.
+        box: of the object of a find: centre (x, y), width and height in shares of the picture.
+    """
+
+    question: str
+    answer: str
+    find: bool = False
+    squares: Sequence[str] = ()
+    chosen_N: np.ndarray | None = None
+    box: Box | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A dialogue in tokens. `heard`: the ids that the model is given in place of `ids`; `weights`: in the loss of predicting
+    each token; `answers`: for each turn, the places from which its answer (maps aside) is predicted, its LEAD first;
+    `prompts`: where each turn's prompt begins.
+    """
+
+    ids: list[int]
+    heard: list[int]
+    weights: list[float]
+    answers: list[list[int]]
+    prompts: list[int]
+
+
+def rendering_of(cache: SceneCache, index: int) -> Rendering:
+    """The cached rendering of a scene."""
+    return Rendering(
+        image=np.asarray(cache.images[index]),
+        depth=np.asarray(cache.depth[index]),
+        instances=np.asarray(cache.instances[index]),
+    )
+
+
+def dialogue(
+    cache: SceneCache, index: int, markers: list[Marker], rng: np.random.Generator, *, turns: int, progress: float
+) -> list[Turn]:
+    """Up to `turns` turns about one cached scene with these markers, as they are drawn at a share `progress` of the steps."""
+    rendering, world = rendering_of(cache, index), cache.world(index)
+    if progress < MAPS_ALONE or rng.random() < MAPS:
+        kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+        return [Turn(question=map_question(kind, bool(markers), rng), answer="", squares=raster(world, rendering, kind))]
+    simple = progress < SIMPLE
+    if rng.random() < NEW:
+        squares: Sequence[str] = ()
+        if rng.random() < MAP_BEFORE:
+            squares = raster(world, rendering, "white" if markers or rng.random() < 0.5 else "color")
+        if markers:
+            return choices(rendering, markers, rng, turns=turns, squares=squares)
+        found = finds(look(world, rendering), rendering, rng, turns=turns, simple=simple, squares=squares)
+        if found:
+            return found
+    if simple:
+        texts = lookups(world, rendering, rng, turns, markers)
+    elif markers:
+        texts = [foundation_question(world, rendering, rng, markers) for _ in range(turns)]
+    else:
+        texts = conversations(world, rendering, rng, turns)
+    return [Turn(question=question, answer=answer) for question, answer in texts]
+
+
+def map_question(kind: str, marked: bool, rng: np.random.Generator) -> str:
+    """The question for a map; its length in tokens is that of co-training's questions."""
+    if marked:
+        return f"{MARKED}Which is the {kind} map for the image?"
+    # a few other lengths: the squares must be found from there, too
+    before = f"{pick(CAPTION_REQUESTS, rng)} " if rng.random() < 0.25 else ""
+    return f"{before}What is the {kind} map for the image?"
+
+
+def finds(
+    view: View, rendering: Rendering, rng: np.random.Generator, *, turns: int, simple: bool, squares: Sequence[str]
+) -> list[Turn]:
+    """One turn each for some objects; `simple`: named by attributes alone."""
+    found: list[Turn] = []
+    for number in rng.permutation(len(view.objects)).tolist():
+        target = view.objects[number]
+        if simple:
+            phrase = shortest_phrase(view=view, target=target, rng=rng)
+            expressions = [f"the {phrase}"] if phrase else []
+        else:
+            expressions = [str(e) for e in referring_expressions(view=view, target=target, rng=rng, count=1)]
+        for expression in expressions:
+            shown_HW = rendering.instances == target.instance
+            found.append(
+                Turn(
+                    question=f"Please{VERB} {expression} in this image.",
+                    answer=f"{target.cell[0]}, {target.cell[1]}",
+                    find=True,
+                    squares=() if found else squares,
+                    chosen_N=patches_of(shown_HW),
+                    box=box_of(shown_HW),
+                )
+            )
+        if len(found) == turns:
+            break
+    return found
+
+
+def patches_of(shown_HW: np.ndarray, *, covered: float = 0.25) -> np.ndarray:
+    """(GRID * GRID,) bool: the patches of which a mask covers a share `covered`, or the most, if that is less."""
+    side = len(shown_HW) // GRID
+    share_PP = shown_HW.reshape(GRID, side, GRID, side).mean(axis=(1, 3))
+    return ((share_PP >= min(covered, float(share_PP.max()))) & (share_PP > 0)).reshape(-1)
+
+
+def box_of(shown_HW: np.ndarray) -> Box:
+    """Bounding box of a mask: centre and size in shares of the picture."""
+    rows, columns = np.flatnonzero(shown_HW.any(1)), np.flatnonzero(shown_HW.any(0))
+    height, width = shown_HW.shape
+    left, right, top, bottom = columns[0] / width, (columns[-1] + 1) / width, rows[0] / height, (rows[-1] + 1) / height
+    return float(left + right) / 2, float(top + bottom) / 2, float(right - left), float(bottom - top)
+
+
+def choices(
+    rendering: Rendering, markers: Sequence[Marker], rng: np.random.Generator, *, turns: int, squares: Sequence[str]
+) -> list[Turn]:
+    """Which of the points is the brightest, then of some pairs; points of one level of brightness are not compared."""
+    levels = [int(word) for word in brightness_map(rendering)]
+    height, width = rendering.instances.shape
+    places = [marker.y * GRID // height * GRID + marker.x * GRID // width for marker in markers]
+    bright = np.array([levels[place] for place in places])
+
+    def turn(question: str, which: np.ndarray, squares: Sequence[str]) -> Turn:
+        best = int(which[np.argmax(bright[which])])
+        chosen_N = np.zeros(GRID * GRID, bool)
+        chosen_N[places[best]] = True
+        return Turn(question=question, answer=f"({markers[best].letter})", squares=squares, chosen_N=chosen_N)
+
+    asked: list[Turn] = []
+    ordered = np.sort(bright)
+    if ordered[-1] - ordered[-2] >= LEVELS_APART:
+        asked.append(turn(MARKED + CHOICE, np.arange(len(markers)), squares))
+    for _ in range(4 * turns):
+        if len(asked) >= turns:
+            break
+        pair = rng.choice(len(markers), 2, replace=False)
+        if abs(bright[pair[0]] - bright[pair[1]]) >= LEVELS_APART:
+            asked.append(turn(PAIR.format(*(markers[int(i)].letter for i in pair)), pair, ()))
+    if not asked:
+        squares = squares or brightness_map(rendering)
+        asked.append(Turn(question=map_question("white", marked=True, rng=rng), answer="", squares=squares))
+    return asked
+
+
+def prompt(question: str, *, first: bool) -> str:
+    """The chat template around a question."""
+    image = f"<img>{'<IMG_CONTEXT>' * IMAGE_TOKENS}</img>\n" if first else ""
+    return f"<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn], rng: np.random.Generator) -> Encoded:
+    """Tokens of a whole dialogue about one image.
+
+    The tokens of an answer and its end share a weight of 1 (more, if they are more than LONG_ANSWER), so that one word of
+    colour counts as much as a caption, and so do those of a map; prompts have none.
+
+    Raises:
+        ValueError: a word of a map is not a single token.
+    """
+    encoded = Encoded(ids=[], heard=[], weights=[], answers=[], prompts=[])
+    lead, newline = tokenizer.encode(LEAD), tokenizer.encode("\n")
+
+    def noise(count: int) -> list[int]:
+        return [int(i) for i in rng.integers(len(SPECIAL), len(tokenizer), count)]
+
+    def write(ids: list[int], heard: list[int], weight: float) -> None:
+        encoded.ids.extend(ids)
+        encoded.heard.extend(heard)
+        encoded.weights.extend([weight] * len(ids))
+
+    for number, turn in enumerate(turns):
+        encoded.prompts.append(len(encoded.ids))
+        asked = tokenizer.encode(prompt(turn.question, first=number == 0))
+        heard = list(asked)
+        places = []
+        if turn.find:
+            heard[asked.index(tokenizer.encode(VERB)[0])] = noise(1)[0]
+        write(asked, heard, 0.0)
+        answer = tokenizer.encode(turn.answer) if turn.answer else []
+        share = 1.0 / min(len(answer) + turn.find + 1, LONG_ANSWER)
+        if turn.find:
+            places = [len(encoded.ids) - 1, len(encoded.ids)]
+            write(lead, noise(1), share)
+        if turn.squares:
+            words = [tokenizer.encode(f" {word}") for word in turn.squares]
+            if any(len(word) > 1 for word in words):
+                raise ValueError(f"words of a map that are not single tokens: {sorted(set(turn.squares))}")
+            ids = [*lead, *(word[0] for word in words), *lead]
+            write(ids, noise(len(ids)) if rng.random() < MAP_HIDDEN else ids, 1.0 / LONG_ANSWER)
+        places += range(len(encoded.ids) - 1, len(encoded.ids) + len(answer) - 1)
+        end = [tokenizer.eos_token_id]
+        write([*answer, *end], [*answer, *end], share)
+        write(newline, newline, 0.0)
+        encoded.answers.append(sorted(set(places)))
+    return encoded
