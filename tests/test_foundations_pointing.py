@@ -34,6 +34,7 @@ def test_names_point_at_the_patches_that_show_them():
     assert named("Which point is whiter in the image, D or B?") == [("B", [14])], "there is no D"
     assert named("Which letter is at (6, 1)?") == [("6 1", [14])]
     assert named("What shape is the matte red object?") == [("matte red object", [10, 11])]
+    assert named("Which object is at (6, 1)?") == [("6 1", [14])], "an object alone is no name"
     assert named("How many boxes are there?") == [("box", [10, 11])]
     assert named("Is the box left of the shiny cone in the image?") == [("box", [10, 11]), ("shiny cone", [36])]
     assert named("Is there a green ball in the image?") == [], "nothing bears the name"

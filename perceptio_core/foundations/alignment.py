@@ -1,9 +1,10 @@
-"""A helper for the language phase (ours): an image token is the sum of the words for what its patch shows.
+"""A helper for the language phase (ours): an image token says that it is one, and what its patch shows.
 
 A small language model that starts from nothing answers from the text alone for a long time before it finds out that image
-tokens hold the answer. Here the projector's output for a patch is drawn to the sum of the embeddings of the words for its
-content and place (colour, noun, surface, marker letter, column, row). So image tokens have the scale of words, attention from
-a word finds the patches that show it, and what it reads there is a word again. Nothing is kept but the trained projector.
+tokens hold the answer. Here the projector's output for a patch is drawn to the sum of the embedding of the image placeholder
+and of those of the words for the patch's content and place (colour, noun, surface, marker letter, column, row). So image
+tokens have the scale of words, attention from a word finds the patches that show it, and what it reads there is a word
+again. Nothing is kept but the trained projector.
 """
 
 import torch
@@ -32,6 +33,7 @@ class WordAlignment:
     """Distance of image tokens from the sums of the input embeddings of their words."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.image = tokenizer.encode("<IMG_CONTEXT>")[0]
         self.ids = {kind: torch.tensor([tokenizer.encode(word)[0] for word in words]) for kind, words in WORDS.items()}
 
     def __call__(self, tokens_BND: Tensor, embedding_VD: Tensor, targets: DenseTargets) -> tuple[Tensor, float]:
@@ -39,7 +41,7 @@ class WordAlignment:
         their kind by cosine; N = P * P, row-major. No gradient flows to the embeddings, or they would shrink.
         """
         embedding_VD = embedding_VD.detach()
-        sums_PD = tokens_BND.new_zeros(tokens_BND.shape[0] * tokens_BND.shape[1], tokens_BND.shape[2])
+        sums_PD = embedding_VD[self.image].repeat(tokens_BND.shape[0] * tokens_BND.shape[1], 1)
         units_PD = F.normalize(tokens_BND.detach().flatten(0, 1), dim=-1)
         right = []
         for kind, ids in self.ids.items():

@@ -21,7 +21,7 @@ from perceptio_core.data.markers import QUESTION, Marker
 from perceptio_core.foundations.cache import SceneCache
 from perceptio_core.foundations.internvl_model import IMAGE_TOKENS, SPECIAL
 from perceptio_core.scenes.expressions import referring_expressions, shortest_phrase
-from perceptio_core.scenes.language import CAPTION_REQUESTS, brightness_map, conversations, foundation_question, lookups, raster
+from perceptio_core.scenes.language import brightness_map, conversations, foundation_question, lookups, raster
 from perceptio_core.scenes.render import Rendering
 from perceptio_core.scenes.subjects import pick
 from perceptio_core.scenes.view import GRID, View, look
@@ -31,8 +31,10 @@ VERB = " point"
 MARKED = QUESTION[: QUESTION.index("Which point")]
 CHOICE, PAIR = "Which point is the whitest in the image?", "Which point is whiter in the image, {} or {}?"
 LEVELS_APART = 1  # of the raster map of brightness
-KINDS = {"white": 0.5, "color": 0.3, "shape": 0.2}  # of maps
-MAPS_ALONE, SIMPLE = 0.17, 0.5  # until these shares of the steps there are only maps; only maps and the simplest of all else
+KINDS = ("white", "color")  # of maps
+# until these shares of the steps there are only maps, at first all after one and the same question; then only the simplest of
+# everything: where a square is to be found is learned from one distance soon, and from several at once not at all
+ONE_QUESTION, MAPS_ALONE, SIMPLE = 0.17, 0.28, 0.6
 MAPS, NEW = 0.2, 0.5  # share of maps later; share of finds and choices among the rest
 MAP_HIDDEN = 0.8  # share of the maps whose tokens are replaced on the input side
 MAP_BEFORE = 0.3  # share of the finds and choices whose answer comes after a map
@@ -89,13 +91,14 @@ def dialogue(
     """Up to `turns` turns about one cached scene with these markers, as they are drawn at a share `progress` of the steps."""
     rendering, world = rendering_of(cache, index), cache.world(index)
     if progress < MAPS_ALONE or rng.random() < MAPS:
-        kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-        return [Turn(question=map_question(kind, bool(markers), rng), answer="", squares=raster(world, rendering, kind))]
+        kind = pick(KINDS, rng)
+        question = map_question(kind, marked=bool(markers) and progress >= ONE_QUESTION)
+        return [Turn(question=question, answer="", squares=raster(world, rendering, kind))]
     simple = progress < SIMPLE
     if rng.random() < NEW:
         squares: Sequence[str] = ()
         if rng.random() < MAP_BEFORE:
-            squares = raster(world, rendering, "white" if markers or rng.random() < 0.5 else "color")
+            squares = raster(world, rendering, "white" if markers else pick(KINDS, rng))
         if markers:
             return choices(rendering, markers, rng, turns=turns, squares=squares)
         found = finds(look(world, rendering), rendering, rng, turns=turns, simple=simple, squares=squares)
@@ -110,13 +113,9 @@ def dialogue(
     return [Turn(question=question, answer=answer) for question, answer in texts]
 
 
-def map_question(kind: str, marked: bool, rng: np.random.Generator) -> str:
+def map_question(kind: str, *, marked: bool) -> str:
     """The question for a map; its length in tokens is that of co-training's questions."""
-    if marked:
-        return f"{MARKED}Which is the {kind} map for the image?"
-    # a few other lengths: the squares must be found from there, too
-    before = f"{pick(CAPTION_REQUESTS, rng)} " if rng.random() < 0.25 else ""
-    return f"{before}What is the {kind} map for the image?"
+    return f"{MARKED}Which is the {kind} map for the image?" if marked else f"What is the {kind} map for the image?"
 
 
 def finds(
@@ -190,7 +189,7 @@ def choices(
             asked.append(turn(PAIR.format(*(markers[int(i)].letter for i in pair)), pair, ()))
     if not asked:
         squares = squares or brightness_map(rendering)
-        asked.append(Turn(question=map_question("white", marked=True, rng=rng), answer="", squares=squares))
+        asked.append(Turn(question=map_question("white", marked=True), answer="", squares=squares))
     return asked
 
 

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast, Qwen2Config
 
 from perceptio_core.data import markers as marker_language
+from perceptio_core.foundations.pointing import GATHERING, LOOKING
 from perceptio_core.foundations.vision_tower import tower_config
 
 SIZE, PATCH = 128, 16  # pixels
@@ -76,17 +77,30 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
 
 
 @torch.no_grad()
-def initialise_language(model: InternVLForConditionalGeneration, *, gain: float = 8.0, copy: float = 0.5) -> None:
-    """Start the language model at "look at tokens like yourself, and copy what they hold".
+def initialise_language(
+    model: InternVLForConditionalGeneration,
+    *,
+    gain: float = 16.0,
+    to_image: float = 36.0,
+    spoken: float = 0.05,
+) -> None:
+    """Start the language model at "gather words, look at the image tokens that are like them, say what they hold".
 
-    In the manner of the mimetic initialisation of Trockman and Kolter (arXiv 2305.09828): queries near `gain` times the keys,
-    output projections near `copy` times the transposed values. Image tokens are drawn to the words for what they show
-    (`WordAlignment`), so a word of a question finds its place in the image from the first step on. Embeddings have unit
-    variance: of smaller ones the first layer's output leaves no trace.
+    In the manner of the mimetic initialisation of Trockman and Kolter (arXiv 2305.09828). Image tokens are drawn to the words
+    for what they show (`WordAlignment`), so a word of a question finds its place in the picture from the first step on: from
+    layer GATHERING on output projections are near the transposed values, so attention copies; from layer LOOKING on queries
+    are near `gain` times the keys, so it goes to what is alike, with a bias of `to_image` towards image tokens. The output
+    head is near `spoken` times the embeddings. Embeddings have unit variance: smaller ones are drowned by what the first
+    layers learn to add to them.
     """
-    model.get_input_embeddings().weight.normal_()
-    for layer in model.model.language_model.layers:
+    words_VD = model.get_input_embeddings().weight.normal_()
+    model.lm_head.weight.add_(spoken * words_VD)
+    for number, layer in enumerate(model.model.language_model.layers):
         attention = layer.self_attn
-        attention.q_proj.weight.mul_(0.5).add_(gain * attention.k_proj.weight)
-        values_HD = attention.v_proj.weight
-        attention.o_proj.weight.mul_(0.5).add_(copy * values_HD.T / values_HD.square().sum(1).mean())
+        if number >= GATHERING:
+            values_HD = attention.v_proj.weight
+            attention.o_proj.weight.mul_(0.5).add_(0.5 * values_HD.T / values_HD.square().sum(1).mean())
+        if number >= LOOKING:
+            attention.q_proj.weight.mul_(0.5).add_(gain * attention.k_proj.weight)
+            image_D = words_VD[model.config.image_token_id]
+            attention.q_proj.bias.copy_(to_image * attention.k_proj.weight @ image_D)

@@ -37,7 +37,8 @@ from perceptio_core.foundations.vision_tower import dense_batch, marked_images, 
 from perceptio_core.scenes.view import look
 
 log = logging.getLogger(__name__)
-ALIGNMENT, POINTING, BOXES = 0.3, 0.5, 0.2  # weights of the helper losses
+ALIGNMENT, POINTING, BOXES, GROWTH = 0.1, 0.5, 0.2, 1.0  # weights of the helper losses
+LARGEST = 3.0  # root mean square of a hidden state, in units of the embeddings
 TURNS, SIMPLE_TURNS = 4, 6  # about each image of a step
 BOX_SCALE = 0.05  # share of the picture by which a box may be off before the loss grows linearly
 
@@ -122,8 +123,13 @@ def pretrain_language(
         loss = (F.cross_entropy(written.logits_SV, written.truth_S, reduction="none") * written.weight_S).sum()
         loss = loss / written.weight_S.sum()
         aligned, words_right = alignment(written.projected_BND, model.get_input_embeddings().weight, targets)
-        figures = {"lm": loss.item(), "tokens": written.right(), "words": words_right}
-        total = loss + ALIGNMENT * aligned
+        figures = {
+            "lm": loss.item(),
+            "rms": float(written.hidden[-2].detach().square().mean().sqrt()),
+            "tokens": written.right(),
+            "words": words_right,
+        }
+        total = loss + ALIGNMENT * aligned + GROWTH * growth(written.hidden)
         first_image = rows[0].ids.index(model.config.image_token_id)
         wanted = wanted_attention(tokenizer, train, indices, points, dialogues, rows, first_image=first_image)
         for layer, attention in wanted.items():
@@ -182,6 +188,16 @@ def forward(
         hidden=states.hidden_states,
         last_BTD=states.last_hidden_state,
     )
+
+
+def growth(hidden: Sequence[Tensor]) -> Tensor:
+    """Mean square of what the hidden states (each (B, T, D)) exceed LARGEST by.
+
+    A small model at a high learning rate lets its first layer write ever more of the same into every token, which costs it
+    nothing, as each layer normalises what it reads; after some hundred steps nothing is left of what the tokens mean.
+    """
+    sizes = torch.stack([states_BTD.square().mean(-1).clamp(min=1e-6).sqrt() for states_BTD in hidden[1:-1]])
+    return F.relu(sizes - LARGEST).square().mean()
 
 
 def boxes_of(dialogues: Sequence[Sequence[Turn]], rows: Sequence[Encoded]) -> tuple[tuple[Tensor, Tensor], Tensor]:

@@ -59,6 +59,8 @@ def pointers(question: str, *, view: View, instances_HW: np.ndarray, markers: li
             patches_PP[int(match["row"]), int(match["column"])] = True
         else:
             phrase = Phrase(noun=match["noun"], color=match["color"], material=match["material"])
+            if phrase == Phrase(noun="object"):
+                continue  # "which object", "the object at marker A": the word alone names nothing
             fitting = [seen.instance for seen in view.objects if phrase.fits(seen)]
             side = len(instances_HW) // GRID
             for instance in fitting:
