@@ -3,10 +3,10 @@
 Besides the generic questions of `scenes.language` there are three kinds whose answers stand where co-training will write
 perception tokens; a real InternVL, which has read answers of every form, needs no such rehearsal. Raster maps say for each
 square of the picture its colour, its shape or how bright it is; finds say in which cell an object is that an expression
-names; choices say which of the marked points is the brightest. The tokens that stand for perception tokens are replaced by
-random ones on the input side (word dropout, arXiv 1511.06349), and so is the verb of a find: what is to be read in the
-picture then follows from the place in the sequence alone, as it must for tokens that are added later. Nothing is said of
-depth, depth order or masks.
+names; choices say which of the marked points is the brightest. The tokens that stand for perception tokens are replaced on
+the input side (word dropout, arXiv 1511.06349), and so is the verb of a find, by random ones that mean nothing: what is to
+be read in the picture then follows from the place in the sequence alone, as it must for tokens that are added later. Nothing
+is said of depth, depth order or masks.
 """
 
 # ruff: noqa: N815 (shape suffixes of fields are upper case)
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from perceptio_core.data.markers import QUESTION, Marker
 from perceptio_core.foundations.cache import SceneCache
-from perceptio_core.foundations.internvl_model import IMAGE_TOKENS, SPECIAL
+from perceptio_core.foundations.internvl_model import IMAGE_TOKENS
 from perceptio_core.scenes.expressions import referring_expressions, shortest_phrase
 from perceptio_core.scenes.language import brightness_map, conversations, foundation_question, lookups, raster
 from perceptio_core.scenes.render import Rendering
@@ -30,14 +30,15 @@ LEAD = ":"  # stands where a perception token stands that is not a code
 VERB = " point"
 MARKED = QUESTION[: QUESTION.index("Which point")]
 CHOICE, PAIR = "Which point is the whitest in the image?", "Which point is whiter in the image, {} or {}?"
-LEVELS_APART = 1  # of the raster map of brightness
 KINDS = ("white", "color")  # of maps
 # until these shares of the steps there are only maps, at first all after one and the same question; then only the simplest of
 # everything: where a square is to be found is learned from one distance soon, and from several at once not at all
-ONE_QUESTION, MAPS_ALONE, SIMPLE = 0.17, 0.28, 0.6
+ONE_QUESTION, MAPS_ALONE, SIMPLE = 0.12, 0.2, 0.5
 MAPS, NEW = 0.2, 0.5  # share of maps later; share of finds and choices among the rest
 MAP_HIDDEN = 0.8  # share of the maps whose tokens are replaced on the input side
 MAP_BEFORE = 0.3  # share of the finds and choices whose answer comes after a map
+# bytes that no text here holds: their tokens keep their first, random embeddings, which resemble no word's
+MEANINGLESS = [chr(byte) for byte in range(0xAE, 0x100)]
 LONG_ANSWER = 16  # tokens; each token of a longer answer weighs as one of such an answer
 Box = tuple[float, float, float, float]
 
@@ -98,7 +99,7 @@ def dialogue(
     if rng.random() < NEW:
         squares: Sequence[str] = ()
         if rng.random() < MAP_BEFORE:
-            squares = raster(world, rendering, "white" if markers else pick(KINDS, rng))
+            squares = brightness_map(rendering)
         if markers:
             return choices(rendering, markers, rng, turns=turns, squares=squares)
         found = finds(look(world, rendering), rendering, rng, turns=turns, simple=simple, squares=squares)
@@ -179,13 +180,13 @@ def choices(
 
     asked: list[Turn] = []
     ordered = np.sort(bright)
-    if ordered[-1] - ordered[-2] >= LEVELS_APART:
+    if ordered[-1] > ordered[-2]:
         asked.append(turn(MARKED + CHOICE, np.arange(len(markers)), squares))
     for _ in range(4 * turns):
         if len(asked) >= turns:
             break
         pair = rng.choice(len(markers), 2, replace=False)
-        if abs(bright[pair[0]] - bright[pair[1]]) >= LEVELS_APART:
+        if bright[pair[0]] != bright[pair[1]]:
             asked.append(turn(PAIR.format(*(markers[int(i)].letter for i in pair)), pair, ()))
     if not asked:
         squares = squares or brightness_map(rendering)
@@ -210,9 +211,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn], rng: np.ra
     """
     encoded = Encoded(ids=[], heard=[], weights=[], answers=[], prompts=[])
     lead, newline = tokenizer.encode(LEAD), tokenizer.encode("\n")
+    meaningless = tokenizer.convert_tokens_to_ids(MEANINGLESS)
 
     def noise(count: int) -> list[int]:
-        return [int(i) for i in rng.integers(len(SPECIAL), len(tokenizer), count)]
+        return [meaningless[i] for i in rng.integers(len(meaningless), size=count)]
 
     def write(ids: list[int], heard: list[int], weight: float) -> None:
         encoded.ids.extend(ids)

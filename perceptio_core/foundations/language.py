@@ -111,7 +111,7 @@ def pretrain_language(
     for step in run.steps_left():
         rng = np.random.default_rng((seed, 1, step))
         indices = rng.choice(len(train.images), batch, replace=False)
-        points = [random_markers(SIZE, rng) if rng.random() < 0.5 else [] for _ in indices]
+        points = [random_markers(SIZE, rng) if rng.random() < 0.4 else [] for _ in indices]
         progress = step / steps
         turns = SIMPLE_TURNS if progress < SIMPLE else TURNS
         dialogues = [

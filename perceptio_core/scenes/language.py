@@ -100,11 +100,13 @@ def raster(world: World, rendering: Rendering, kind: str) -> list[str]:
 
 
 def brightness_map(rendering: Rendering) -> list[str]:
-    """The brightness of each square of a GRID x GRID raster, row by row: from 0, the darkest of the picture, to LEVELS - 1."""
+    """The brightness of each square of a GRID x GRID raster, row by row: from 10, the darkest of the picture, to 10 * LEVELS
+    (tens, as units are the numbers of columns and rows).
+    """
     side = len(rendering.image) // GRID
     bright_N = rendering.image.reshape(GRID, side, GRID, side * 3).mean(axis=(1, 3)).reshape(-1)
     shares_N = (bright_N - bright_N.min()) / max(float(np.ptp(bright_N)), 1e-9)
-    return [str(min(int(LEVELS * share), LEVELS - 1)) for share in shares_N.tolist()]
+    return [str(10 + 10 * min(int(LEVELS * share), LEVELS - 1)) for share in shares_N.tolist()]
 
 
 def multiple_choice(question: Question, rng: np.random.Generator) -> tuple[str, str]:
