@@ -55,7 +55,7 @@ def test_a_find_hides_its_verb_and_its_lead_and_a_map_hides_itself(tokenizer):
         assert weights[0] == weights[7] == weights[-1] == pytest.approx(1 / 5), "lead, three tokens and the end"
         assert weights[1:7] == [pytest.approx(1 / 16)] * 6
         assert not any(row.weights[:start])
-    assert 10 <= hidden_maps < 20, "MAP_HIDDEN of them"
+    assert 5 <= hidden_maps <= 15, "MAP_BEFORE_HIDDEN of them"
     where, boxes = boxes_of([[turn]], [row])
     assert ([int(i) for i in where[0]], [int(i) for i in where[1]]) == ([0], [start])
     np.testing.assert_allclose(boxes, [[0.1, 0.2, 0.3, 0.4]])

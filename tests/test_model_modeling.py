@@ -96,7 +96,7 @@ def test_only_what_should_train_trains(tmp_path, tied):
     batch = processor.collate([tiny_sample(0, masks=1, depth=True), tiny_sample(1, masks=0, depth=True)])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     groups, losses = train(model, batch, steps=6, train_vision_tower=False)
-    assert set(groups) == {"adapters", "added_rows", "projector", "segmentation"}
+    assert set(groups) == {"adapters", "added_rows", "projector", "prompt", "mask_decoder"}
     assert float(losses[-1]["total"].detach()) < float(losses[0]["total"].detach())
     merge_adapters(model)
     after = model.state_dict()
@@ -138,7 +138,7 @@ def test_adapters_start_equal_and_leave_the_generator_alone(parts, tmp_path):
     state = torch.random.get_rng_state()
     groups = add_adapters(model, **LORA, train_vision_tower=True)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert set(groups) == {"adapters", "added_rows", "projector", "segmentation", "vision_tower"}
+    assert set(groups) == {"adapters", "added_rows", "projector", "prompt", "mask_decoder", "vision_tower"}
     other, _ = tiny_perceptio(tmp_path / "again")
     add_adapters(other, **LORA, train_vision_tower=True)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

@@ -31,7 +31,7 @@ VALUES: dict[str, Any] = {
     "steps": 6,
     "batch_size": 8,
     "accumulation": 1,
-    "learning_rates": dict.fromkeys(("adapters", "added_rows", "projector", "vision_tower", "segmentation"), 1e-3),
+    "learning_rates": dict.fromkeys(("adapters", "added_rows", "projector", "vision_tower", "prompt", "mask_decoder"), 1e-3),
     "vision_start": 0.2,
     "warmup": 0.1,
     "floor": 0.0,
@@ -205,7 +205,7 @@ def test_impossible_parameters_are_refused(overrides: dict[str, Any], message: s
 
 def test_training_fits_a_handful_of_samples(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """24 samples of two answers, many steps: what can be learnt by heart is."""
-    rates = dict.fromkeys(("adapters", "added_rows", "projector", "segmentation"), 1e-2) | {"vision_tower": 3e-3}
+    rates = dict.fromkeys(("adapters", "added_rows", "projector", "prompt", "mask_decoder"), 1e-2) | {"vision_tower": 3e-3}
     lora = {"r": 8, "alpha": 16, "dropout": 0.0}
     chosen = params(steps=60, learning_rates=rates, lora=lora, validation_batches=0, checkpoint_every=60)
     out = run_stage(artifacts, monkeypatch, variant="fit", chosen=chosen)

@@ -36,7 +36,7 @@ KINDS = ("white", "color")  # of maps
 ONE_QUESTION, MAPS_ALONE, SIMPLE = 0.12, 0.2, 0.5
 MAPS, NEW = 0.2, 0.5  # share of maps later; share of finds and choices among the rest
 MAP_HIDDEN = 0.8  # share of the maps whose tokens are replaced on the input side
-MAP_BEFORE = 0.3  # share of the finds and choices whose answer comes after a map
+MAP_BEFORE, MAP_BEFORE_HIDDEN = 0.4, 0.5  # share of the finds and choices after a map, and of these maps that are replaced
 # bytes that no text here holds: their tokens keep their first, random embeddings, which resemble no word's
 MEANINGLESS = [chr(byte) for byte in range(0xAE, 0x100)]
 LONG_ANSWER = 16  # tokens; each token of a longer answer weighs as one of such an answer
@@ -239,7 +239,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn], rng: np.ra
             if any(len(word) > 1 for word in words):
                 raise ValueError(f"words of a map that are not single tokens: {sorted(set(turn.squares))}")
             ids = [*lead, *(word[0] for word in words), *lead]
-            write(ids, noise(len(ids)) if rng.random() < MAP_HIDDEN else ids, 1.0 / LONG_ANSWER)
+            hidden = rng.random() < (MAP_BEFORE_HIDDEN if turn.answer else MAP_HIDDEN)
+            write(ids, noise(len(ids)) if hidden else ids, 1.0 / LONG_ANSWER)
         places += range(len(encoded.ids) - 1, len(encoded.ids) + len(answer) - 1)
         end = [tokenizer.eos_token_id]
         write([*answer, *end], [*answer, *end], share)

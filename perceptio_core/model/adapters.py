@@ -34,7 +34,8 @@ def add_adapters(
 
     Returns:
         The trainable parameters by name in the model, in groups: ``"adapters"`` (LoRA), ``"added_rows"``,
-        ``"projector"``, ``"vision_tower"`` and ``"segmentation"``; a group without parameters is left out.
+        ``"projector"``, ``"vision_tower"``, ``"prompt"`` (its MLP) and ``"mask_decoder"``; a group without parameters is
+        left out.
 
     Raises:
         ValueError: the model has adapters already.
@@ -69,8 +70,10 @@ def trainable_groups(model: PerceptioForConditionalGeneration) -> dict[str, dict
     groups: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            if name.startswith("bridge."):
-                group = "segmentation"
+            if name.startswith("bridge.prompt."):
+                group = "prompt"
+            elif name.startswith("bridge."):
+                group = "mask_decoder"
             elif ".vision_tower." in name:
                 group = "vision_tower"
             elif ".multi_modal_projector." in name:

@@ -19,8 +19,11 @@ class LearningRates(Section):
     """From the vision tower to the language model."""
     vision_tower: PositiveFloat
     """The vision tower, where `train_vision_tower` lets it learn."""
-    segmentation: PositiveFloat
-    """The prompt MLP and SAM2's mask decoder."""
+    prompt: PositiveFloat
+    """The MLP from `[SEG]` to a prompt of SAM2."""
+    mask_decoder: PositiveFloat
+    """SAM2's mask decoder. Long before `[SEG]` points anywhere, a decoder that learns fast has learned to answer with the
+    empty mask, from which no gradient leads back."""
 
 
 class LossWeights(Section):
