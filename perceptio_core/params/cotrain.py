@@ -18,7 +18,8 @@ class LearningRates(Section):
     projector: PositiveFloat
     """From the vision tower to the language model."""
     vision_tower: PositiveFloat
-    """The vision tower, where `train_vision_tower` lets it learn."""
+    """The vision tower, where `train_vision_tower` lets it learn; a high rate takes from the language model what it could
+    already find in the picture."""
     prompt: PositiveFloat
     """The MLP from `[SEG]` to a prompt of SAM2."""
     mask_decoder: PositiveFloat
