@@ -9,7 +9,7 @@ import pytest
 
 from perceptio_core.scenes.claims import TOPICS, claims
 from perceptio_core.scenes.expressions import Expression, Phrase, referring_expressions
-from perceptio_core.scenes.language import conversations, foundation_question, raster
+from perceptio_core.scenes.language import brightness_map, color_map, conversations, foundation_question
 from perceptio_core.scenes.questions import Question, as_multiple_choice, describe
 from perceptio_core.scenes.render import render
 from perceptio_core.scenes.view import Seen, View, look
@@ -368,7 +368,7 @@ def test_view_of_a_made_picture():
     assert view.owners.sum() == 2  # the platform owns nothing
 
 
-def test_a_raster_names_what_is_in_the_middle_of_each_square():
+def test_a_color_map_names_what_is_in_the_middle_of_each_square():
     objects = [
         SimpleNamespace(shape="box", color="red", material="matte", role="object"),
         SimpleNamespace(shape="cylinder", color="plain", material="matte", role="platform"),
@@ -376,18 +376,16 @@ def test_a_raster_names_what_is_in_the_middle_of_each_square():
     instances = np.zeros((128, 128), np.uint8)
     instances[8:40, 20:41] = 1  # over the middles of squares (1, 0), (2, 0), (1, 1), (2, 1)
     instances[64:128, 0:16] = 2  # a platform has no name
-    for kind, word in (("color", "red"), ("shape", "box")):
-        words = np.array(raster(SimpleNamespace(objects=objects), SimpleNamespace(instances=instances), kind)).reshape(8, 8)
-        assert (words[:2, 1:3] == word).all()
-        assert (words == "nothing").sum() == 60
+    words = np.array(color_map(SimpleNamespace(objects=objects), SimpleNamespace(instances=instances))).reshape(8, 8)
+    assert (words[:2, 1:3] == "red").all()
+    assert (words == "nothing").sum() == 60
 
 
-def test_a_raster_of_whiteness_goes_from_the_darkest_to_the_brightest_square():
+def test_a_brightness_map_goes_from_the_darkest_to_the_brightest_square():
     image = np.zeros((128, 128, 3), np.uint8)
     image[16:32, 48:64] = 200  # square (3, 1)
     image[112:, 112:] = 100  # the last square
-    rendering = SimpleNamespace(image=image, instances=np.zeros((128, 128), np.uint8))
-    levels = np.array(raster(SimpleNamespace(objects=[]), rendering, "white"), dtype=int).reshape(8, 8)
+    levels = np.array(brightness_map(SimpleNamespace(image=image)), dtype=int).reshape(8, 8)
     assert levels[1, 3] == 80
     assert levels[7, 7] == 50
     assert levels.sum() == 80 + 50 + 62 * 10

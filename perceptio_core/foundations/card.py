@@ -18,19 +18,21 @@ ABOUT = {
         "InternVL (`transformers.InternVLForConditionalGeneration`)",
         "First the vision tower on dense helper tasks (shape, colour, surface and border of each 4 x 4 cell; circle and letter "
         "of each marker; place of each patch), whose heads are thrown away; then, with the tower frozen, projector and "
-        "language model on captions, on raster maps of colour, shape and brightness, on questions about colour, shape, "
+        "language model on captions, on raster maps of colour and brightness, on questions about colour, shape, "
         "surface, count, existence, place in the picture and marker letters, on which point is the brightest, and on the "
         "cell and the bounding box of what an expression names, helped by losses that tie words to the patches that show them. "
         "It never sees depth, depth order, physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` are "
         "whole answers right under teacher forcing by kind of question, `map_squares` the squares of maps, the others the "
-        "helper heads' of the tower.",
+        "helper heads' of the tower. These weights are not one run's: the tower was trained on with a longer schedule, and the "
+        "language phase was resumed at step 400 with a tokenizer and dialogues that had changed, so that the command gives "
+        "weights like these and not the same bytes.",
     ),
     "depth_anything": (
         "Depth Anything V2 (`transformers.DepthAnythingForDepthEstimation`)",
-        "Metric depth of single images. The encoder starts from the vision tower above, as the published models start from "
-        "DINOv2. Scores on unseen scenes: `absrel`; `delta1` in %; `pair_order`, % of random pixel pairs in the right order; "
-        "`nearest_n`, % of n-point depth-order questions that its map answers rightly: the ceiling of what co-training on "
-        "its labels can reach.",
+        "Metric depth of single images. The encoder starts from the vision tower above (from its state after 2200 steps), as "
+        "the published models start from DINOv2. Scores on unseen scenes: `absrel`; `delta1` in %; `pair_order`, % of random "
+        "pixel pairs in the right order; `nearest_n`, % of n-point depth-order questions that its map answers rightly: the "
+        "ceiling of what co-training on its labels can reach.",
     ),
     "sam2": (
         "SAM 2 (`sam2.modeling.sam2_base.SAM2Base`)",

@@ -2,7 +2,7 @@
 
 Besides the generic questions of `scenes.language` there are three kinds whose answers stand where co-training will write
 perception tokens; a real InternVL, which has read answers of every form, needs no such rehearsal. Raster maps say for each
-square of the picture its colour, its shape or how bright it is; finds say in which cell an object is that an expression
+square of the picture its colour or how bright it is; finds say in which cell an object is that an expression
 names; choices say which of the marked points is the brightest. The tokens that stand for perception tokens are replaced on
 the input side (word dropout, arXiv 1511.06349), and so is the verb of a find, by random ones that mean nothing: what is to
 be read in the picture then follows from the place in the sequence alone, as it must for tokens that are added later. Nothing
@@ -21,7 +21,7 @@ from perceptio_core.data.markers import QUESTION, Marker
 from perceptio_core.foundations.cache import SceneCache
 from perceptio_core.foundations.internvl_model import IMAGE_TOKENS
 from perceptio_core.scenes.expressions import referring_expressions, shortest_phrase
-from perceptio_core.scenes.language import brightness_map, conversations, foundation_question, lookups, raster
+from perceptio_core.scenes.language import brightness_map, color_map, conversations, foundation_question, lookups
 from perceptio_core.scenes.render import Rendering
 from perceptio_core.scenes.subjects import pick
 from perceptio_core.scenes.view import GRID, View, look
@@ -94,10 +94,11 @@ def dialogue(
     if progress < MAPS_ALONE or rng.random() < MAPS:
         kind = pick(KINDS, rng)
         question = map_question(kind, marked=bool(markers) and progress >= ONE_QUESTION)
-        return [Turn(question=question, answer="", squares=raster(world, rendering, kind))]
+        squares = brightness_map(rendering) if kind == "white" else color_map(world, rendering)
+        return [Turn(question=question, answer="", squares=squares)]
     simple = progress < SIMPLE
     if rng.random() < NEW:
-        squares: Sequence[str] = ()
+        squares = []
         if rng.random() < MAP_BEFORE:
             squares = brightness_map(rendering)
         if markers:

@@ -24,11 +24,13 @@ class LearningRates(Section):
     """The MLP from `[SEG]` to a prompt of SAM2."""
     mask_decoder: PositiveFloat
     """SAM2's mask decoder. Long before `[SEG]` points anywhere, a decoder that learns fast has learned to answer with the
-    empty mask, from which no gradient leads back."""
+    empty mask, from which it hardly comes back."""
 
 
 class LossWeights(Section):
-    """Weights of the losses in the sum that is minimised; Sa2VA's for segmentation, ours for the depth losses."""
+    """Weights of the losses in the sum that is minimised; Sa2VA's are 2.0 and 0.5 for
+    `seg_ce` and `seg_dice`; the others are ours.
+    """
 
     llm: NonNegativeFloat
     seg_ce: NonNegativeFloat

@@ -12,7 +12,6 @@ import numpy as np
 
 from perceptio_core.scenes import questions
 from perceptio_core.scenes.claims import TOPICS, claims
-from perceptio_core.scenes.expressions import NOUNS
 from perceptio_core.scenes.questions import Maker, Question, as_multiple_choice, caption, cell_words, describe
 from perceptio_core.scenes.render import Rendering
 from perceptio_core.scenes.subjects import pick
@@ -82,12 +81,8 @@ def lookups(
     return list(turns.items())
 
 
-def raster(world: World, rendering: Rendering, kind: str) -> list[str]:
-    """A word for each square of a GRID x GRID raster, row by row: the "color" or "shape" of what is in its middle, "nothing"
-    for the background; or how "white" the square is, as of `brightness_map`.
-    """
-    if kind == "white":
-        return brightness_map(rendering)
+def color_map(world: World, rendering: Rendering) -> list[str]:
+    """The colour of what is in the middle of each square of a GRID x GRID raster, row by row; "nothing" for the background."""
     side = len(rendering.instances) // GRID
     words = []
     for instance in rendering.instances[side // 2 :: side, side // 2 :: side].reshape(-1).tolist():
@@ -95,7 +90,7 @@ def raster(world: World, rendering: Rendering, kind: str) -> list[str]:
         if thing is None or thing.role == "platform":
             words.append("nothing")
         else:
-            words.append(thing.color if kind == "color" else NOUNS[thing.shape][0])
+            words.append(thing.color)
     return words
 
 
