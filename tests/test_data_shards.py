@@ -19,7 +19,7 @@ from PIL import Image
 from perceptio_core.data import rle
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.joint import ShardMaker, plan
-from perceptio_core.data.manifest import ImageRow, RecordRow, write_manifest
+from perceptio_core.data.manifest import ImageRow, RecordRow, read_images, read_records, write_manifest
 from perceptio_core.data.markers import QUESTION
 from perceptio_core.data.records import DEPTH_MAP_QUESTION, Refused
 from perceptio_core.data.shards import write_index
@@ -35,7 +35,8 @@ SCENES, VAL, SIZE = 24, 4, 64
 PARAMS = JointShardsParams(
     seed=0,
     images_per_shard=6,
-    referring_per_image=1,
+    referring_per_image=3,
+    expressions_per_conversation=2,
     conversation_per_image=None,
     markers_per_image=2,
     marker_counts=(2, 3),
@@ -61,7 +62,7 @@ def inputs(tmp_path_factory):
         Image.fromarray(scene.image).save(root / path)
         key = f"set/{number:04d}"
         images.append(ImageRow(image_key=key, path=path, width=SIZE, height=SIZE, sha256="0" * 64, split=split))
-        for part in range(2):
+        for part in range(4):
             mask = rle.encode(scene.instances == scene.instances.max() - part)
             turns = (("Please segment it in this image.", "Sure."),)
             records.append(
@@ -180,10 +181,17 @@ def test_what_the_samples_hold(inputs, finished):
                 same = np.array_equal(np.asarray(original.convert("RGB")), np.asarray(one.image))
             assert same == (one.task != "marker")
     assert set(seen) == {"referring", "conversation", "marker", "depth_map"}
-    assert len(seen["referring"]) == len(seen["conversation"]) == SCENES - 1
+    assert len(seen["conversation"]) == SCENES - 1
+    assert len(seen["referring"]) == 2 * (SCENES - 1), "three expressions an image, at most two to a conversation"
     assert 0 < len(seen["depth_map"]) < SCENES - 1
+    records = {record.record_id: record for record in read_records(stages / "sources")}
     for one in seen["referring"]:
-        assert [mask["size"] for mask in one.masks] == [[SIZE, SIZE]]
+        parts = [records[name] for name in one.record_id.split("+")]
+        assert one.turns == [turn for record in parts for turn in record.turns]
+        assert one.masks == [mask for record in parts for mask in record.masks]
+        assert one.mask_turns == list(range(len(parts)))
+        assert {record.image_key for record in parts} == {one.image_key}
+    assert sorted(len(one.masks) for one in seen["referring"]) == [1] * (SCENES - 1) + [2] * (SCENES - 1)
     assert seen["conversation"][0].turns == [("What?", "A café."), ("Where?", "Left.")]
     assert seen["depth_map"][0].turns == [(DEPTH_MAP_QUESTION, "")]
     assert len(seen["marker"]) >= 10
@@ -205,7 +213,7 @@ def test_the_index_counts_and_checks_everything(inputs, finished):
     import hashlib
 
     index = json.loads(finished["index.json"])
-    assert (index["schema_version"], index["num_codes"], index["depth_tokens"]) == (1, 8, 16)
+    assert (index["schema_version"], index["num_codes"], index["depth_tokens"]) == (2, 8, 16)
     assert [shard["name"] for shard in index["shards"]] == [name for name in finished if name.endswith(".tar")]
     for shard in index["shards"]:
         content = finished[shard["name"]]
@@ -225,9 +233,7 @@ def test_the_index_counts_and_checks_everything(inputs, finished):
 
 
 def _chosen(inputs):
-    """The one referring record of the refused image that the plan had drawn."""
-    from perceptio_core.data.manifest import read_images, read_records
-
+    """The referring records of the refused image that the plan had drawn."""
     sources = inputs / "artifacts/t/sources"
     jobs = plan(read_images(sources), read_records(sources), params=PARAMS)
     ((_, records),) = [pair for job in jobs for pair in job.images if pair[0].image_key == f"set/{SCENES - 1:04d}"]
@@ -251,6 +257,7 @@ def test_plain_webdataset_reads_the_shards(inputs, finished):
                 "task",
                 "turns",
                 "masks",
+                "mask_turns",
                 "depth_codes",
                 "width",
                 "height",

@@ -1,11 +1,13 @@
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, InternVLForConditionalGeneration
 
 from perceptio_core.grammar import Role
 from perceptio_core.model.adapters import add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.model.packed_attention import packed_attention, packed_places
 from perceptio_core.model.processing import PerceptioProcessor
 from tiny import tiny_foundations, tiny_perceptio, tiny_sample
 
@@ -50,21 +52,71 @@ def test_total_is_the_weighted_sum_of_the_parts(parts, mixed):
     assert all(float(value) > 0 for value in losses.values())
 
 
-def test_losses_are_those_of_the_plain_model_on_the_same_sequence(parts, mixed):
-    """Language and marker loss against InternVL's own full logits, shifted here by hand."""
+def test_losses_are_those_of_the_plain_model_on_each_sample_alone(parts, mixed, tmp_path):
+    """Language and marker loss against the logits of `transformers`' own InternVL, shifted here by hand."""
     model, _ = parts
     model.eval()
+    model.vlm.save_pretrained(tmp_path / "plain")
+    plain = InternVLForConditionalGeneration.from_pretrained(tmp_path / "plain").eval()
+    assert plain.config._attn_implementation == "sdpa"
+    log_p, roles = [], []
     with torch.no_grad():
         losses = model(mixed)
-        logits = model.vlm(
-            input_ids=mixed.input_ids_BT, attention_mask=mixed.attention_mask_BT, pixel_values=mixed.pixels_PCHW
-        ).logits.double()
-    log_p = logits[:, :-1].log_softmax(-1).gather(-1, mixed.input_ids_BT[:, 1:, None])[..., 0]
-    roles = mixed.roles_BT[:, 1:]
+        for number, (ids, own) in enumerate(
+            zip(mixed.input_ids_T.split(mixed.lengths), mixed.roles_T.split(mixed.lengths), strict=True)
+        ):
+            logits = plain(input_ids=ids[None], pixel_values=mixed.pixels_PCHW[number, None]).logits[0].double()
+            log_p.append(logits[:-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0])
+            roles.append(own[1:])
+    log_p, roles = torch.cat(log_p), torch.cat(roles)
     text = (roles == Role.ANSWER) | (roles == Role.END) | (roles == Role.SEG)
     markers = (roles == Role.DEPTH_START) | (roles == Role.DEPTH_END)
     assert float(losses["llm"]) == pytest.approx(-float(log_p[text].mean()), rel=1e-5)
     assert float(losses["marker"]) == pytest.approx(-float(log_p[markers].mean()), rel=1e-5)
+
+
+def test_nothing_leaks_between_the_samples_of_a_row(parts):
+    model, processor = parts
+    model.eval()
+    second = tiny_sample(1, masks=1, depth=True)
+
+    def states(first):
+        batch = processor.collate([first, second])
+        places = packed_places(batch.lengths, device=torch.device("cpu"))
+        ids, positions = batch.input_ids_T[None], batch.positions_T[None]
+        with torch.no_grad():
+            output = model.vlm.model(
+                input_ids=ids, position_ids=positions, pixel_values=batch.pixels_PCHW, use_cache=False, **places
+            )
+        return output.last_hidden_state[0].split(batch.lengths)
+
+    one, other = states(tiny_sample(0, masks=1, depth=True)), states(tiny_sample(2, masks=1, depth=True))
+    assert not torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2)])
+def test_packed_attention_is_attention_under_the_mask_of_each_sample(heads, key_heads):
+    lengths, dim = (3, 1, 5), 8
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, n, sum(lengths), dim, generator=draw, dtype=torch.float32, requires_grad=True)
+        for n in (heads, key_heads, key_heads)
+    )
+    cu_seq_lens = packed_places(lengths, device=query.device)["cu_seq_lens_q"]
+    got, _ = packed_attention(nn.Module(), query, key, value, None, cu_seq_lens_q=cu_seq_lens, scaling=0.3)
+
+    q, k, v = (tensor.detach().double().requires_grad_() for tensor in (query, key, value))
+    mask = torch.block_diag(*[torch.ones(n, n).tril() for n in lengths]) == 0
+    repeats = heads // key_heads
+    scores = (q @ k.repeat_interleave(repeats, 1).transpose(-1, -2) * 0.3).masked_fill(mask, -torch.inf)
+    want = (scores.softmax(-1) @ v.repeat_interleave(repeats, 1)).transpose(1, 2)
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+    weights = torch.randn(want.shape, generator=draw)
+    (got * weights).sum().backward()
+    (want * weights).sum().backward()
+    for mine, theirs in zip((query, key, value), (q, k, v), strict=True):
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_a_loss_of_weight_zero_is_not_computed(tmp_path):
@@ -174,7 +226,7 @@ def test_a_checkpoint_comes_back_to_the_bit(tmp_path, tied):
     assert saved.keys() == loaded.keys()
     assert all(torch.equal(saved[name], loaded[name]) for name in saved)
     batch = PerceptioProcessor.from_pretrained(folder).collate([tiny_sample(0, masks=1, depth=True)])
-    assert torch.equal(batch.input_ids_BT, processor.collate([tiny_sample(0, masks=1, depth=True)]).input_ids_BT)
+    assert torch.equal(batch.input_ids_T, processor.collate([tiny_sample(0, masks=1, depth=True)]).input_ids_T)
     model.eval()
     again.eval()
     with torch.no_grad():
@@ -199,7 +251,7 @@ def test_untouched_internvl_answers_as_before(tmp_path):
         seed=0,
     )
     batch = processor.collate([tiny_sample(0, masks=0, depth=False)])
-    inputs = {"input_ids": batch.input_ids_BT, "pixel_values": batch.pixels_PCHW}
+    inputs = {"input_ids": batch.input_ids_T[None], "pixel_values": batch.pixels_PCHW}
     with torch.no_grad():
         before, after = base(**inputs).logits, model.vlm.eval()(**inputs).logits
     assert torch.equal(after[..., : before.shape[-1]], before)

@@ -69,12 +69,13 @@ def write_shards(folder: Path, *, per_task: int = 6) -> None:
             Image.fromarray(draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(stream, format="PNG")
             turns = {"referring": ["Please segment the ball in this image.", "Sure, here it is."], "depth_map": ["Depth?", ""]}
             content = {
-                "schema": 1,
+                "schema": 2,
                 "record_id": f"{split}/{number}",
                 "image_key": f"toy/{number}",
                 "task": task,
                 "turns": [turns.get(task, ["Which point?", "(A)"])],
-                "masks": [encode(draw.random((40, 48)) > 0.5)] if task == "referring" else None,
+                "masks": [encode(draw.random((40, 48)) > 0.5)] if task == "referring" else [],
+                "mask_turns": [0] if task == "referring" else [],
                 "depth_codes": [int(code) for code in draw.integers(0, 6, 4)],
                 "width": 48,
                 "height": 40,
@@ -160,8 +161,8 @@ def test_the_control_has_no_perception_token_and_no_other_loss(artifacts: Path, 
         seed=0,
     )
     batch = batches.train(0, 0, 1)
-    assert not set(batch.input_ids_BT.unique().tolist()) & set(processor.config.vocabulary.ids)
-    assert set(batch.roles_BT.unique().tolist()) == {Role.PROMPT, Role.ANSWER, Role.END}
+    assert not set(batch.input_ids_T.unique().tolist()) & set(processor.config.vocabulary.ids)
+    assert set(batch.roles_T.unique().tolist()) == {Role.PROMPT, Role.ANSWER, Role.END}
     assert len(batch.masks_M) == 0
     with pytest.raises(ValueError, match="validation batch 0 was asked for"):
         batches.validation(0)

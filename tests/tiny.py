@@ -149,6 +149,7 @@ class TinySample:
     image: Image.Image
     turns: list[tuple[str, str]]
     masks: list[NDArray[np.bool_]]
+    mask_turns: list[int]
     depth_codes: list[int] | None
 
 
@@ -160,5 +161,6 @@ def tiny_sample(number: int, *, masks: int, depth: bool, turns: int = 1) -> Tiny
         image=Image.fromarray(draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)),
         turns=[("Which point?", "(A)"), ("yes", "no")][:turns],
         masks=[draw.random((40, 48)) > 0.5 for _ in range(masks)],
+        mask_turns=[0] * masks,
         depth_codes=[int(code) for code in draw.integers(0, 6, 4)] if depth else None,
     )

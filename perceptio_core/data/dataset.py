@@ -30,6 +30,7 @@ class Sample:
         task: "referring", "conversation", "marker" or "depth_map".
         turns: (question, answer) pairs.
         masks: one compressed RLE per object to segment, at the image's size; empty for none.
+        mask_turns: of each mask, the turn that asks for it (from 0), ascending.
         depth_codes: the N codes of the (unmarked) image, row-major.
         source: name of the data set.
         points: of marker samples, the circled points {letter, x, y}.
@@ -42,6 +43,7 @@ class Sample:
     task: str
     turns: list[tuple[str, str]]
     masks: list[dict[str, Any]]
+    mask_turns: list[int]
     depth_codes: list[int] | None
     source: str
     points: list[dict[str, Any]] | None
@@ -114,7 +116,8 @@ class JointDataset:
                 image=image,
                 task=content["task"],
                 turns=[(question, answer) for question, answer in content["turns"]],
-                masks=content["masks"] or [],
+                masks=content["masks"],
+                mask_turns=content["mask_turns"],
                 depth_codes=content["depth_codes"],
                 source=content["source"],
                 points=content["points"],

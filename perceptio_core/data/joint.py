@@ -1,8 +1,8 @@
 """Joins image, masks, texts and depth codes by image key into training samples.
 
-Of each image: its referring and conversation records; depth-order questions whose points are drawn on the picture and whose
-answers are read off the teacher's depth map, each followed by comparisons of two of its points; and its depth codes as a task
-of their own. The codes that go with a marked picture are those of the unmarked one.
+Of each image: its conversations; its referring records, several to a conversation; depth-order questions whose points are
+drawn on the picture and whose answers are read off the teacher's depth map, each followed by comparisons of two of its
+points; and its depth codes as a task of their own. The codes that go with a marked picture are those of the unmarked one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,15 +166,15 @@ class ShardMaker:
         return codes
 
     def _samples(self, one: _Loaded, *, depth_codes: list[int]) -> Iterator[ShardSample]:
-        for record in one.records:
+        for records in _conversations(one.records, expressions=self._params.expressions_per_conversation):
             yield self._sample(
                 one,
                 depth_codes=depth_codes,
-                record_id=record.record_id,
-                task=record.task,
-                turns=record.turns,
-                masks=record.masks,
-                source=record.source,
+                record_id="+".join(record.record_id for record in records),
+                task=records[0].task,
+                turns=tuple(turn for record in records for turn in record.turns),
+                masks=_masks_by_turn(records),
+                source=records[0].source,
             )
         key = one.row.image_key
         for number, markers in enumerate(self._questions(one)):
@@ -205,7 +206,7 @@ class ShardMaker:
         task: str,
         turns: tuple[tuple[str, str], ...],
         source: str,
-        masks: tuple[dict[str, Any], ...] | None = None,
+        masks: Sequence[tuple[int, dict[str, Any]]] = (),
         points: list[dict[str, Any]] | None = None,
         marked: bytes | None = None,
     ) -> ShardSample:
@@ -215,7 +216,8 @@ class ShardMaker:
             "image_key": one.row.image_key,
             "task": task,
             "turns": turns,
-            "masks": masks,
+            "masks": [mask for _, mask in masks],
+            "mask_turns": [turn for turn, _ in masks],
             "depth_codes": depth_codes,
             "width": one.row.width,
             "height": one.row.height,
@@ -244,6 +246,25 @@ class ShardMaker:
             wanted -= len(found)
             if wanted == 0:
                 return
+
+
+def _conversations(records: Sequence[RecordRow], *, expressions: int) -> Iterator[tuple[RecordRow, ...]]:
+    """Records that make one sample each: up to `expressions` referring records of one data set, any other by itself."""
+    referring: dict[str, list[RecordRow]] = defaultdict(list)
+    for record in records:
+        if record.task == "referring":
+            referring[record.source].append(record)
+        else:
+            yield (record,)
+    for some in referring.values():
+        for start in range(0, len(some), expressions):
+            yield tuple(some[start : start + expressions])
+
+
+def _masks_by_turn(records: Sequence[RecordRow]) -> list[tuple[int, dict[str, Any]]]:
+    """(turn, mask) of all records, each of which asks for its masks in its first turn."""
+    first_turns = accumulate((len(record.turns) for record in records), initial=0)
+    return [(turn, mask) for turn, record in zip(first_turns, records, strict=False) for mask in record.masks or ()]
 
 
 def _object_areas(records: Sequence[RecordRow], *, height: int, width: int) -> NDArray[np.float32] | None:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from perceptio_core.data.manifest import write_quarantine
 from perceptio_core.data.records import Refused
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INDEX, SAMPLES, QUARANTINE = "index.json", "samples.parquet", "quarantine.jsonl"
 
 _SAMPLES = pa.schema(

@@ -14,13 +14,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptioBatch:
-    """Token sequences, images and masks of B samples, T tokens long (right-padded).
+    """Token sequences, images and masks of B samples, packed: T tokens in one row, one sample after the other, no padding.
 
     Attributes:
         keys: the samples' names, for messages.
-        input_ids_BT: int64 token ids; the depth codes are in here, nowhere else.
-        attention_mask_BT: int64, 1 for tokens and 0 for padding.
-        roles_BT: int64 `perceptio_core.grammar.Role`; PROMPT (0) for padding.
+        lengths: tokens of each sample; their sum is T.
+        input_ids_T: int64 token ids; the depth codes are in here, nowhere else.
+        positions_T: int64 place of each token in its own sample, from 0.
+        roles_T: int64 `perceptio_core.grammar.Role`.
         pixels_PCHW: float tiles for the vision tower, all samples' tiles one after the other.
         sam_pixels_SCHW: float images for SAM2, of the S <= B samples with [SEG] tokens only, in batch order.
         masks_M: bool target masks, each (H, W) of its own image, one per [SEG] token in the order of reading the batch.
@@ -28,9 +29,10 @@ class PerceptioBatch:
     """
 
     keys: tuple[str, ...]
-    input_ids_BT: Tensor
-    attention_mask_BT: Tensor
-    roles_BT: Tensor
+    lengths: tuple[int, ...]
+    input_ids_T: Tensor
+    positions_T: Tensor
+    roles_T: Tensor
     pixels_PCHW: Tensor
     sam_pixels_SCHW: Tensor
     masks_M: tuple[Tensor, ...]

@@ -7,8 +7,8 @@ not their exact forms: what is marked "ours" below fills the gaps. All of them
 - are means over the tokens or spans of the batch that they speak of, so that samples without them weigh nothing;
 - are a zero connected to the graph where the batch has none, so that every rank of a distributed run has gradients.
 
-Shape suffixes: B samples, T tokens, D hidden size, V vocabulary, P supervised tokens of the batch, S depth spans,
-N codes per span, K codes.
+Shape suffixes: T tokens of all samples in one row, D hidden size, V vocabulary, P supervised tokens of the batch, S depth
+spans, N codes per span, K codes.
 """
 
 # ruff: noqa: N815 (shape suffixes of fields are upper case)
@@ -35,13 +35,11 @@ class Predictions:
         logits_PV: scores of the next token.
         targets_P: the token that does come next.
         roles_P: its role.
-        sample_P: its sample's row in the batch.
     """
 
     logits_PV: Tensor
     targets_P: Tensor
     roles_P: Tensor
-    sample_P: Tensor
 
     def rows(self, *roles: Role) -> Tensor:
         """Where the target has one of `roles`: bool, P."""
@@ -52,19 +50,18 @@ class Predictions:
         return self.logits_PV.sum() * 0.0
 
 
-def predict(*, hidden_BTD: Tensor, head: nn.Module, input_ids_BT: Tensor, roles_BT: Tensor) -> Predictions:
-    """Apply the output head where it is supervised, and only there: the full B x T x V tensor never exists.
+def predict(*, hidden_TD: Tensor, head: nn.Module, input_ids_T: Tensor, positions_T: Tensor, roles_T: Tensor) -> Predictions:
+    """Apply the output head where it is supervised, and only there: the full T x V tensor never exists.
 
-    The token at position t is predicted from the hidden state at t - 1; a supervised token at t = 0 has none and is
-    left out.
+    The token at place t is predicted from the hidden state at t - 1. The first token of a sample (position 0) has none of
+    its own and is left out: what stands before it in the row is another sample.
     """
-    sample_P, before_P = torch.nonzero(roles_BT[:, 1:] != Role.PROMPT, as_tuple=True)
-    logits_PV = head(hidden_BTD[sample_P, before_P])
+    places_P = torch.nonzero((roles_T != Role.PROMPT) & (positions_T > 0))[:, 0]
+    logits_PV = head(hidden_TD[places_P - 1])
     return Predictions(
         logits_PV=logits_PV.float() if logits_PV.dtype in (torch.bfloat16, torch.float16) else logits_PV,
-        targets_P=input_ids_BT[sample_P, before_P + 1],
-        roles_P=roles_BT[sample_P, before_P + 1],
-        sample_P=sample_P,
+        targets_P=input_ids_T[places_P],
+        roles_P=roles_T[places_P],
     )
 
 

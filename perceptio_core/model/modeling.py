@@ -1,6 +1,6 @@
 """Perceptio: InternVL writes the sequence, SAM2's mask decoder draws what ``[SEG]`` means, the VQ-VAE reads depth codes.
 
-One training step: image tiles and tokens -> InternVL -> last hidden states h (B, T, D)
+One training step: image tiles and tokens -> InternVL -> last hidden states h (T, D), all samples in one row
     h at t - 1  -> output head, at supervised tokens only      -> llm, marker, token, count losses
     code logits -> soft merge of the codebook -> VQ-VAE decoder -> reconstruction loss
     h at [SEG]  -> prompt MLP -> SAM2 mask decoder              -> seg_ce, seg_dice losses (the state *at* [SEG], as Sa2VA)
@@ -27,6 +27,7 @@ from perceptio_core.model.losses import (
     reconstruction_loss,
     token_loss,
 )
+from perceptio_core.model.packed_attention import PACKED, packed_places
 from perceptio_core.segmentation.bridge import SegmentationBridge
 from perceptio_core.segmentation.losses import mask_losses
 from perceptio_core.segmentation.sam2 import build_sam2
@@ -58,6 +59,8 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
     ) -> None:
         super().__init__(config)
         self.vlm = vlm or InternVLForConditionalGeneration(config.vlm_config)
+        if self.vlm.config._attn_implementation == "sdpa":
+            self.vlm.set_attn_implementation(PACKED)
         hidden = self.vlm.config.text_config.hidden_size
         self.bridge = bridge or SegmentationBridge(sam=build_sam2(config.sam2_config or {}), hidden_dim=hidden)
         self.codebook = codebook or DepthCodebook(**config.codebook_config or {})
@@ -83,22 +86,24 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
 
         A loss of which the batch holds nothing is a zero that is connected to the graph.
         """
-        hidden_BTD = self.vlm.model(
-            input_ids=batch.input_ids_BT,
-            attention_mask=batch.attention_mask_BT,
+        hidden_TD = self.vlm.model(
+            input_ids=batch.input_ids_T[None],
+            position_ids=batch.positions_T[None],
             pixel_values=batch.pixels_PCHW,
             use_cache=False,
-        ).last_hidden_state
+            **packed_places(batch.lengths, device=batch.input_ids_T.device),
+        ).last_hidden_state[0]
         predictions = predict(
-            hidden_BTD=hidden_BTD,
+            hidden_TD=hidden_TD,
             head=self.vlm.get_output_embeddings(),
-            input_ids_BT=batch.input_ids_BT,
-            roles_BT=batch.roles_BT,
+            input_ids_T=batch.input_ids_T,
+            positions_T=batch.positions_T,
+            roles_T=batch.roles_T,
         )
         weights = {name: self.config.loss_weights[name] for name in LOSSES if self.config.loss_weights[name] > 0}
         losses = self._sequence_losses(predictions, wanted=weights)
         if self.segments and {"seg_ce", "seg_dice"} & weights.keys():
-            ce, dice = self._mask_losses(hidden_BTD, batch)
+            ce, dice = self._mask_losses(hidden_TD, batch)
             losses |= {"seg_ce": ce, "seg_dice": dice}
         losses = {name: losses[name] for name in weights if name in losses}
         return losses | {"total": sum((weights[name] * loss for name, loss in losses.items()), predictions.zero())}
@@ -117,14 +122,14 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             )
         return losses
 
-    def _mask_losses(self, hidden_BTD: Tensor, batch: PerceptioBatch) -> tuple[Tensor, Tensor]:
+    def _mask_losses(self, hidden_TD: Tensor, batch: PerceptioBatch) -> tuple[Tensor, Tensor]:
         pixels = batch.sam_pixels_SCHW
         if len(pixels) == 0:  # the bridge touches its parameters even without masks, but it needs an image to do so
             pixels = pixels.new_zeros(1, *pixels.shape[1:])
         logits_Mhw = self.bridge.masks(
             self.bridge.image_features(pixels),
             image_index_M=batch.mask_image_M,
-            hidden_MD=hidden_BTD[batch.roles_BT == Role.SEG],
+            hidden_MD=hidden_TD[batch.roles_T == Role.SEG],
         )
         # Sa2VA's number of points suits masks of 256 x 256 logits; of smaller ones no more points than logits (ours).
         points = min(12544, logits_Mhw[0].numel()) if len(logits_Mhw) else 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,11 +45,15 @@ class TrainingSample(Protocol):
 
     @property
     def turns(self) -> Sequence[tuple[str, str]]:
-        """(question, answer) pairs, at least one; perception spans are written before the first answer."""
+        """(question, answer) pairs, at least one; the depth span is written before the first answer."""
 
     @property
     def masks(self) -> Sequence[NDArray[np.bool_]]:
         """One bool mask at the image's size per object to segment; empty for none."""
+
+    @property
+    def mask_turns(self) -> Sequence[int]:
+        """Of each mask, the turn whose answer holds its [SEG], ascending."""
 
     @property
     def depth_codes(self) -> Sequence[int] | None:
@@ -109,7 +114,7 @@ class PerceptioProcessor:
         self.vlm.save_pretrained(folder)
 
     def collate(self, samples: Sequence[TrainingSample]) -> PerceptioBatch:
-        """Make a right-padded training batch.
+        """Make a training batch.
 
         Raises:
             ValueError: a sample has no turns, a wrong number of depth codes, or a mask of another size than its image;
@@ -121,9 +126,10 @@ class PerceptioProcessor:
         owners = [i for i, sample in enumerate(segmented) for _ in sample.masks]
         return PerceptioBatch(
             keys=tuple(sample.key for sample in samples),
-            input_ids_BT=_pad(ids, value=self._pad_id),
-            attention_mask_BT=_pad([[1] * len(row) for row in ids], value=0),
-            roles_BT=_pad(roles, value=Role.PROMPT),
+            lengths=tuple(map(len, ids)),
+            input_ids_T=torch.tensor(list(chain.from_iterable(ids))),
+            positions_T=torch.cat([torch.arange(len(row)) for row in ids]),
+            roles_T=torch.tensor(list(chain.from_iterable(roles))),
             pixels_PCHW=pixels,
             sam_pixels_SCHW=sam2_pixels([np.array(s.image) for s in segmented], size=self.config.sam_size),
             masks_M=tuple(_mask(sample, mask) for sample in segmented for mask in sample.masks),
@@ -135,8 +141,8 @@ class PerceptioProcessor:
         pixels, tiles = self._pixels(images)
         rows = [self._prompt(question, tiles=n) for question, n in zip(questions, tiles, strict=True)]
         return Prompts(
-            input_ids_BT=_pad(rows, value=self._pad_id, left=True),
-            attention_mask_BT=_pad([[1] * len(row) for row in rows], value=0, left=True),
+            input_ids_BT=_pad_left(rows, value=self._pad_id),
+            attention_mask_BT=_pad_left([[1] * len(row) for row in rows], value=0),
             pixels_PCHW=pixels,
         )
 
@@ -154,6 +160,13 @@ class PerceptioProcessor:
         """Token ids and roles of a whole conversation, the last end token included."""
         if not sample.turns:
             raise ValueError(f"{sample.key}: a sample needs at least one turn")
+        mask_turns = list(sample.mask_turns)
+        in_order = mask_turns == sorted(mask_turns) and set(mask_turns) <= set(range(len(sample.turns)))
+        if len(mask_turns) != len(sample.masks) or not in_order:
+            raise ValueError(
+                f"{sample.key}: {len(sample.masks)} masks in {len(sample.turns)} turns need as many mask_turns, ascending "
+                f"from 0, not {mask_turns}"
+            )
         grammar, vocabulary = self.config.grammar, self.config.vocabulary
         perception = {Role.SEG, Role.DEPTH_START, Role.DEPTH_CODE, Role.DEPTH_END}
         ids: list[int] = []
@@ -161,10 +174,9 @@ class PerceptioProcessor:
         for turn, (question, answer) in enumerate(sample.turns):
             if turn == 0:
                 prompt = self._prompt(question, tiles=tiles)
-                masks, codes = len(sample.masks), sample.depth_codes
             else:
                 prompt = [*self._between, *self._ids(self._plain, question), *self._within]
-                masks, codes = 0, None
+            masks, codes = mask_turns.count(turn), sample.depth_codes if turn == 0 else None
             ids += prompt
             roles += [Role.PROMPT] * len(prompt)
             try:
@@ -201,11 +213,9 @@ def _render(vlm: InternVLProcessor, *, turns: int) -> str:
     return str(vlm.apply_chat_template(messages, tokenize=False))
 
 
-def _pad(rows: Sequence[Sequence[int]], *, value: int, left: bool = False) -> Tensor:
+def _pad_left(rows: Sequence[Sequence[int]], *, value: int) -> Tensor:
     longest = max(len(row) for row in rows)
-    fill = [[value] * (longest - len(row)) for row in rows]
-    padded = [[*f, *r] if left else [*r, *f] for f, r in zip(fill, rows, strict=True)]
-    return torch.tensor(padded, dtype=torch.int64)
+    return torch.tensor([[value] * (longest - len(row)) + list(row) for row in rows], dtype=torch.int64)
 
 
 def _mask(sample: TrainingSample, mask: NDArray[np.bool_]) -> Tensor:

@@ -17,8 +17,11 @@ class JointShardsParams(Section):
     """Images whose samples lie in one tar; what a killed run loses at most, for each worker."""
     referring_per_image: PerImage
     """At most this many referring records of an image, drawn at random; null keeps all."""
+    expressions_per_conversation: PositiveInt
+    """Referring records of an image that make one sample, a turn each (Sa2VA: 5). The picture and its depth codes are long,
+    a turn is short: further expressions cost little."""
     conversation_per_image: PerImage
-    """The same for conversations."""
+    """The same for conversation records."""
     markers_per_image: NonNegativeInt
     """Depth-order questions made from the teacher's depth map; an image that admits no balanced set of points gives fewer."""
     marker_counts: Annotated[tuple[Annotated[int, Field(ge=2, le=5)], ...], Field(min_length=1)]

@@ -24,6 +24,7 @@ class _Decoded:
     image: Image.Image
     turns: list[tuple[str, str]]
     masks: list[NDArray[np.bool_]]
+    mask_turns: list[int]
     depth_codes: list[int] | None
 
 
@@ -81,6 +82,7 @@ def _decoded(sample: Sample) -> _Decoded:
         image=sample.image,
         turns=sample.turns,
         masks=[decode(rle) for rle in sample.masks],
+        mask_turns=sample.mask_turns,
         depth_codes=sample.depth_codes,
     )
 

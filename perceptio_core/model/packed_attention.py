@@ -1,0 +1,98 @@
+"""Attention over samples packed into one row: each token sees the earlier tokens of its own sample and nothing else.
+
+Registered with `transformers` under the name `PACKED`. The mask of a row of T tokens, T x T, is never built: the samples
+are attended to one after the other, each with the causal kernel of torch. Called without the places of the samples, as
+`generate` does, it is `transformers`' own ``sdpa``.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED = "perceptio_packed"
+
+
+def packed_places(lengths: tuple[int, ...], *, device: torch.device) -> dict[str, Tensor | int]:
+    """Keyword arguments of a language model's forward that say where the samples of a packed row begin and end.
+
+    They are those of `transformers`' flash attention, which takes packed rows by itself.
+
+    Args:
+        lengths: tokens of each sample, in the order of the row; at least one sample.
+        device: of the row.
+    """
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    longest = max(lengths)
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What `transformers` calls in every layer.
+
+    Args:
+        module: the attention layer.
+        query: (B, heads, T, dim); B = 1 for a packed row.
+        key: (B, heads of keys, T, dim).
+        value: as `key`.
+        attention_mask: of unpacked calls.
+        cu_seq_lens_q: where the samples begin, and T; from `packed_places`. None for an unpacked call.
+        dropout: on the attention weights, in [0, 1).
+        scaling: of the scores; dim ** -0.5 if None.
+        **kwargs: of unpacked calls.
+
+    Returns:
+        (B, T, heads, dim), and None in the place of the attention weights.
+    """
+    device, dtype = query.device.type, query.dtype
+    # On CPUs torch's kernel takes twice as long in bf16 as in float32.
+    exact = torch.autocast(device, enabled=False) if device == "cpu" else nullcontext()
+    if device == "cpu":
+        query, key, value = query.float(), key.float(), value.float()
+    with exact:
+        if cu_seq_lens_q is None:
+            attended: Tensor = sdpa_attention_forward(
+                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+            )[0]
+            return attended.to(dtype), None
+        groups = query.shape[1] // key.shape[1]
+        lengths = cu_seq_lens_q.diff().tolist()
+        samples = zip(
+            query.split(lengths, dim=2),
+            repeat_kv(key, groups).split(lengths, dim=2),
+            repeat_kv(value, groups).split(lengths, dim=2),
+            strict=True,
+        )
+        packed = torch.cat(
+            [F.scaled_dot_product_attention(*sample, dropout_p=dropout, scale=scaling, is_causal=True) for sample in samples],
+            dim=2,
+        )
+    return packed.transpose(1, 2).to(dtype), None
+
+
+def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """`sdpa`'s mask where padding makes one necessary; none for a packed row, which comes without padding."""
+    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, _mask)
