@@ -31,6 +31,8 @@ Writes  artifacts/<profile>/cotrain/<variant>/
           metrics.json  losses at the end, time, throughput, peak memory
 """
 
+_CENTRING_SAMPLES = 64
+
 logger = logging.getLogger("cotrain")
 
 
@@ -54,18 +56,22 @@ def main() -> None:
         max_tiles=params.max_tiles,
         seed=params.seed,
     )
+    batches = joint_batches(
+        shards=shards,
+        processor=processor,
+        mixture=params.mixture.model_dump(),
+        batch_size=params.batch_size,
+        validate=params.validation_batches > 0,
+        seed=params.seed,
+    )
+    if model.segments:
+        # The first sample of each of the first steps: the same on every rank, however many there are.
+        model.centre_prompt(batches.train(step, 0, params.batch_size) for step in range(min(_CENTRING_SAMPLES, params.steps)))
     result = train(
         accelerator=accelerator,
         model=model,
         groups=_groups(model, params),
-        batches=joint_batches(
-            shards=shards,
-            processor=processor,
-            mixture=params.mixture.model_dump(),
-            batch_size=params.batch_size,
-            validate=params.validation_batches > 0,
-            seed=params.seed,
-        ),
+        batches=batches,
         settings=LoopSettings(**{name: getattr(params, name) for name in LoopSettings.__dataclass_fields__}),
         work=work,
     )

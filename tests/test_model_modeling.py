@@ -75,6 +75,23 @@ def test_losses_are_those_of_the_plain_model_on_each_sample_alone(parts, mixed, 
     assert float(losses["marker"]) == pytest.approx(-float(log_p[markers].mean()), rel=1e-5)
 
 
+def test_a_centred_prompt_sees_what_differs_between_objects(parts, mixed):
+    model, processor = parts
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.centre_prompt([processor.collate([tiny_sample(0, masks=0, depth=True)])])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()), "no [SEG], no change"
+    seen = []
+    handle = model.bridge.prompt[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    model.centre_prompt([mixed])
+    model(mixed)
+    handle.remove()
+    assert seen[0].shape[0] == 3, "one row a mask"
+    torch.testing.assert_close(seen[0].mean(0), torch.zeros_like(seen[0][0]), rtol=0, atol=1e-5)
+    assert {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)} == {
+        "bridge.prompt.0.bias"
+    }
+
+
 def test_nothing_leaks_between_the_samples_of_a_row(parts):
     model, processor = parts
     model.eval()

@@ -36,6 +36,7 @@ VALUES: dict[str, Any] = {
     "warmup": 0.1,
     "floor": 0.0,
     "weight_decay": 0.05,
+    "beta2": 0.999,
     "clip": 1.0,
     "loss_weights": LOSS_WEIGHTS,
     "spans": {"segmentation": True, "depth": True},

@@ -83,7 +83,7 @@ def test_prefetch_runs_ahead() -> None:
 
 def optimized(*, steps: int) -> tuple[toy.ToyModel, torch.optim.Optimizer]:
     model = toy.ToyModel(dropout=0.0)
-    optimizer = build_optimizer(groups=model.groups(), weight_decay=0.05)
+    optimizer = build_optimizer(groups=model.groups(), weight_decay=0.05, beta2=0.999)
     for step in range(steps):
         model(toy.samples(stream=0, step=step, batch_size=4))["total"].backward()
         optimizer.step()
@@ -144,7 +144,7 @@ def test_a_group_with_a_later_start_stands_still_until_then() -> None:
         ParameterGroup(name="early", rate=1.0, parameters={"early": early}),
         ParameterGroup(name="late", rate=2.0, start=0.5, parameters={"late": late}),
     ]
-    optimizer = build_optimizer(groups=groups, weight_decay=0.0)
+    optimizer = build_optimizer(groups=groups, weight_decay=0.0, beta2=0.999)
     for step, rates in ((3, [rate_factor(step=3, steps=8, warmup=0.0, floor=0.1), 0.0]), (4, [0.55, 2.0])):
         set_rates(optimizer=optimizer, factor=partial(rate_factor, step=step, steps=8, warmup=0.0, floor=0.1))
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(rates)

@@ -73,6 +73,7 @@ def settings(*, steps: int, batch_size: int = 8, accumulation: int = 1) -> LoopS
         warmup=0.2,
         floor=0.1,
         weight_decay=0.05,
+        beta2=0.999,
         clip=1.0,
         checkpoint_every=5,
         validate_every=4,

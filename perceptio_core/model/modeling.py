@@ -8,8 +8,10 @@ One training step: image tiles and tokens -> InternVL -> last hidden states h (T
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Any, Self, cast
 
+import torch
 from peft import LoraModel
 from torch import Tensor, nn
 from transformers import AutoModel, InternVLForConditionalGeneration, PreTrainedModel
@@ -86,13 +88,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
 
         A loss of which the batch holds nothing is a zero that is connected to the graph.
         """
-        hidden_TD = self.vlm.model(
-            input_ids=batch.input_ids_T[None],
-            position_ids=batch.positions_T[None],
-            pixel_values=batch.pixels_PCHW,
-            use_cache=False,
-            **packed_places(batch.lengths, device=batch.input_ids_T.device),
-        ).last_hidden_state[0]
+        hidden_TD = self._hidden_states(batch)
         predictions = predict(
             hidden_TD=hidden_TD,
             head=self.vlm.get_output_embeddings(),
@@ -107,6 +103,32 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             losses |= {"seg_ce": ce, "seg_dice": dice}
         losses = {name: losses[name] for name in weights if name in losses}
         return losses | {"total": sum((weights[name] * loss for name, loss in losses.items()), predictions.zero())}
+
+    @torch.no_grad()
+    def centre_prompt(self, batches: Iterable[PerceptioBatch]) -> None:
+        """Set the first bias of a fresh prompt MLP so that the mean state at [SEG] leads to zeros, in place (ours).
+
+        What a language model says at a token that it does not know yet is nearly the same for every sample. A random layer
+        passes that on, and the little that tells one object from another drowns in it for hundreds of steps.
+
+        Args:
+            batches: samples to take the mean over; nothing happens where none has a [SEG].
+        """
+        states = [self._hidden_states(batch.to(self.device))[batch.roles_T == Role.SEG] for batch in batches]
+        if sum(map(len, states)):
+            first = cast("nn.Linear", self.bridge.prompt[0])
+            first.bias.copy_(-(first.weight @ torch.cat(states).mean(0)))
+
+    def _hidden_states(self, batch: PerceptioBatch) -> Tensor:
+        """Last hidden states (T, D) of the language model."""
+        states: Tensor = self.vlm.model(
+            input_ids=batch.input_ids_T[None],
+            position_ids=batch.positions_T[None],
+            pixel_values=batch.pixels_PCHW,
+            use_cache=False,
+            **packed_places(batch.lengths, device=batch.input_ids_T.device),
+        ).last_hidden_state[0]
+        return states
 
     def _sequence_losses(self, predictions: Predictions, *, wanted: Any) -> dict[str, Tensor]:
         vocabulary, depth_tokens = self.config.vocabulary, self.config.depth_tokens

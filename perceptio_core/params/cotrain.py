@@ -84,8 +84,10 @@ class CotrainParams(Section):
     floor: float = Field(ge=0, le=1)
     """Factor on the learning rates that the cosine ends at (Sa2VA: 0)."""
     weight_decay: NonNegativeFloat
+    beta2: float = Field(ge=0, lt=1)
+    """AdamW's (Sa2VA: 0.999, which forgets a gradient after a thousand steps)."""
     clip: PositiveFloat
-    """Largest gradient norm (Sa2VA: 1)."""
+    """Largest gradient norm of each group of `learning_rates` (Sa2VA: 1, over all parameters)."""
     loss_weights: LossWeights
     spans: Spans
     order: tuple[Literal["segmentation", "depth"], Literal["segmentation", "depth"]]

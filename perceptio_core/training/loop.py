@@ -43,7 +43,8 @@ class LoopSettings:
         accumulation: micro-batches per rank and optimizer step.
         warmup, floor: of the schedule, see `rate_factor`.
         weight_decay: AdamW's, on matrices.
-        clip: largest gradient norm.
+        beta2: AdamW's, in [0, 1).
+        clip: largest gradient norm of each parameter group.
         checkpoint_every, validate_every: in steps; both also happen after the last step.
         validation_batches: batches of the validation split per validation; 0 never validates.
         num_workers: prefetching threads.
@@ -56,6 +57,7 @@ class LoopSettings:
     warmup: float
     floor: float
     weight_decay: float
+    beta2: float
     clip: float
     checkpoint_every: int
     validate_every: int
@@ -133,7 +135,7 @@ def train(
             f"batch_size {settings.batch_size} does not divide into {world} ranks x accumulation {settings.accumulation}"
         )
     check_groups(model=model, groups=groups)
-    optimizer = build_optimizer(groups=groups, weight_decay=settings.weight_decay)
+    optimizer = build_optimizer(groups=groups, weight_decay=settings.weight_decay, beta2=settings.beta2)
     parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
     model.to(accelerator.device)
     progress = load_checkpoint(folder=work / "checkpoints", parameters=parameters, optimizer=optimizer)
@@ -174,14 +176,16 @@ def train(
                 accelerator.backward(losses["total"] / settings.accumulation)
             means.add(losses)
             _refuse_non_finite(losses=losses, step=done, batch=batch)
-        norm = accelerator.clip_grad_norm_(list(parameters.values()), settings.clip)
+        # Each group by itself: while the new tokens' losses are a hundred times the masks', one norm for all would
+        # leave the mask decoder next to nothing.
+        norms = [float(accelerator.clip_grad_norm_(list(group.parameters.values()), settings.clip)) for group in groups]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
         logged = means.over_ranks()
         if curves:
             row = {f"train/{name}": value for name, value in logged.items()}
-            curves.log(step=done, metrics=row | {"train/gradient_norm": float(norm), "train/rate_factor": factor})
+            curves.log(step=done, metrics=row | {"train/gradient_norm": math.hypot(*norms), "train/rate_factor": factor})
             reporter.step(done=done, losses=logged, final=final)
         if settings.validation_batches and (done % settings.validate_every == 0 or final):
             held_out = _validate(accelerator=accelerator, model=model, load=batches.validation, settings=settings)

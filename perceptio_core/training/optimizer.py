@@ -39,8 +39,8 @@ def check_groups(*, model: nn.Module, groups: list[ParameterGroup]) -> None:
             raise ValueError(f"{len(names)} parameters are {complaint}: {', '.join(names[:4])}")
 
 
-def build_optimizer(*, groups: list[ParameterGroup], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW, betas (0.9, 0.999) as Sa2VA; vectors (norms, biases) do not decay (ours).
+def build_optimizer(*, groups: list[ParameterGroup], weight_decay: float, beta2: float) -> torch.optim.AdamW:
+    """AdamW, beta1 0.9 as Sa2VA; vectors (norms, biases) do not decay (ours).
 
     Each torch group keeps its base rate as `base_rate` and its start, so that `set_rates` needs no other state.
     """
@@ -52,7 +52,7 @@ def build_optimizer(*, groups: list[ParameterGroup], weight_decay: float) -> tor
             if parameters:
                 rates = {"lr": group.rate, "base_rate": group.rate, "start": group.start}
                 torch_groups.append({"params": parameters, "weight_decay": decay, **rates})
-    return torch.optim.AdamW(torch_groups, betas=(0.9, 0.999))
+    return torch.optim.AdamW(torch_groups, betas=(0.9, beta2))
 
 
 def set_rates(*, optimizer: torch.optim.Optimizer, factor: Callable[..., float]) -> None:
