@@ -52,7 +52,7 @@ def build_optimizer(*, groups: list[ParameterGroup], weight_decay: float, beta2:
             if parameters:
                 rates = {"lr": group.rate, "base_rate": group.rate, "start": group.start}
                 torch_groups.append({"params": parameters, "weight_decay": decay, **rates})
-    return torch.optim.AdamW(torch_groups, betas=(0.9, beta2))
+    return torch.optim.AdamW(torch_groups, betas=(0.9, beta2), fused=True)
 
 
 def set_rates(*, optimizer: torch.optim.Optimizer, factor: Callable[..., float]) -> None:
