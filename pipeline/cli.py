@@ -1,4 +1,4 @@
-"""The command ``perceptio``: the whole pipeline, one stage of it, or one question about one image."""
+"""The command ``perceptio``: the whole pipeline, one stage of it, one question about one image, or two models compared."""
 
 import argparse
 import ast
@@ -28,6 +28,12 @@ def main() -> None:
     predict.add_argument("--checkpoint", type=Path, help="default: artifacts/<active profile>/cotrain/full/checkpoint")
     predict.add_argument("--out", type=Path, default=Path(), help="folder for the pictures (default: this one)")
 
+    against = commands.add_parser("compare", help="compare two predictions files of one benchmark, question by question")
+    against.add_argument(
+        "first", type=Path, metavar="A", help="such as artifacts/mini/evaluate/full/predictions/hardblink.jsonl"
+    )
+    against.add_argument("second", type=Path, metavar="B", help="another model's answers to the same questions")
+
     for stage, line in stages.items():
         commands.add_parser(stage, help=line, add_help=False)  # the stage explains itself
 
@@ -39,7 +45,7 @@ def main() -> None:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        _repro(arguments) if arguments.command == "repro" else _predict(arguments)
+        {"repro": _repro, "predict": _predict, "compare": _compare}[arguments.command](arguments)
     except (ValueError, FileNotFoundError) as error:
         print(f"perceptio: {error}", file=sys.stderr)
         sys.exit(2)
@@ -81,6 +87,12 @@ def _predict(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.checkpoint or trained,
         out=arguments.out,
     )
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from perceptio_core.evaluation.compare import compare
+
+    print(compare(arguments.first, arguments.second))
 
 
 def _first_line(stage: str) -> str:
