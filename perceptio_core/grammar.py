@@ -24,7 +24,7 @@ PAPER_ORDER: tuple[Span, ...] = ("segmentation", "depth")
 
 
 class Role(IntEnum):
-    """What a token of a training sequence is. Everything but PROMPT is supervised; padding counts as PROMPT."""
+    """What a token of a training sequence is. Everything but PROMPT is supervised."""
 
     PROMPT = 0
     SEG = 1

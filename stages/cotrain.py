@@ -10,6 +10,7 @@ from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.params import load_profile
 from perceptio_core.params.cotrain import CotrainParams
+from perceptio_core.training.checkpoint import has_checkpoint
 from perceptio_core.training.joint_batches import joint_batches
 from perceptio_core.training.loop import LoopSettings, start_accelerator, train
 from perceptio_core.training.optimizer import ParameterGroup
@@ -21,7 +22,8 @@ DESCRIPTION = """Co-train one variant of Perceptio.
 Reads   artifacts/<profile>/joint_shards, artifacts/<profile>/foundations/{internvl,sam2}, artifacts/<profile>/depth_codebook,
         and the sections cotrain and variants of the profile: a variant overrides single keys of cotrain.
 Does    trains LoRA adapters, the projector, the rows of the added tokens, the prompt MLP and SAM2's mask decoder on the
-        full sequence (segmentation tokens, depth tokens, answer); a killed run goes on from its last checkpoint. The
+        full sequence (segmentation tokens, depth tokens, answer), after the prompt MLP was centred on the mean state at
+        [SEG]; a killed run goes on from its last checkpoint. The
         variant `control` is the same training without any perception token. Runs on one process, or on many:
           accelerate launch -m stages.cotrain --profile P --variant V
           torchrun --nproc-per-node=N -m stages.cotrain --profile P --variant V
@@ -64,7 +66,8 @@ def main() -> None:
         validate=params.validation_batches > 0,
         seed=params.seed,
     )
-    if model.segments:
+    if model.segments and not has_checkpoint(work / "checkpoints"):
+        model.to(accelerator.device)
         # The first sample of each of the first steps: the same on every rank, however many there are.
         model.centre_prompt(batches.train(step, 0, params.batch_size) for step in range(min(_CENTRING_SAMPLES, params.steps)))
     result = train(

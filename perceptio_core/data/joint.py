@@ -65,13 +65,15 @@ def plan(images: Sequence[ImageRow], records: Sequence[RecordRow], *, params: Jo
 
 
 def _choose(records: Sequence[RecordRow], params: JointShardsParams) -> tuple[RecordRow, ...]:
+    """At random, in random order: neighbours make one conversation, and a data set lists the expressions for one object
+    together, of which every turn but the first could copy its mask.
+    """
     kept: list[RecordRow] = []
     for task, limit in (("referring", params.referring_per_image), ("conversation", params.conversation_per_image)):
         some = sorted((record for record in records if record.task == task), key=lambda record: record.record_id)
-        if limit is not None and len(some) > limit:
-            drawn = _rng(params.seed, task, some[0].image_key).choice(len(some), size=limit, replace=False)
-            some = [some[i] for i in sorted(drawn)]
-        kept += some
+        if some:
+            order = _rng(params.seed, task, some[0].image_key).permutation(len(some))
+            kept += [some[i] for i in order[:limit]]
     return tuple(kept)
 
 

@@ -1,7 +1,9 @@
 """Two models on the same questions: is the one better than the other, or is it chance?
 
 Paired, because both were asked the same things: what is hard for both cancels out. Reads the predictions files of the
-stage `evaluate`, or any JSON lines with `item_id` and `correct`.
+stage `evaluate`, or any JSON lines with `item_id` and `correct`. Each line counts alike and by itself: for referring
+segmentation that is the mean IoU (gIoU, not cIoU); the rotations of an MMBench question and the pairs of MME hang together,
+so that their p and interval come out too small.
 """
 
 from __future__ import annotations

@@ -112,12 +112,12 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         passes that on, and the little that tells one object from another drowns in it for hundreds of steps.
 
         Args:
-            batches: samples to take the mean over; nothing happens where none has a [SEG].
+            batches: their [SEG] tokens are what the mean is over; nothing happens where there is none.
         """
         states = [self._hidden_states(batch.to(self.device))[batch.roles_T == Role.SEG] for batch in batches]
         if sum(map(len, states)):
             first = cast("nn.Linear", self.bridge.prompt[0])
-            first.bias.copy_(-(first.weight @ torch.cat(states).mean(0)))
+            first.bias.copy_(-(first.weight @ torch.cat(states).to(first.weight.dtype).mean(0)))
 
     def _hidden_states(self, batch: PerceptioBatch) -> Tensor:
         """Last hidden states (T, D) of the language model."""

@@ -117,8 +117,8 @@ class PerceptioProcessor:
         """Make a training batch.
 
         Raises:
-            ValueError: a sample has no turns, a wrong number of depth codes, or a mask of another size than its image;
-                names the sample.
+            ValueError: a sample has no turns, a wrong number of depth codes, a mask of another size than its image, or
+                turns of masks that do not fit; names the sample.
         """
         pixels, tiles = self._pixels([sample.image for sample in samples])
         ids, roles = zip(*(self._sequence(s, tiles=n) for s, n in zip(samples, tiles, strict=True)), strict=True)

@@ -40,7 +40,7 @@ class LossWeights(Section):
     count: NonNegativeFloat
     reconstruction: NonNegativeFloat
     """The squared error of depth maps is a hundredth of a cross-entropy. In mini, 20 in place of 1 halves the steps to the
-    same depth losses, and costs the masks theirs."""
+    same depth losses, and the masks hardly learn."""
 
 
 class Spans(Section):

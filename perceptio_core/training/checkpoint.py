@@ -98,9 +98,13 @@ def load_checkpoint(
     for key, value in load_file(path / "optimizer.safetensors").items():
         name, _, slot = key.rpartition("//")
         parameter = parameters[name]
-        # AdamW keeps its step count on the CPU, the moments beside their parameter.
-        optimizer.state[parameter][slot] = value if slot == "step" else value.to(parameter.device)
+        optimizer.state[parameter][slot] = value.to(parameter.device)
     return Progress(step=state["step"], seconds=state["seconds"])
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `load_checkpoint` would find one."""
+    return bool(_complete(folder))
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -176,16 +176,17 @@ def train(
                 accelerator.backward(losses["total"] / settings.accumulation)
             means.add(losses)
             _refuse_non_finite(losses=losses, step=done, batch=batch)
-        # Each group by itself: while the new tokens' losses are a hundred times the masks', one norm for all would
+        # Each group by itself: while the new tokens' gradients are a hundred times the masks', one norm for all would
         # leave the mask decoder next to nothing.
-        norms = [float(accelerator.clip_grad_norm_(list(group.parameters.values()), settings.clip)) for group in groups]
+        norms = [accelerator.clip_grad_norm_(list(group.parameters.values()), settings.clip) for group in groups]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
         logged = means.over_ranks()
         if curves:
             row = {f"train/{name}": value for name, value in logged.items()}
-            curves.log(step=done, metrics=row | {"train/gradient_norm": math.hypot(*norms), "train/rate_factor": factor})
+            row |= {"train/gradient_norm": math.hypot(*map(float, norms)), "train/rate_factor": factor}
+            curves.log(step=done, metrics=row)
             reporter.step(done=done, losses=logged, final=final)
         if settings.validation_batches and (done % settings.validate_every == 0 or final):
             held_out = _validate(accelerator=accelerator, model=model, load=batches.validation, settings=settings)
