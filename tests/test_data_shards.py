@@ -191,6 +191,7 @@ def test_what_the_samples_hold(inputs, finished):
         assert one.masks == [mask for record in parts for mask in record.masks]
         assert one.mask_turns == list(range(len(parts)))
         assert {record.image_key for record in parts} == {one.image_key}
+    assert any(one.record_id.split("+") != sorted(one.record_id.split("+")) for one in seen["referring"]), "in random order"
     assert sorted(len(one.masks) for one in seen["referring"]) == [1] * (SCENES - 1) + [2] * (SCENES - 1)
     assert seen["conversation"][0].turns == [("What?", "A café."), ("Where?", "Left.")]
     assert seen["depth_map"][0].turns == [(DEPTH_MAP_QUESTION, "")]

@@ -92,6 +92,17 @@ def test_a_centred_prompt_sees_what_differs_between_objects(parts, mixed):
     }
 
 
+def test_a_prompt_is_centred_under_a_half_precision_language_model(parts, mixed):
+    model, _ = parts
+    model.vlm.to(torch.bfloat16)
+    before = model.bridge.prompt[0].bias.clone()
+    model.centre_prompt([mixed])
+    after = model.bridge.prompt[0].bias
+    assert after.dtype == torch.float32
+    assert after.isfinite().all()
+    assert not torch.equal(before, after)
+
+
 def test_nothing_leaks_between_the_samples_of_a_row(parts):
     model, processor = parts
     model.eval()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,34 @@ def test_first_step_is_adamw_by_hand(tmp_path: Path) -> None:
     assert gradient is not None
     torch.testing.assert_close(trained.second.bias.detach(), bias - 3e-2 * gradient.sign(), rtol=0, atol=1e-5)
     assert torch.equal(trained.frozen.weight, start.frozen.weight)
+
+
+def test_each_group_is_clipped_by_itself(tmp_path: Path) -> None:
+    """AdamW's moments after one step are (1 - beta) times the clipped gradient and its square."""
+    model = toy.ToyModel(dropout=0.0)
+    model(toy.samples(stream=0, step=0, batch_size=8))["total"].backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    norms = {
+        group.name: float(torch.stack([gradients[name].norm() for name in group.parameters]).norm()) for group in model.groups()
+    }
+    clip = (norms["first"] * norms["second"]) ** 0.5  # lies between the two: one group is over it, the other is not
+    assert max(norms.values()) > 1.1 * clip
+    model.zero_grad()
+    train(
+        accelerator=start_accelerator(),
+        model=model,
+        groups=model.groups(),
+        batches=toy.batches(batch_size=8),
+        settings=replace(toy.settings(steps=1), clip=clip, beta2=0.9),
+        work=tmp_path,
+    )
+    moments = load_file(tmp_path / "checkpoints/step-00000001/optimizer.safetensors")
+    for group in model.groups():
+        factor = min(1.0, clip / norms[group.name])
+        for name in group.parameters:
+            clipped = factor * gradients[name]
+            torch.testing.assert_close(moments[f"{name}//exp_avg"], 0.1 * clipped, rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(moments[f"{name}//exp_avg_sq"], 0.1 * clipped**2, rtol=1e-4, atol=1e-9)
 
 
 def test_a_poison_sample_is_named(tmp_path: Path) -> None:
