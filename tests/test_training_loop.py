@@ -107,8 +107,10 @@ def test_first_step_is_adamw_by_hand(tmp_path: Path) -> None:
 
 def test_each_group_is_clipped_by_itself(tmp_path: Path) -> None:
     """AdamW's moments after one step are (1 - beta) times the clipped gradient and its square."""
-    model = toy.ToyModel(dropout=0.0)
-    model(toy.samples(stream=0, step=0, batch_size=8))["total"].backward()
+    accelerator, model = start_accelerator(), toy.ToyModel(dropout=0.0)
+    with accelerator.autocast():
+        loss = model(toy.samples(stream=0, step=0, batch_size=8))["total"]
+    loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     norms = {
         group.name: float(torch.stack([gradients[name].norm() for name in group.parameters]).norm()) for group in model.groups()
@@ -117,7 +119,7 @@ def test_each_group_is_clipped_by_itself(tmp_path: Path) -> None:
     assert max(norms.values()) > 1.1 * clip
     model.zero_grad()
     train(
-        accelerator=start_accelerator(),
+        accelerator=accelerator,
         model=model,
         groups=model.groups(),
         batches=toy.batches(batch_size=8),
