@@ -14,8 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from perceptio_core.training import loop
 from perceptio_core.training.loop import Batches, LoopSettings, start_accelerator, train
 from perceptio_core.training.optimizer import ParameterGroup
+
+FLOAT32 = "TRAINING_TOY_FLOAT32"
+"""Environment variable: train in float32, whatever the machine can do."""
 
 
 class ToyModel(nn.Module):
@@ -91,6 +95,8 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.5)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
+    if FLOAT32 in os.environ:
+        loop.detect_precision = lambda: "no"
     accelerator = start_accelerator()
     model = ToyModel(dropout=arguments.dropout)
     model.die_after = arguments.die_after

@@ -38,7 +38,8 @@ class Bootstrap:
             parts = []
             for start in range(0, self.samples, rows):
                 counts_Sn = rng.multinomial(n, np.full(n, 1.0 / n), size=min(rows, self.samples - start))
-                parts.append(counts_Sn @ np.asarray(values_nk, dtype=np.float64) / n)
+                # Not a BLAS product: how that adds up may depend on the number of rows, hence on the chunk.
+                parts.append(np.einsum("Sn,nk->Sk", counts_Sn, np.asarray(values_nk, dtype=np.float64)) / n)
             means.append(np.concatenate(parts))
         return means
 
