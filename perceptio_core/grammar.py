@@ -44,14 +44,12 @@ class Parsed:
         depth_codes: the N codes in [0, K), row-major; None without a complete depth span.
         text_ids: the ids of the text, without perception and end tokens.
         ended: whether the end token was reached.
-        seg_positions: places of the [SEG] tokens in the ids that were parsed.
     """
 
     masks: int
     depth_codes: tuple[int, ...] | None
     text_ids: tuple[int, ...]
     ended: bool
-    seg_positions: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +109,11 @@ class Grammar:
         ids = [int(token) for token in ids]
         ended = end_id in ids
         ids = ids[: ids.index(end_id)] if ended else ids
-        position, segs, codes = 0, [], None
+        position, masks, codes = 0, 0, None
         for span in self.order:
             if span == "segmentation":
                 while position < len(ids) and ids[position] == vocabulary.seg:
-                    segs.append(position)
+                    masks += 1
                     position += 1
             elif position < len(ids) and ids[position] == vocabulary.depth_start:
                 body = ids[position + 1 : position + 1 + self.depth_tokens]
@@ -135,11 +133,10 @@ class Grammar:
             if token in perception:
                 raise ValueError(f"position {offset}: perception token {token} is out of order")
         return Parsed(
-            masks=len(segs),
+            masks=masks,
             depth_codes=codes,
             text_ids=tuple(ids[position:]),
             ended=ended,
-            seg_positions=tuple(segs),
         )
 
 

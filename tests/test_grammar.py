@@ -76,9 +76,8 @@ def test_strip_perception(raw, stripped):
 def test_parse_takes_apart_what_render_wrote():
     parsed = PAPER.parse([SEG, SEG, START, 11, 9, CLOSE, 1, 2, END, 0, 0], vocabulary=VOCABULARY, end_id=END)
     assert (parsed.masks, parsed.depth_codes, parsed.text_ids, parsed.ended) == (2, (2, 0), (1, 2), True)
-    assert parsed.seg_positions == (0, 1)
     parsed = DEPTH_FIRST.parse([START, 9, 9, CLOSE, SEG, 1], vocabulary=VOCABULARY, end_id=END)
-    assert (parsed.seg_positions, parsed.depth_codes, parsed.text_ids, parsed.ended) == ((4,), (0, 0), (1,), False)
+    assert (parsed.masks, parsed.depth_codes, parsed.text_ids, parsed.ended) == (1, (0, 0), (1,), False)
     cut = PAPER.parse([START, 9], vocabulary=VOCABULARY, end_id=END)
     assert cut.depth_codes is None
     assert not cut.ended
@@ -102,7 +101,7 @@ def test_parse_refuses_other_sequences(ids, message):
 
 def admitted(answer, *, grammar=PAPER, **options):
     processor = GrammarLogitsProcessor(
-        grammar=grammar, vocabulary=VOCABULARY, prompt_length=2, end_id=END, never=[5], **options
+        grammar=grammar, vocabulary=VOCABULARY, prompt_length=2, end_id=END, never=[5], **{"max_text_tokens": 9} | options
     )
     scores = processor(torch.tensor([[3, 3, *answer]]), torch.zeros(1, SIZE))
     return set(torch.isfinite(scores[0]).nonzero().flatten().tolist())

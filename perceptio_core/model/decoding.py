@@ -1,37 +1,47 @@
-"""Decoding by the grammar: a logits processor that admits only what `perceptio_core.grammar` allows next.
+"""Decoding by the grammar: which tokens `perceptio_core.grammar` admits next, and a decoder that asks the model only where
+there is a choice.
 
 After ``<depth_start>`` come exactly N codes, then ``<depth_end>``; spans come in order and once; after them text only.
-The state of each row is read from its tokens at every step, so the processor holds none and rows may stop at any time.
+What may follow is read from a row's tokens at every step, so nothing is kept between steps and rows may stop at any time.
+
+Where one token alone may follow, it is written without a forward pass and read together with the next one. So a marker
+costs none, depth codes that are given cost one pass for all of them, and a span that nobody wants costs nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import DynamicCache, InternVLForConditionalGeneration, LogitsProcessor
 
 from perceptio_core.grammar import Grammar
+from perceptio_core.model.processing import Prompts
 from perceptio_core.vocabulary import Vocabulary
+
+NOTHING = -1
+"""Stands where a row has no token."""
 
 
 class GrammarLogitsProcessor(LogitsProcessor):
-    """Admits the tokens that may follow, row by row.
+    """Admits the tokens that may follow, row by row; for `decode`, and a logits processor for `transformers`' `generate`.
 
     Args:
         grammar: order and length of the spans.
         vocabulary: ids of the added tokens.
-        prompt_length: number of tokens of the (left-padded) prompt; what follows is the answer.
         end_id: the end token; forced when a row has used up its text.
+        prompt_length: as a processor of `generate`: tokens of the (left-padded) prompt; what follows is the answer.
         segment: True forces at least one [SEG], False forbids it, None leaves it to the model.
         depth: the same for the depth span.
         max_masks: most [SEG] tokens of an answer, >= 1.
         max_text_tokens: most text tokens of an answer, >= 0, the end token not counted.
         never: ids that are not admitted anywhere (image placeholders).
+        depth_codes_BN: codes in [0, K) that each row's depth span must hold, if it has one; None leaves them to the model.
 
     Raises:
-        ValueError: a span is forced that the grammar does not have.
+        ValueError: a span is forced that the grammar does not have, or the given codes are not N or not in [0, K).
     """
 
     def __init__(
@@ -39,13 +49,14 @@ class GrammarLogitsProcessor(LogitsProcessor):
         *,
         grammar: Grammar,
         vocabulary: Vocabulary,
-        prompt_length: int,
         end_id: int,
+        prompt_length: int = 0,
         segment: bool | None = None,
         depth: bool | None = None,
+        max_text_tokens: int,
         max_masks: int = 8,
-        max_text_tokens: int = 2**31,
         never: Sequence[int] = (),
+        depth_codes_BN: Tensor | None = None,
     ) -> None:
         wishes = {"segmentation": segment, "depth": depth}
         for span, wish in wishes.items():
@@ -56,18 +67,31 @@ class GrammarLogitsProcessor(LogitsProcessor):
         self.depth_tokens, self.max_masks, self.max_text_tokens = grammar.depth_tokens, max_masks, max_text_tokens
         self.vocabulary, self.prompt_length, self.end_id = vocabulary, prompt_length, end_id
         self.not_text = torch.tensor(sorted({*vocabulary.ids, *never}))
+        if depth_codes_BN is not None:
+            if depth_codes_BN.ndim != 2 or depth_codes_BN.shape[1] != grammar.depth_tokens:
+                raise ValueError(
+                    f"a depth span holds {grammar.depth_tokens} codes, the given ones are {tuple(depth_codes_BN.shape)}"
+                )
+            if ((depth_codes_BN < 0) | (depth_codes_BN >= vocabulary.num_codes)).any():
+                raise ValueError(f"depth codes are 0 to {vocabulary.num_codes - 1}; others were given")
+        self.depth_codes_BN = depth_codes_BN
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of an answer, its end included."""
+        return self.max_masks + self.depth_tokens + 2 + self.max_text_tokens + 1
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (rows, vocabulary) with everything that may not follow set to -inf."""
         return scores.masked_fill(~self.admitted(input_ids[:, self.prompt_length :], size=scores.shape[1]), -torch.inf)
 
     def admitted(self, answer_BT: Tensor, *, size: int) -> Tensor:
-        """Which tokens may follow the answers so far: bool (rows, size)."""
+        """Which tokens may follow the answers so far (rows, T), each followed by any number of NOTHING: bool (rows, size)."""
         vocabulary = self.vocabulary
         is_code_BT = vocabulary.is_code(answer_BT)
         is_seg_BT, is_start_BT = answer_BT == vocabulary.seg, answer_BT == vocabulary.depth_start
         is_close_BT = answer_BT == vocabulary.depth_end
-        text_B = (~(is_code_BT | is_seg_BT | is_start_BT | is_close_BT)).sum(1)
+        text_B = (~(is_code_BT | is_seg_BT | is_start_BT | is_close_BT | (answer_BT == NOTHING))).sum(1)
         codes_B, segs_B = is_code_BT.sum(1), is_seg_BT.sum(1)
         written = {"segmentation": segs_B > 0, "depth": is_start_BT.any(1)}
         inside_B = written["depth"] & ~is_close_BT.any(1)
@@ -96,6 +120,114 @@ class GrammarLogitsProcessor(LogitsProcessor):
             admitted[:, vocabulary.depth_start] = may["depth"]
             first = vocabulary.first_code
             more_codes_B = inside_B & (codes_B < self.depth_tokens)
-            admitted[:, first : first + vocabulary.num_codes] = more_codes_B[:, None]
+            codes_BK = more_codes_B[:, None].expand(-1, vocabulary.num_codes)
+            if self.depth_codes_BN is not None:
+                given_BN = self.depth_codes_BN.to(answer_BT.device)
+                next_B1 = given_BN.gather(1, codes_B.clamp(max=self.depth_tokens - 1)[:, None])
+                codes_BK = codes_BK & (torch.arange(vocabulary.num_codes, device=answer_BT.device) == next_B1)
+            admitted[:, first : first + vocabulary.num_codes] = codes_BK
             admitted[:, vocabulary.depth_end] = inside_B & (codes_B == self.depth_tokens)
         return admitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Answers that were written.
+
+    Attributes:
+        ids: tokens of each row, the end token included.
+        seg_states: per row (masks, D): last hidden states *at* its [SEG] tokens.
+        passes: forward passes that it took.
+    """
+
+    ids: list[list[int]]
+    seg_states: list[Tensor]
+    passes: int
+
+
+@torch.inference_mode()
+def decode(vlm: InternVLForConditionalGeneration, prompts: Prompts, *, constraint: GrammarLogitsProcessor) -> Decoded:
+    """Write the answers to a batch of prompts, greedily among the tokens that are admitted.
+
+    Args:
+        vlm: the language model with its vision tower, in evaluation mode.
+        prompts: left-padded, on any device.
+        constraint: what is admitted; its `prompt_length` is not used here.
+    """
+    device, size = vlm.device, vlm.config.text_config.vocab_size
+    rows = len(prompts.input_ids_BT)
+    places_T = torch.arange(constraint.longest, device=device)
+    answer_BT = torch.full((rows, constraint.longest), NOTHING, device=device)
+    length_B, read_B = torch.zeros(2, rows, dtype=torch.int64, device=device)
+    ended_B = torch.zeros(rows, dtype=torch.bool, device=device)
+    reader = _Reader(vlm=vlm, prompts=prompts)
+    states: list[list[Tensor]] = [[] for _ in range(rows)]
+
+    def write(token_B: Tensor, where_B: Tensor) -> None:
+        answer_BT[where_B, length_B[where_B]] = token_B[where_B]
+        length_B.add_(where_B)
+        ended_B.logical_or_(where_B & (token_B == constraint.end_id))
+
+    while True:
+        admitted_BV = constraint.admitted(answer_BT, size=size)
+        while (alone_B := ~ended_B & (admitted_BV.sum(1) == 1)).any():
+            write(admitted_BV.int().argmax(1), alone_B)
+            admitted_BV = constraint.admitted(answer_BT, size=size)
+        unread_BT = (places_T >= read_B[:, None]) & (places_T < length_B[:, None])
+        # An answer that has ended is read on only for the state at a [SEG].
+        wanted_B = ~ended_B | (unread_BT & (answer_BT == constraint.vocabulary.seg)).any(1)
+        if not wanted_B.any():
+            break
+        ids_BT, hidden_BTD, last_B = reader.read(answer_BT, unread_BT & wanted_B[:, None], filler=constraint.end_id)
+        for row, place in torch.nonzero(ids_BT == constraint.vocabulary.seg).tolist():
+            states[row].append(hidden_BTD[row, place])
+        read_B = torch.where(wanted_B, length_B, read_B)
+        logits_BV = vlm.get_output_embeddings()(hidden_BTD[torch.arange(rows), last_B])
+        write(logits_BV.masked_fill(~admitted_BV, -torch.inf).argmax(1), ~ended_B)
+    return Decoded(
+        ids=[row[:length] for row, length in zip(answer_BT.tolist(), length_B.tolist(), strict=True)],
+        seg_states=[torch.stack(row) if row else torch.zeros(0, vlm.config.text_config.hidden_size) for row in states],
+        passes=reader.passes,
+    )
+
+
+class _Reader:
+    """Feeds prompts, then any number of new tokens per row, and keeps what attention needs of them.
+
+    Rows get different numbers of tokens at a time, so each has holes in its cache, which the attention mask hides.
+    """
+
+    def __init__(self, *, vlm: InternVLForConditionalGeneration, prompts: Prompts) -> None:
+        self._vlm, self._prompts, self._cache = vlm, prompts, DynamicCache()
+        self._mask_BT = torch.zeros(len(prompts.input_ids_BT), 0, dtype=torch.int64, device=vlm.device)
+        self.passes = 0
+
+    def read(self, answer_BT: Tensor, new_BT: Tensor, *, filler: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One forward pass over the tokens of `answer_BT` where `new_BT`; the first one begins with the prompts.
+
+        Returns:
+            What was fed (B, T), `filler` in the holes; the last hidden states there (B, T, D); of each row the place of its
+            newest token.
+        """
+        device = self._vlm.device
+        order_BT = torch.sort(~new_BT, dim=1, stable=True).indices[:, : int(new_BT.sum(1).max())]
+        mask_BT = new_BT.gather(1, order_BT).long()
+        ids_BT = torch.where(mask_BT > 0, answer_BT.gather(1, order_BT), filler)
+        pixels = None
+        if not self.passes:
+            ids_BT = torch.cat([self._prompts.input_ids_BT.to(device), ids_BT], 1)
+            mask_BT = torch.cat([self._prompts.attention_mask_BT.to(device), mask_BT], 1)
+            pixels = self._prompts.pixels_PCHW.to(device, self._vlm.dtype)
+        read_B1 = self._mask_BT.sum(1, keepdim=True)
+        self._mask_BT = torch.cat([self._mask_BT, mask_BT], 1)
+        output = self._vlm.model(
+            input_ids=ids_BT,
+            attention_mask=self._mask_BT,
+            position_ids=(read_B1 + mask_BT.cumsum(1) - 1).clamp(min=0),
+            pixel_values=pixels,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self.passes += 1
+        newest_B = (mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=device)).argmax(1)
+        return ids_BT, output.last_hidden_state, newest_B

@@ -1,6 +1,6 @@
 """Asking a checkpoint: images and questions in; answers, masks and depth maps out.
 
-Greedy decoding by the grammar, batched with left padding. The hidden state at each ``[SEG]`` is caught while the answer is
+Greedy decoding by the grammar, batched with left padding. The hidden state at each ``[SEG]`` is kept while the answer is
 written, so masks cost no second pass through the language model.
 """
 
@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
-from transformers import LogitsProcessorList
+from torch import Tensor
 
 from perceptio_core.grammar import Parsed
-from perceptio_core.model.decoding import GrammarLogitsProcessor
+from perceptio_core.model.decoding import GrammarLogitsProcessor, decode
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.segmentation.bridge import sam2_pixels, to_original
@@ -78,6 +77,7 @@ class Perceptor:
         *,
         segment: bool | None = None,
         depth: bool | None = None,
+        depth_codes: NDArray[np.int64] | None = None,
         max_new_tokens: int = 32,
     ) -> list[Prediction]:
         """Ask one question about each image.
@@ -87,10 +87,12 @@ class Perceptor:
             questions: one per image.
             segment: True: at least one mask; False: none; None: the model decides.
             depth: the same for the depth map.
-            max_new_tokens: most tokens of *text*; perception tokens are not counted.
+            depth_codes: (images, N) codes in [0, K), row-major, that stand in the depth spans in place of the model's own.
+            max_new_tokens: most tokens of *text*; perception tokens are not counted. 0: perception alone.
 
         Raises:
-            ValueError: images and questions differ in number, or a span is forced that the model was trained without.
+            ValueError: images and questions differ in number, a span is forced that the model was trained without, or the
+                given codes are not N per image or not in [0, K).
         """
         if len(images) != len(questions):
             raise ValueError(f"{len(images)} images but {len(questions)} questions")
@@ -98,7 +100,14 @@ class Perceptor:
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
             rgb = [image.convert("RGB") for image in images[chunk]]
-            predictions += self._predict(rgb, questions[chunk], segment=segment, depth=depth, max_text=max_new_tokens)
+            predictions += self._predict(
+                rgb,
+                questions[chunk],
+                segment=segment,
+                depth=depth,
+                depth_codes=None if depth_codes is None else depth_codes[chunk],
+                max_text=max_new_tokens,
+            )
         return predictions
 
     @torch.inference_mode()
@@ -109,62 +118,48 @@ class Perceptor:
         *,
         segment: bool | None,
         depth: bool | None,
+        depth_codes: NDArray[np.int64] | None,
         max_text: int,
     ) -> list[Prediction]:
         config = self.model.config
         prompts = self.processor.prompts(images, questions)
-        grammar = GrammarLogitsProcessor(
+        constraint = GrammarLogitsProcessor(
             grammar=config.grammar,
             vocabulary=config.vocabulary,
-            prompt_length=prompts.input_ids_BT.shape[1],
             end_id=config.end_token_id,
             segment=segment,
             depth=depth,
             max_text_tokens=max_text,
             never=self.processor.vlm.image_token_ids,
+            depth_codes_BN=None if depth_codes is None else torch.from_numpy(depth_codes),
         )
-        device = self.model.device
-        with _LastHiddenStates(self.model.vlm.model) as caught:
-            sequences = self.model.vlm.generate(
-                input_ids=prompts.input_ids_BT.to(device),
-                attention_mask=prompts.attention_mask_BT.to(device),
-                pixel_values=prompts.pixels_PCHW.to(device, self.model.dtype),
-                logits_processor=LogitsProcessorList([grammar]),
-                max_new_tokens=grammar.max_masks + config.depth_tokens + 2 + max_text + 1,
-                do_sample=False,
-                num_beams=1,
-                eos_token_id=config.end_token_id,
-                pad_token_id=config.end_token_id,
-            )
-        answers = sequences[:, prompts.input_ids_BT.shape[1] :].tolist()
-        parsed = [config.grammar.parse(answer, vocabulary=config.vocabulary, end_id=config.end_token_id) for answer in answers]
-        masks = self._masks(images, parsed, caught.after_prompt())
+        decoded = decode(self.model.vlm, prompts, constraint=constraint)
+        parsed = [config.grammar.parse(ids, vocabulary=config.vocabulary, end_id=config.end_token_id) for ids in decoded.ids]
+        masks = self._masks(images, decoded.seg_states)
         depth_maps = self._depth_maps(parsed)
         return [
             Prediction(
-                raw=self.processor.decode(answer[: answer.index(config.end_token_id)]),
+                raw=self.processor.decode(ids[:-1]),
                 text=self.processor.decode(row.text_ids).strip(),
                 masks=row_masks,
                 depth_codes=None if row.depth_codes is None else np.asarray(row.depth_codes, dtype=np.int64),
                 depth_map=depth_map,
             )
-            for answer, row, row_masks, depth_map in zip(answers, parsed, masks, depth_maps, strict=True)
+            for ids, row, row_masks, depth_map in zip(decoded.ids, parsed, masks, depth_maps, strict=True)
         ]
 
-    def _masks(
-        self, images: Sequence[Image.Image], parsed: Sequence[Parsed], hidden_BTD: Tensor
-    ) -> list[list[NDArray[np.bool_]]]:
+    def _masks(self, images: Sequence[Image.Image], states: Sequence[Tensor]) -> list[list[NDArray[np.bool_]]]:
         masks: list[list[NDArray[np.bool_]]] = [[] for _ in images]
-        rows = [row for row, answer in enumerate(parsed) if answer.masks]
+        rows = [row for row, states_MD in enumerate(states) if len(states_MD)]
         if not rows:
             return masks
         bridge, device = self.model.bridge, self.model.device
         pixels = sam2_pixels([np.array(images[row]) for row in rows], size=self.model.config.sam_size)
-        owners = [i for i, row in enumerate(rows) for _ in range(parsed[row].masks)]
+        owners = [i for i, row in enumerate(rows) for _ in states[row]]
         logits_Mhw = bridge.masks(
             bridge.image_features(pixels.to(device)),
             image_index_M=torch.tensor(owners, device=device),
-            hidden_MD=torch.stack([hidden_BTD[row, place] for row in rows for place in parsed[row].seg_positions]),
+            hidden_MD=torch.cat([states[row] for row in rows]),
         )
         sizes = [(images[rows[owner]].height, images[rows[owner]].width) for owner in owners]
         for owner, mask in zip(owners, to_original(logits_Mhw, sizes), strict=True):
@@ -179,29 +174,3 @@ class Perceptor:
             for row, depth in zip(rows, self.model.codebook.decode(codes_BN), strict=True):
                 maps[row] = depth[0].float().cpu().numpy()
         return maps
-
-
-class _LastHiddenStates:
-    """Catches the last hidden state of the newest token at every step of `generate`.
-
-    Step 0 reads the prompt; step i reads answer token i - 1, so its state is the one *at* that token.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._steps: list[Tensor] = []
-
-    def __enter__(self) -> Self:
-        def catch(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self._steps.append(output.last_hidden_state[:, -1])
-
-        self._handle = self._module.register_forward_hook(catch)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
-
-    def after_prompt(self) -> Tensor:
-        """States at the answer's tokens: (B, T, D), without the last token, which no step reads."""
-        steps = self._steps[1:] or [self._steps[0][:0]]
-        return torch.stack(steps, dim=1)
