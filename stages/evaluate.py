@@ -3,8 +3,11 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 
 from perceptio_core.data.manifest import data_root
+from perceptio_core.evaluation.benchmark import Item
+from perceptio_core.evaluation.depth_codes import CodeSource, Replacement, TeacherEncoder, code_source
 from perceptio_core.evaluation.suite import evaluate
 from perceptio_core.model.inference import Perceptor
 from perceptio_core.params import load_profile
@@ -13,13 +16,14 @@ from stages.common import StagePaths, fingerprint, publish, stage_arguments, wri
 DESCRIPTION = """Evaluate one variant of the co-trained model.
 
 Reads   artifacts/<profile>/cotrain/<variant>/checkpoint, and the benchmarks below the data root
-        (artifacts/<profile>/sources/root, or the folder that the profile's sources.root names).
+        (artifacts/<profile>/sources/root, or the folder that the profile's sources.root names); for controls with the
+        teacher's depth codes, artifacts/<profile>/foundations/depth_anything.
 Does    generates an answer to every question (a killed run goes on where it stood) and scores it.
 Writes  artifacts/<profile>/evaluate/<variant>/
           predictions/<benchmark>.jsonl  question, raw and stripped answer, masks, depth codes, expected, correct
           metrics.json                   list of {name, value, low, high, n, protocol}
           summary.json                   {name: value}
-          breakdown.jsonl                parts of the metrics: subsets, categories, other readings
+          breakdown.jsonl                parts of the metrics: subsets, categories, other readings, parts of the controls
           panels.jsonl                   the questions that the report shows
           quarantine.jsonl               images that could not be read (their questions count as wrong)
 """
@@ -35,14 +39,37 @@ def main() -> None:
     root = data_root(profile.sources, paths.out("sources"))
     # The manifest stands for the benchmarks' files: hashing every picture of them would take longer than it saves.
     manifest = paths.out("sources") / "images.parquet"
-    key = fingerprint(arguments.variant, profile.evaluate, profile.sources, manifest, checkpoint)
+    teacher = paths.out("foundations") / "depth_anything"
+    long_side = profile.teacher_depth.long_side
+    key = fingerprint(arguments.variant, profile.evaluate, profile.sources, long_side, manifest, checkpoint, teacher)
     work = paths.work("evaluate", key)
     journals, out = work / "journals", work / "out"
     journals.mkdir(exist_ok=True)
     out.mkdir(exist_ok=True)
 
-    predict = Perceptor.from_pretrained(checkpoint, batch_size=profile.evaluate.batch_size).predict
-    metrics = evaluate(predict, profile.evaluate, variant=arguments.variant, root=root, journals=journals, out=out)
+    perceptor = Perceptor.from_pretrained(checkpoint, batch_size=profile.evaluate.batch_size)
+    codebook = perceptor.model.codebook
+    encode = TeacherEncoder(teacher=teacher, codebook=codebook, long_side=long_side)
+
+    def codes(replacement: Replacement, items: Sequence[Item]) -> CodeSource:
+        return code_source(
+            replacement,
+            items=items,
+            encode=encode,
+            num_codes=codebook.num_codes,
+            depth_tokens=perceptor.model.config.depth_tokens,
+            seed=profile.evaluate.seed,
+        )
+
+    metrics = evaluate(
+        perceptor.predict,
+        profile.evaluate,
+        codes=codes,
+        variant=arguments.variant,
+        root=root,
+        journals=journals,
+        out=out,
+    )
     rows = [metric.to_json() for metric in metrics]
     (out / "metrics.json").write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_metrics(out / "summary.json", {row["name"]: row["value"] for row in rows})

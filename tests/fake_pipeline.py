@@ -64,10 +64,11 @@ from perceptio_core.params.base import Section
 class CLASSParams(Section):
     knob: int = 1
     root: str | None = None
+    long_side: int = 1
 """
 
 PROFILE = {
-    **{section: {"knob": 1, "root": None} for section in SECTIONS},
+    **{section: {"knob": 1, "root": None, "long_side": 1} for section in SECTIONS},
     "variants": {"full": {}, "control": {"knob": 2}},
 }
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -23,13 +24,25 @@ def perceptor(tmp_path_factory: pytest.TempPathFactory) -> Perceptor:
     return Perceptor(model=model, processor=processor, batch_size=2)
 
 
+def no_codes(*_: object) -> NoReturn:
+    raise AssertionError("no entry replaces codes")
+
+
 def test_suite_with_a_model(perceptor: Perceptor, tmp_path: Path) -> None:
     write_refer(tmp_path / "refcoco")
     entry = {"kind": "refer", "path": "refcoco", "split": "test", "segment": True, "depth": True, "panels": 3}
     values = {"batch_size": 2, "max_new_tokens": 4, "bootstrap_samples": 50, "benchmarks": [entry]}
     params = EvaluateParams.from_mapping(values, where="test")
     (tmp_path / "j").mkdir()
-    metrics = evaluate(perceptor.predict, params, variant="full", root=tmp_path, journals=tmp_path / "j", out=tmp_path / "out")
+    metrics = evaluate(
+        perceptor.predict,
+        params,
+        codes=no_codes,
+        variant="full",
+        root=tmp_path,
+        journals=tmp_path / "j",
+        out=tmp_path / "out",
+    )
     assert [(metric.name, metric.n) for metric in metrics] == [("res_ciou", 3), ("res_giou", 3)]
     assert all(0 <= metric.value <= 100 for metric in metrics)
     rows = [json.loads(line) for line in (tmp_path / "out/predictions/res.jsonl").read_text().splitlines()]

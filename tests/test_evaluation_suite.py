@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perceptio_core.evaluation.benchmark import Item
+from perceptio_core.evaluation.depth_codes import CodeSource, Replacement, code_source
 from perceptio_core.evaluation.runner import ask
 from perceptio_core.evaluation.suite import evaluate
 from perceptio_core.params.evaluate import EvaluateParams
@@ -34,11 +36,13 @@ class Fake:
 
     lives: int = 10**9
     calls: list[list[str]] = field(default_factory=list)
+    options: list[dict[str, Any]] = field(default_factory=list)
 
-    def __call__(self, images: list[Image.Image], questions: list[str], **_: Any) -> list[Said]:
+    def __call__(self, images: list[Image.Image], questions: list[str], **options: Any) -> list[Said]:
         if len(self.calls) == self.lives:
             raise KeyboardInterrupt
         self.calls.append(questions)
+        self.options.append(options)
         said = []
         for image in images:
             mask = np.zeros((image.height, image.width), dtype=bool)
@@ -115,7 +119,7 @@ def write_seed(root: Path) -> None:
     (root / "seed/SEED-Bench-image").mkdir(parents=True)
     rows = []
     for i in range(4):
-        Image.new("RGB", (8, 6)).save(root / f"seed/SEED-Bench-image/{i}.jpg")
+        Image.new("RGB", (8, 6), (i, i, i)).save(root / f"seed/SEED-Bench-image/{i}.png")
         choices = {f"choice_{letter}": f"{letter}{letter}" for letter in "abcd"}
         row = {"answer": "BACB"[i], "data_id": str(i), "data_type": "image", "question": "?", "question_id": str(i)}
         rows.append({**row, **choices, "question_type_id": 1})
@@ -130,18 +134,32 @@ PARAMS: dict[str, Any] = {
 }
 
 
+def run_suite(params: EvaluateParams, *, root: Path, out: str, variant: str = "full", predict: Any = None) -> list[Any]:
+    """The suite with codes of two places that both say how bright a picture is."""
+
+    def brightness(pictures: Sequence[Image.Image]) -> NDArray[np.int64]:
+        return np.array([[picture.getpixel((0, 0))[0]] * 2 for picture in pictures])
+
+    codes = partial(code_source, encode=brightness, num_codes=4, depth_tokens=2, seed=0)
+
+    def source(replacement: Replacement, items: Sequence[Item]) -> CodeSource:
+        return codes(replacement, items=items)
+
+    return evaluate(predict or Fake(), params, codes=source, variant=variant, root=root, journals=root / "j", out=root / out)
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_suite_writes_everything(tmp_path: Path) -> None:
     write_seed(tmp_path)
-    (tmp_path / "seed/SEED-Bench-image/3.jpg").unlink()  # its right answer B does not count
+    (tmp_path / "seed/SEED-Bench-image/3.png").unlink()  # its right answer B does not count
     params = EvaluateParams.from_mapping(PARAMS, where="test")
     (tmp_path / "j").mkdir()
 
     def once(name: str) -> list[Any]:
-        return evaluate(Fake(), params, variant="full", root=tmp_path, journals=tmp_path / "j", out=tmp_path / name)
+        return run_suite(params, root=tmp_path, out=name)
 
     metrics = {metric.name: metric for metric in once("out")}
     assert metrics["seed_image"].value == 25.0
@@ -159,14 +177,34 @@ def test_suite_writes_everything(tmp_path: Path) -> None:
     assert set(bad) == {"file", "reason"}
     assert "seed/SEED-Bench.json: 3" in bad["file"]
     panels = read(tmp_path / "out/panels.jsonl")
-    assert [panel["image"] for panel in panels] == ["seed/SEED-Bench-image/0.jpg", "seed/SEED-Bench-image/1.jpg"]
+    assert [panel["image"] for panel in panels] == ["seed/SEED-Bench-image/0.png", "seed/SEED-Bench-image/1.png"]
     assert panels[0]["depth_codes"] == [3, 0]
     assert panels[0]["mask"]["size"] == [6, 8]
     assert read(tmp_path / "out/breakdown.jsonl")[0]["name"] == "seed_image/Scene"
     once("again")
     for file in ("predictions/seedbench.jsonl", "panels.jsonl", "breakdown.jsonl", "quarantine.jsonl"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
-    assert evaluate(Fake(), params, variant="other", root=tmp_path, journals=tmp_path / "j", out=tmp_path / "o") == []
+    assert run_suite(params, root=tmp_path, out="o", variant="other") == []
+
+
+def test_a_control_gets_other_codes_and_one_line_of_its_own(tmp_path: Path) -> None:
+    write_seed(tmp_path)
+    (tmp_path / "j").mkdir()
+    plain = {"kind": "seedbench", "path": "seed/SEED-Bench.json"}
+    entries = [plain, {**plain, "name": "codes_other", "codes": "other"}, {**plain, "name": "blind", "depth": False}]
+    params = EvaluateParams.from_mapping({**PARAMS, "benchmarks": entries}, where="test")
+    fake = Fake()
+    metrics = {metric.name: metric for metric in run_suite(params, root=tmp_path, out="out", predict=fake)}
+    assert list(metrics) == ["seed_image", "codes_other_seed_image", "blind_seed_image", "unparsed"]
+    assert "other depth codes in place of the model's own" in metrics["codes_other_seed_image"].protocol
+    assert "no depth span" in metrics["blind_seed_image"].protocol
+    assert metrics["unparsed"].n == 4, "controls do not count"
+    assert [(options["depth"], options.get("depth_codes")) for options in fake.options[:2]] == [(None, None)] * 2
+    assert [options["depth"] for options in fake.options[2:]] == [True, True, False, False]
+    # each picture is grey by its number; the next one's number is what its codes say
+    assert [options["depth_codes"].tolist() for options in fake.options[2:4]] == [[[1, 1], [2, 2]], [[3, 3], [0, 0]]]
+    names = {path.name for path in (tmp_path / "out/predictions").iterdir()}
+    assert names == {"seedbench.jsonl", "codes_other_seedbench.jsonl", "blind_seedbench.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +216,10 @@ def test_suite_writes_everything(tmp_path: Path) -> None:
         (lambda p: p["benchmarks"][0].update(split="val"), "refer and mmbench only"),
         (lambda p: p["benchmarks"][0].update(kind="refer"), "split is required"),
         (lambda p: p["benchmarks"][0].update(split_by="umd"), "refer only"),
-        (lambda p: p["benchmarks"].append(dict(p["benchmarks"][0])), "same name"),
+        (lambda p: p["benchmarks"].append(dict(p["benchmarks"][0])), "same name: seedbench"),
+        (lambda p: p["benchmarks"][0].update(codes="random"), "needs a name"),
+        (lambda p: p["benchmarks"][0].update(codes="random", name="x", depth=False), "not allowed with depth: false"),
+        (lambda p: p["benchmarks"][0].update(codes="shuffled", name="x"), "codes"),
         (lambda p: p.update(batchsize=3), "unknown key"),
         (lambda p: p.update(batch_size="3"), "batch_size"),
     ],

@@ -79,6 +79,10 @@ class Scores:
     """The outcome of one benchmark."""
 
     headline: list[Metric]
+    main: str
+    """Name of the one headline metric that stands for the benchmark."""
+    baselines: list[Metric] = field(default_factory=list)
+    """What is reached without the model, on the same questions."""
     breakdown: list[Metric] = field(default_factory=list)
     """Parts of the headline: subsets, categories, other readings of the same answers."""
     correct: Mapping[str, float]

@@ -87,7 +87,9 @@ class HardBlink:
         baselines, parts = self._baselines(bootstrap)
         correct = [hit for hits in strict.values() for hit in hits]
         return Scores(
-            headline=headline + baselines,
+            headline=headline,
+            main="hardblink_mean",
+            baselines=baselines,
             breakdown=parts,
             correct={item.item_id: float(hit) for item, hit in zip(self.items, correct, strict=True)},
             unparsed=unparsed,

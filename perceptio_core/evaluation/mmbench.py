@@ -92,6 +92,7 @@ class MMBench:
                     breakdown.append(accuracy(part_hits, name=name, protocol=rule, bootstrap=bootstrap, unit=unit))
         return Scores(
             headline=headline,
+            main="mmbench",
             breakdown=breakdown,
             correct=correct,
             unparsed=sum(letter is None for letter in parsed.values()),

@@ -139,6 +139,7 @@ class MME:
         read_as = {item.item_id: read_official(answers[item.item_id].text) for item in self.items}
         return Scores(
             headline=headline,
+            main=headline[0].name,
             breakdown=breakdown,
             correct={item.item_id: float(read_as[item.item_id] == item.expected) for item in self.items},
             unparsed=sum(label == "other" for label in read_as.values()),

@@ -107,5 +107,6 @@ class ReferringSegmentation:
                 )
                 for suffix, value, (low, high), label in rows
             ],
+            main=f"{self._name}_ciou",
             correct={item.item_id: float(iou) for item, iou in zip(self._items, ious, strict=True)},
         )

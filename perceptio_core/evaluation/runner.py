@@ -18,6 +18,7 @@ from PIL import Image
 from perceptio_core.data.images import open_image
 from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.benchmark import Answer, Item
+from perceptio_core.evaluation.depth_codes import CodeSource
 from perceptio_core.grammar import strip_perception
 from perceptio_core.progress import track
 
@@ -56,9 +57,10 @@ class Predict(Protocol):
         *,
         segment: bool | None = None,
         depth: bool | None = None,
+        depth_codes: NDArray[np.int64] | None = None,
         max_new_tokens: int = 32,
     ) -> Sequence[Prediction]:
-        """One prediction per image and question; None lets the model decide on a span."""
+        """One prediction per image and question; None lets the model decide on a span, and on the codes (B, N) in it."""
         ...
 
 
@@ -73,6 +75,7 @@ def ask(
     max_pixels: int,
     segment: bool | None = None,
     depth: bool | None = None,
+    codes: CodeSource | None = None,
 ) -> list[Answer]:
     """The answers to `items`, in their order.
 
@@ -86,6 +89,7 @@ def ask(
         max_pixels: larger images are refused by their header: an answer with `Answer.error`, scored as wrong.
         segment: force (True) or forbid (False) masks.
         depth: force or forbid depth codes.
+        codes: what stands in the depth spans in place of the model's own codes.
     """
     answers = _resume(journal)
     batches = [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
@@ -100,6 +104,7 @@ def ask(
                     max_pixels=max_pixels,
                     segment=segment,
                     depth=depth,
+                    codes=codes,
                     max_new_tokens=max_new_tokens,
                 )
                 stream.write("".join(json.dumps(to_row(answer)) + "\n" for answer in given))
@@ -111,9 +116,11 @@ def ask(
     return [answers[item.item_id] for item in items]
 
 
-def _ask_batch(batch: Sequence[Item], predict: Predict, *, max_pixels: int, **options: Any) -> list[Answer]:
+def _ask_batch(
+    batch: Sequence[Item], predict: Predict, *, max_pixels: int, codes: CodeSource | None, **options: Any
+) -> list[Answer]:
     answers: dict[str, Answer] = {}
-    images, asked = [], []
+    images, asked, pictures = [], [], []
     for item in batch:
         try:
             image = open_image(item.image, max_pixels=max_pixels)
@@ -121,19 +128,23 @@ def _ask_batch(batch: Sequence[Item], predict: Predict, *, max_pixels: int, **op
                 raise ValueError(
                     f"{item.item_id}: height and width of the image are not the annotated {list(item.truth['size'])}"
                 )
+            if codes and (pictured := codes.pictured(item)):
+                pictures.append(image if pictured is item else open_image(pictured.image, max_pixels=max_pixels))
             images.append(image)
             asked.append(item)
         except ValueError as error:
             answers[item.item_id] = Answer(item_id=item.item_id, raw="", text="", error=str(error))
+    if codes and asked:
+        options["depth_codes"] = codes.codes(asked, pictures)
     predictions = predict(images, [item.question for item in asked], **options) if asked else []
     for item, prediction in zip(asked, predictions, strict=True):
-        codes = prediction.depth_codes
+        written = prediction.depth_codes
         answers[item.item_id] = Answer(
             item_id=item.item_id,
             raw=prediction.raw,
             text=strip_perception(prediction.text),
             masks=tuple(encode(mask) for mask in prediction.masks),
-            depth_codes=None if codes is None else tuple(int(code) for code in codes),
+            depth_codes=None if written is None else tuple(int(code) for code in written),
         )
     return [answers[item.item_id] for item in batch]
 

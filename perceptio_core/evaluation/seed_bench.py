@@ -59,6 +59,7 @@ class SeedImage:
         by_kind = grouped(range(len(hits)), lambda index: self._questions[index].kind)
         return Scores(
             headline=[accuracy(hits, name="seed_image", protocol=rule, bootstrap=bootstrap, unit=unit)],
+            main="seed_image",
             breakdown=[
                 accuracy(
                     [hits[index] for index in members],

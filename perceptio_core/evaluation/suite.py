@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perceptio_core.evaluation.benchmark import Answer, Benchmark, Metric, Scores, accuracy
+from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item, Metric, Scores, accuracy
 from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.depth_codes import CodeSource, Replacement
 from perceptio_core.evaluation.hardblink import HardBlink
 from perceptio_core.evaluation.jsonl import write_jsonl
 from perceptio_core.evaluation.mmbench import MMBench
@@ -50,12 +53,22 @@ def load_benchmark(params: BenchmarkParams, *, root: Path) -> Benchmark:
             return MME(path, limit=params.limit)
 
 
-def evaluate(predict: Predict, params: EvaluateParams, *, variant: str, root: Path, journals: Path, out: Path) -> list[Metric]:
+def evaluate(
+    predict: Predict,
+    params: EvaluateParams,
+    *,
+    codes: Callable[[Replacement, Sequence[Item]], CodeSource],
+    variant: str,
+    root: Path,
+    journals: Path,
+    out: Path,
+) -> list[Metric]:
     """Run the suite and write predictions/, quarantine.jsonl, breakdown.json's rows and panels.jsonl into `out`.
 
     Args:
         predict: the model.
         params: which benchmarks, and how.
+        codes: makes what stands in for the model's depth codes in a benchmark's items, where an entry wants it.
         variant: name of the model's variant; benchmarks that are not meant for it are left out.
         root: data root, below which the benchmarks lie.
         journals: folder of the answers so far; survives a kill.
@@ -69,7 +82,9 @@ def evaluate(predict: Predict, params: EvaluateParams, *, variant: str, root: Pa
     benchmarks = [(entry, load_benchmark(entry, root=root)) for entry in chosen]
     bootstrap = Bootstrap(samples=params.bootstrap_samples, seed=params.seed)
     (out / "predictions").mkdir(parents=True, exist_ok=True)
-    scores: list[Scores] = []
+    headline: list[Metric] = []
+    breakdown: list[Metric] = []
+    plain: list[Scores] = []
     quarantine: list[dict[str, Any]] = []
     panels: list[dict[str, Any]] = []
     for entry, benchmark in benchmarks:
@@ -82,11 +97,19 @@ def evaluate(predict: Predict, params: EvaluateParams, *, variant: str, root: Pa
             max_new_tokens=params.max_new_tokens,
             max_pixels=params.max_pixels,
             segment=entry.segment,
-            depth=entry.depth,
+            depth=entry.depth if entry.codes == "predicted" else True,
+            codes=None if entry.codes == "predicted" else codes(entry.codes, benchmark.items),
         )
         answers = {answer.item_id: answer for answer in given}
         score = benchmark.score(answers, bootstrap=bootstrap)
-        scores.append(score)
+        if entry.is_control:
+            renamed = [_renamed(metric, entry) for metric in score.headline]
+            headline += [metric for metric in renamed if metric.name == f"{entry.name}_{score.main}"]
+            breakdown += [metric for metric in renamed if metric.name != f"{entry.name}_{score.main}"]
+        else:
+            headline += score.headline + score.baselines
+            breakdown += score.breakdown
+            plain.append(score)
         _write_predictions(out / "predictions" / f"{entry.label}.jsonl", benchmark, answers, score)
         quarantine += [{"file": f"{entry.path}: {answer.item_id}", "reason": answer.error} for answer in given if answer.error]
         panels += panel_rows(entry.label, benchmark.items, answers, correct=score.correct, root=root, count=entry.panels)
@@ -94,8 +117,15 @@ def evaluate(predict: Predict, params: EvaluateParams, *, variant: str, root: Pa
         _log.warning("%s: %s (counts as wrong)", row["file"], row["reason"])
     write_jsonl(out / "quarantine.jsonl", quarantine)
     write_jsonl(out / "panels.jsonl", panels)
-    write_jsonl(out / "breakdown.jsonl", (metric.to_json() for score in scores for metric in score.breakdown))
-    return [metric for score in scores for metric in score.headline] + _unparsed(scores, bootstrap)
+    write_jsonl(out / "breakdown.jsonl", (metric.to_json() for metric in breakdown))
+    return headline + _unparsed(plain, bootstrap)
+
+
+def _renamed(metric: Metric, entry: BenchmarkParams) -> Metric:
+    asked = {"segment": entry.segment, "depth": entry.depth}
+    ways = [f"{span} forced" if wish else f"no {span} span" for span, wish in asked.items() if wish is not None]
+    ways += [f"{entry.codes} depth codes in place of the model's own"] if entry.codes != "predicted" else []
+    return replace(metric, name=f"{entry.name}_{metric.name}", protocol="; ".join([metric.protocol, *ways]))
 
 
 def _unparsed(scores: list[Scores], bootstrap: Bootstrap) -> list[Metric]:

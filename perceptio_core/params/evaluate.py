@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from perceptio_core.params.base import Section
 
 Kind = Literal["refer", "hardblink", "mmbench", "seedbench", "mme"]
+Codes = Literal["predicted", "oracle", "random", "zeroed", "other"]
 
 
 class BenchmarkParams(Section):
@@ -15,7 +16,8 @@ class BenchmarkParams(Section):
 
     kind: Kind
     name: str | None = Field(default=None, pattern=r"^[a-z0-9_+]+$")
-    """File name of the predictions, and for refer the first part of the metrics' names; null: the kind, for refer res."""
+    """For refer: the first part of the metrics' names in place of res. For the others: the entry is a control, of which the
+    headline holds the benchmark's main metric alone, with the name and _ in front. Also in the predictions' file name."""
     path: str
     """Below the data root: a folder, for mmbench the TSV, for seedbench the JSON."""
     split: str | None = None
@@ -30,6 +32,9 @@ class BenchmarkParams(Section):
     """Whether masks are forced, forbidden, or (null) up to the model."""
     depth: bool | None = None
     """The same for depth codes."""
+    codes: Codes = "predicted"
+    """Codes in the depth spans: the model's own; or, as a control, oracle (the teacher's of this picture), random, zeroed
+    (code 0 everywhere) or other (the teacher's of another picture)."""
     except_variants: tuple[str, ...] = ()
     """Not for these variants: the control, for one, has no [SEG] and is not asked for masks."""
     panels: int = Field(default=2, ge=0)
@@ -38,7 +43,14 @@ class BenchmarkParams(Section):
     @property
     def label(self) -> str:
         """What the benchmark is called in file names and progress lines."""
-        return self.name or ("res" if self.kind == "refer" else self.kind)
+        if self.kind == "refer":
+            return self.name or "res"
+        return f"{self.name}_{self.kind}" if self.name else self.kind
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the entry asks a benchmark in another way than it is meant to be asked."""
+        return self.name is not None and self.kind != "refer"
 
     @field_validator("path", "images")
     @classmethod
@@ -55,6 +67,12 @@ class BenchmarkParams(Section):
             raise ValueError("split is allowed for refer and mmbench only")
         if self.kind != "refer" and (self.split_by is not None or self.images is not None):
             raise ValueError("split_by and images are allowed for refer only")
+        return self
+
+    @model_validator(mode="after")
+    def _replaced_codes_need_a_span_and_a_name(self) -> Self:
+        if self.codes != "predicted" and (self.depth is False or self.name is None):
+            raise ValueError(f"codes: {self.codes} needs a name for the control, and is not allowed with depth: false")
         return self
 
 
@@ -74,7 +92,6 @@ class EvaluateParams(Section):
     @model_validator(mode="after")
     def _labels_once(self) -> Self:
         labels = [entry.label for entry in self.benchmarks]
-        kinds = [entry.kind for entry in self.benchmarks if entry.kind != "refer"]
-        if len(set(labels)) < len(labels) or len(set(kinds)) < len(kinds):
-            raise ValueError("two benchmarks have the same name; only refer may occur twice, under different names")
+        if doubled := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"two benchmarks have the same name: {', '.join(doubled)}; give one of them a name")
         return self

@@ -32,6 +32,16 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
         ),
     ),
     (
+        "What the depth codes do: HardBLINK, mean, with other codes in the model's depth spans",
+        (
+            Label(name="codes_oracle_hardblink_mean", title="the teacher's codes of this picture"),
+            Label(name="codes_other_hardblink_mean", title="the teacher's codes of another picture"),
+            Label(name="codes_random_hardblink_mean", title="random codes"),
+            Label(name="codes_zeroed_hardblink_mean", title="code 0 everywhere"),
+            Label(name="without_depth_hardblink_mean", title="no depth span"),
+        ),
+    ),
+    (
         "Referring segmentation",
         (Label(name="res_ciou", title="cIoU"), Label(name="res_giou", title="gIoU")),
     ),

@@ -4,17 +4,12 @@ The generators are reseeded before every micro-batch instead of being saved: a r
 ranks that reaches the same micro-batch, draws the same numbers.
 """
 
-import hashlib
 import random
 
 import numpy as np
 import torch
 
-
-def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed from the parts; distinct parts give unrelated seeds (SHA-256 of their text)."""
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+from perceptio_core.seeds import derived_seed
 
 
 def seed_generators(*parts: int | str) -> None:

@@ -1,0 +1,108 @@
+"""Depth codes from elsewhere, and what they do to a model's answers."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.depth.teacher import Teacher
+from perceptio_core.evaluation.benchmark import Item
+from perceptio_core.evaluation.depth_codes import DrawnCodes, TeacherCodes, TeacherEncoder
+from perceptio_core.model.inference import Perceptor
+from tiny import tiny_perceptio
+
+
+def item(name: str, image: str) -> Item:
+    return Item(item_id=name, image=image.encode(), question="?", expected="A")
+
+
+def refuse(_pictures: object) -> object:
+    raise AssertionError("nothing is encoded here")
+
+
+def pictured(names: str, images: str) -> str:
+    """For items with these one-letter names and images, the names of the items whose codes they get."""
+    items = [item(name, image) for name, image in zip(names, images, strict=True)]
+    source = TeacherCodes(refuse, items=items, other=True)
+    return "".join(source.pictured(one).item_id for one in items)
+
+
+def test_another_picture_is_the_next_that_differs() -> None:
+    assert pictured("abc", "xyz") == "bca"
+    assert pictured("abcd", "xxyz") == "ccda"
+    assert pictured("abcd", "xyzx") == "bcdb"  # d goes around past a, which has d's picture
+    assert pictured("abcd", "xyxy") == "bcda"
+    with pytest.raises(ValueError, match="at least two pictures"):
+        pictured("ab", "xx")
+
+
+def test_oracle_codes_are_of_the_picture_itself() -> None:
+    items = [item("a", "x"), item("b", "x")]
+    source = TeacherCodes(refuse, items=items, other=False)
+    assert [source.pictured(one) for one in items] == items
+
+
+def test_random_codes_depend_on_seed_and_item_alone() -> None:
+    items = [item(str(number), "x") for number in range(200)]
+    source = DrawnCodes(num_codes=6, depth_tokens=50, seed=3)
+    codes = source.codes(items, [])
+    assert codes.shape == (200, 50)
+    assert source.pictured(items[0]) is None
+    assert np.array_equal(source.codes(items[7:9], []), codes[7:9])
+    assert not np.array_equal(DrawnCodes(num_codes=6, depth_tokens=50, seed=4).codes(items, []), codes)
+    shares = np.bincount(codes.ravel(), minlength=6) / codes.size
+    assert shares == pytest.approx(np.full(6, 1 / 6), abs=0.02)  # 5 standard deviations of 10,000 draws
+    assert not DrawnCodes(num_codes=1, depth_tokens=50, seed=3).codes(items, []).any()
+    # Python's own hash differs from process to process
+    script = (
+        "from test_evaluation_depth_codes import *;"
+        "print(DrawnCodes(num_codes=6, depth_tokens=50, seed=3).codes([item('7', 'x')], [])[0].tolist())"
+    )
+    again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="tests")
+    assert again.stdout.strip() == str(codes[7].tolist())
+
+
+def test_the_teachers_codes_are_those_that_shards_hold(tmp_path, monkeypatch) -> None:
+    """By hand: map at the stored size, normalised, encoded; pictures of two sizes in one call."""
+    torch.manual_seed(0)
+    codebook = DepthCodebook(num_codes=6, resolution=16, widths=(4, 8, 8), dim=8).eval()
+    asked = []
+
+    class Fake:
+        def pixels(self, image):
+            return torch.tensor(np.asarray(image, np.float32)[..., 0])
+
+        def inverse_depth(self, pixels, sizes):
+            asked.append(sizes)
+            return [pixel.numpy()[:height, :width] for pixel, (height, width) in zip(pixels, sizes, strict=True)]
+
+    monkeypatch.setattr(Teacher, "from_pretrained", lambda _folder: Fake())
+    draw = np.random.default_rng(0)
+    pictures = [Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in [(40, 20), (16, 16)]]
+    codes = TeacherEncoder(teacher=tmp_path, codebook=codebook, long_side=20)(pictures)
+    assert asked == [[(20, 10)], [(16, 16)]]
+    maps = [np.asarray(pictures[0], np.float32)[:20, :10, 0], np.asarray(pictures[1], np.float32)[..., 0]]
+    expected = torch.cat([codebook.encode(codebook.normalise(depth)[None]) for depth in maps])
+    assert np.array_equal(codes, expected.numpy())
+
+
+def test_given_codes_are_what_the_answer_holds_and_is_conditioned_on(tmp_path) -> None:
+    model, processor = tiny_perceptio(tmp_path)
+    perceptor = Perceptor(model=model, processor=processor, batch_size=2)
+    draw = np.random.default_rng(0)
+    images = [Image.fromarray(draw.integers(0, 256, (24, 24, 3), dtype=np.uint8)) for _ in range(3)]
+    codes = np.array([[0, 1, 2, 3], [5, 5, 5, 5], [3, 2, 1, 0]])
+    own = perceptor.predict(images, ["yes"] * 3, segment=False, depth=True, max_new_tokens=3)
+    told = perceptor.predict(images, ["yes"] * 3, segment=False, depth=True, depth_codes=codes, max_new_tokens=3)
+    assert np.array_equal([answer.depth_codes for answer in told], codes)
+    assert told[1].raw.startswith("<depth_start>" + "<depth_5>" * 4 + "<depth_end>")
+    same = perceptor.predict(
+        images, ["yes"] * 3, segment=False, depth=True, depth_codes=np.array([a.depth_codes for a in own]), max_new_tokens=3
+    )
+    assert [answer.raw for answer in same] == [answer.raw for answer in own]
+    with pytest.raises(ValueError, match="holds 4 codes"):
+        perceptor.predict(images, ["yes"] * 3, depth=True, depth_codes=codes[:, :3])
