@@ -1,4 +1,4 @@
-"""The command ``perceptio``: the whole pipeline, one stage of it, one question about one image, or two models compared."""
+"""The command ``perceptio``: the pipeline, a stage of it, a question about an image, two models compared, or a conversion."""
 
 import argparse
 import ast
@@ -10,6 +10,12 @@ from pathlib import Path
 from perceptio_core.params import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
+CONVERSIONS = {
+    "internvl": "an InternVL2.5 or InternVL3 folder in OpenGVLab's original format -> a native `transformers` folder",
+    "sam2": "a SAM2 checkpoint (.pt), or a folder of transformers' Sam2Model -> config.json and model.safetensors",
+    "codebook": "the depth VQ-VAE of AURORA or MolmoAct (vae-final.pt) -> a depth codebook folder",
+    "sa2va": "a Sa2VA folder on InternVL -> internvl/ and sam2/ for co-training, its [SEG] and prompt MLP included",
+}
 
 
 def main() -> None:
@@ -34,6 +40,18 @@ def main() -> None:
     )
     against.add_argument("second", type=Path, metavar="B", help="another model's answers to the same questions")
 
+    convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
+    kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for kind, line in CONVERSIONS.items():
+        conversion = kinds.add_parser(
+            kind,
+            help=line,
+            description=f"{line}. Loads tensors only and runs no code of the checkpoint; a key too many, too few or of another "
+            "shape is an error that names it.",
+        )
+        conversion.add_argument("source", type=Path, metavar="SOURCE", help="the folder or file as published")
+        conversion.add_argument("out", type=Path, metavar="OUT", help="the folder to make; it must not exist yet")
+
     for stage, line in stages.items():
         commands.add_parser(stage, help=line, add_help=False)  # the stage explains itself
 
@@ -45,7 +63,7 @@ def main() -> None:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        {"repro": _repro, "predict": _predict, "compare": _compare}[arguments.command](arguments)
+        {"repro": _repro, "predict": _predict, "compare": _compare, "convert": _convert}[arguments.command](arguments)
     except (ValueError, FileNotFoundError) as error:
         print(f"perceptio: {error}", file=sys.stderr)
         sys.exit(2)
@@ -93,6 +111,14 @@ def _compare(arguments: argparse.Namespace) -> None:
     from perceptio_core.evaluation.compare import compare
 
     print(compare(arguments.first, arguments.second))
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from importlib import import_module
+
+    module = import_module(f"perceptio_core.convert.{arguments.kind}")
+    getattr(module, f"convert_{arguments.kind}")(arguments.source, arguments.out)
+    print(arguments.out)
 
 
 def _first_line(stage: str) -> str:

@@ -80,7 +80,7 @@ def _make_venv() -> None:
 
 
 def _requirements() -> list[str]:
-    """The project's requirements with both extras, less those that are built in the second step."""
+    """The project's requirements with all extras, less those that are built in the second step."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     listed = [*project["dependencies"], *(item for extra in project["optional-dependencies"].values() for item in extra)]
     return [item for item in listed if not item.startswith(_BUILT_HERE)]

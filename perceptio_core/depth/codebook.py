@@ -1,8 +1,9 @@
 """The depth codebook: a VQ-VAE that writes a depth map as a grid of discrete codes and reads it back.
 
 Geometry, losses and quantizer are AURORA's (arXiv 2412.03548): stride-2 convolutions 1 -> 16 -> ... -> 256, two residual
-blocks, 1 x 1 to the code dimension, a mirrored decoder, and an exponential-moving-average codebook with a straight-through
-gradient. Ours, where AURORA has faults: flat maps are handled, statistics are summed over ranks, the codebook starts from
+blocks, 1 x 1 to the code dimension, a decoder of the same kind, and an exponential-moving-average codebook with a
+straight-through gradient. The decoder that mirrors the encoder is ours; AURORA's own layers are there for its published
+weights. Ours, where AURORA has faults: flat maps are handled, statistics are summed over ranks, the codebook starts from
 encoded data, dead codes restart, and codes are ordered by the nearness that they decode to.
 
 Shape suffixes: B maps, R resolution, N = g * g codes a map (row-major), K codes, D code dimension.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -125,6 +126,7 @@ class DepthCodebook(nn.Module):
         widths: channels after each stride-2 convolution; the grid has resolution / 2 ** len(widths) codes a side.
         dim: D.
         decay: of the moving averages.
+        decoder: "mirrored", or "aurora" for AURORA's layers.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class DepthCodebook(nn.Module):
         widths: Sequence[int] = (16, 32, 64, 128, 256),
         dim: int = 512,
         decay: float = 0.99,
+        decoder: Literal["mirrored", "aurora"] = "mirrored",
     ) -> None:
         super().__init__()
         stride = 2 ** len(widths)
@@ -146,6 +149,7 @@ class DepthCodebook(nn.Module):
             "widths": list(widths),
             "dim": dim,
             "decay": decay,
+            "decoder": decoder,
         }
         self.num_codes, self.resolution, self.grid = num_codes, resolution, resolution // stride
         down: list[nn.Module] = []
@@ -153,9 +157,17 @@ class DepthCodebook(nn.Module):
             down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
         self.encoder = nn.Sequential(*down, ResidualBlock(widths[-1]), ResidualBlock(widths[-1]), nn.Conv2d(widths[-1], dim, 1))
         up: list[nn.Module] = []
-        for before, after in zip(widths[::-1], (*widths[-2::-1], 1), strict=True):
-            up += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
-        self.decoder = nn.Sequential(nn.Conv2d(dim, widths[-1], 1), ResidualBlock(widths[-1]), ResidualBlock(widths[-1]), *up)
+        if decoder == "mirrored":
+            for before, after in zip(widths[::-1], (*widths[-2::-1], 1), strict=True):
+                up += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+            self.decoder = nn.Sequential(nn.Conv2d(dim, widths[-1], 1), *(ResidualBlock(widths[-1]) for _ in range(2)), *up)
+        elif decoder == "aurora":
+            for before, after in zip((widths[-1], *widths[:0:-1]), widths[::-1], strict=True):
+                up += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+            middle = nn.Conv2d(dim, widths[-1], 1), nn.ReLU(), *(ResidualBlock(widths[-1]) for _ in range(2))
+            self.decoder = nn.Sequential(*middle, *up, nn.Conv2d(widths[0], 1, 1))
+        else:
+            raise ValueError(f"decoder {decoder!r}: allowed are 'mirrored' and 'aurora'")
         self.quantizer = Quantizer(num_codes=num_codes, dim=dim, decay=decay)
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
 from perceptio_core.depth.codebook import DepthCodebook
@@ -18,8 +19,12 @@ from perceptio_core.segmentation.bridge import SegmentationBridge
 from perceptio_core.segmentation.sam2 import load_sam2
 from perceptio_core.vocabulary import Vocabulary, add_rows
 
+SEGMENTATION_START = "segmentation_start.safetensors"
+"""File in ``internvl/`` of a base that segments already: ``seg.input`` and ``seg.output`` (D,), the rows of ``[SEG]``, and
+``prompt.0.weight`` and so on, the prompt MLP."""
+
 END_TOKEN = "<|im_end|>"
-"""What closes a turn in the chat template of every InternVL on a Qwen language model."""
+"""What closes a turn in the chat template of every InternVL on a Qwen2.5 or InternLM2.5 language model."""
 
 
 def assemble(
@@ -33,7 +38,8 @@ def assemble(
 ) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
     """Join the parts; only the added token rows and the prompt MLP are new, drawn from `seed`.
 
-    The tokens of both spans are added whatever `order` says, so that a control has the same vocabulary as the full model.
+    Where ``internvl/`` holds `SEGMENTATION_START`, the rows of ``[SEG]`` and the prompt MLP start from that file. The
+    tokens of both spans are added whatever `order` says, so that a control has the same vocabulary as the full model.
 
     Args:
         foundations: folder with ``internvl/`` (model and processor) and ``sam2/``.
@@ -44,7 +50,7 @@ def assemble(
         seed: of the new weights.
 
     Raises:
-        ValueError: a loss weight is missing, unknown or negative.
+        ValueError: a loss weight is missing, unknown or negative, or `SEGMENTATION_START` does not fit the model.
     """
     if set(loss_weights) != set(LOSSES) or min(loss_weights.values()) < 0:
         raise ValueError(f"loss_weights must hold a weight >= 0 for each of {', '.join(LOSSES)}, got {dict(loss_weights)}")
@@ -71,4 +77,24 @@ def assemble(
         attn_implementation=vlm.config._attn_implementation,
     )
     model = PerceptioForConditionalGeneration(config, vlm=vlm, bridge=bridge, codebook=depth_codebook)
+    start = foundations / "internvl" / SEGMENTATION_START
+    if start.is_file():
+        _start_segmentation(model, start)
     return model, PerceptioProcessor(vlm=processor, config=config)
+
+
+@torch.no_grad()
+def _start_segmentation(model: PerceptioForConditionalGeneration, path: Path) -> None:
+    seg = model.config.vocabulary.seg
+    places = {f"prompt.{name}": value for name, value in model.bridge.prompt.state_dict().items()}
+    places["seg.output"] = model.vlm.get_output_embeddings().weight[seg]
+    places["seg.input"] = model.vlm.get_input_embeddings().weight[seg]
+    tensors = load_file(path)
+    expected, found = ({key: tuple(value.shape) for key, value in group.items()} for group in (places, tensors))
+    if found != expected:
+        differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        told = ", ".join(f"{key} {found.get(key, 'missing')} instead of {expected.get(key, 'none')}" for key in differing)
+        raise ValueError(f"{path}: does not fit the model: {told}")
+    for key, place in places.items():
+        place.copy_(tensors[key])
+    model.fresh_prompt = False

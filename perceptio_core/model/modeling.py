@@ -47,7 +47,9 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
     config_class = PerceptioConfig
     base_model_prefix = "perceptio"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["InternVLVisionLayer", "Qwen2DecoderLayer"]  # noqa: RUF012 (the library's own form)
+    _no_split_modules = ["InternVLVisionLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer"]  # noqa: RUF012 (the library's own form)
+    # A bf16 base is saved as bf16; these parts are float32 whatever the base is.
+    _keep_in_fp32_modules_strict = ["bridge", "codebook"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -67,6 +69,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         self.bridge = bridge or SegmentationBridge(sam=build_sam2(config.sam2_config or {}), hidden_dim=hidden)
         self.codebook = codebook or DepthCodebook(**config.codebook_config or {})
         self.adapters: list[LoraModel] = []  # a list, so that torch does not take it for a part
+        self.fresh_prompt = True  # whether the prompt MLP has still its random start; `assemble` knows better
         self.post_init()
 
     @property
@@ -112,8 +115,11 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         passes that on, and the little that tells one object from another drowns in it for hundreds of steps.
 
         Args:
-            batches: their [SEG] tokens are what the mean is over; nothing happens where there is none.
+            batches: their [SEG] tokens are what the mean is over; nothing happens where there is none, or where the MLP has
+                learned already.
         """
+        if not self.fresh_prompt:
+            return
         states = [self._hidden_states(batch.to(self.device))[batch.roles_T == Role.SEG] for batch in batches]
         if sum(map(len, states)):
             first = cast("nn.Linear", self.bridge.prompt[0])

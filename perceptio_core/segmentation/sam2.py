@@ -6,7 +6,7 @@ Source: SAM 2 (arXiv 2408.00714) and its `sam2` package, whose modules are used 
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -58,36 +58,35 @@ class ImageFeatures:
     stride4: Tensor
 
 
-def mini_config() -> dict[str, Any]:
-    """Config of mini's SAM2 (ours): 128 px, Hiera of 1.4 M parameters, masks of 32 x 32 logits, 2.7 M parameters in all.
+def still_image_config(
+    *, image_size: int, width: int, trunk: Mapping[str, Any], channels: Sequence[int], **base: Any
+) -> dict[str, Any]:
+    """Config of a SAM2 for still images.
 
-    Windows fit the 32 x 32 tokens of stage 1: 8 x 8 there and in stage 2; from stage 3 on one window is the whole image.
     The class insists on memory modules, which track objects through video. Still images never run them, so they have no
     layers here.
+
+    Args:
+        image_size: side in pixels of the square that the model sees, a multiple of 32.
+        width: C, channels of the embedding.
+        trunk: arguments of `Hiera`.
+        channels: what the trunk gives out, the coarsest level first.
+        **base: further arguments of `SAM2Base`.
     """
-    width = 96
     position = {"num_pos_feats": width, "normalize": True, "scale": None, "temperature": 10000}
-    attention = {"embedding_dim": width, "num_heads": 1, "feat_sizes": [8, 8]}
+    attention = {"embedding_dim": width, "num_heads": 1, "feat_sizes": [image_size // 16] * 2}
     return _node(
         SAM2Base,
-        image_size=128,
+        image_size=image_size,
         image_encoder=_node(
             ImageEncoder,
             scalp=1,
-            trunk=_node(
-                Hiera,
-                embed_dim=32,
-                num_heads=1,
-                stages=[1, 2, 3, 1],
-                global_att_blocks=[],
-                window_pos_embed_bkg_spatial_size=[4, 4],
-                window_spec=[8, 8, 8, 4],
-            ),
+            trunk=_node(Hiera, **trunk),
             neck=_node(
                 FpnNeck,
                 position_encoding=_node(PositionEmbeddingSine, **position),
                 d_model=width,
-                backbone_channel_list=[256, 128, 64, 32],
+                backbone_channel_list=list(channels),
                 fpn_top_down_levels=[2, 3],
                 fpn_interp_model="nearest",
             ),
@@ -122,7 +121,24 @@ def mini_config() -> dict[str, Any]:
         directly_add_no_mem_embed=True,
         use_high_res_features_in_sam=True,
         iou_prediction_use_sigmoid=True,
+        **base,
     )
+
+
+def mini_config() -> dict[str, Any]:
+    """Config of mini's SAM2 (ours): 128 px, Hiera of 1.4 M parameters, masks of 32 x 32 logits, 2.7 M parameters in all.
+
+    Windows fit the 32 x 32 tokens of stage 1: 8 x 8 there and in stage 2; from stage 3 on one window is the whole image.
+    """
+    trunk = {
+        "embed_dim": 32,
+        "num_heads": 1,
+        "stages": [1, 2, 3, 1],
+        "global_att_blocks": [],
+        "window_pos_embed_bkg_spatial_size": [4, 4],
+        "window_spec": [8, 8, 8, 4],
+    }
+    return still_image_config(image_size=128, width=96, trunk=trunk, channels=[256, 128, 64, 32])
 
 
 def official_config(name: str) -> dict[str, Any]:
