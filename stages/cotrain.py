@@ -12,7 +12,9 @@ from perceptio_core.params import load_profile
 from perceptio_core.params.cotrain import CotrainParams
 from perceptio_core.training.checkpoint import has_checkpoint
 from perceptio_core.training.joint_batches import joint_batches
-from perceptio_core.training.loop import LoopSettings, start_accelerator, train
+from perceptio_core.training.loop import Batches, LoopSettings, start_accelerator, train
+from perceptio_core.training.memory import device_memory_gib
+from perceptio_core.training.memory_estimate import Computation, MemoryEstimate, StepShape, estimate_memory
 from perceptio_core.training.optimizer import ParameterGroup
 from perceptio_core.training.results import training_metrics
 from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
@@ -23,17 +25,19 @@ Reads   artifacts/<profile>/joint_shards, artifacts/<profile>/foundations/{inter
         and the sections cotrain and variants of the profile: a variant overrides single keys of cotrain.
 Does    trains LoRA adapters, the projector, the rows of the added tokens, the prompt MLP and SAM2's mask decoder on the
         full sequence (segmentation tokens, depth tokens, answer), after the prompt MLP was centred on the mean state at
-        [SEG]; a killed run goes on from its last checkpoint. The
+        [SEG]; a killed run goes on from its last checkpoint. Says first what memory a step will take. The
         variant `control` is the same training without any perception token. Runs on one process, or on many:
           accelerate launch -m stages.cotrain --profile P --variant V
           torchrun --nproc-per-node=N -m stages.cotrain --profile P --variant V
 Writes  artifacts/<profile>/cotrain/<variant>/
           checkpoint/   the model with merged adapters and its processor, in Hugging Face's layout
           curves/       each loss by step (DVCLive)
-          metrics.json  losses at the end, time, throughput, peak memory
+          metrics.json  losses at the end, time, throughput, peak memory and its estimate
 """
 
 _CENTRING_SAMPLES = 64
+_ESTIMATE_STEPS = 8
+"""Steps whose first micro-batches stand for all in the estimate of memory."""
 
 logger = logging.getLogger("cotrain")
 
@@ -70,10 +74,14 @@ def main() -> None:
         model.to(accelerator.device)
         # The first sample of each of the first steps: the same on every rank, however many there are.
         model.centre_prompt(batches.train(step, 0, params.batch_size) for step in range(min(_CENTRING_SAMPLES, params.steps)))
+    groups = _groups(model, params)
+    if params.gradient_checkpointing:
+        model.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    estimate = _estimate(accelerator, model, batches, params)
     result = train(
         accelerator=accelerator,
         model=model,
-        groups=_groups(model, params),
+        groups=groups,
         batches=batches,
         settings=LoopSettings(**{name: getattr(params, name) for name in LoopSettings.__dataclass_fields__}),
         work=work,
@@ -86,7 +94,7 @@ def main() -> None:
     processor.save_pretrained(out / "checkpoint")
     shutil.copytree(work / "curves", out / "curves")
     metrics = training_metrics(curves=work / "curves", result=result, steps=params.steps, batch_size=params.batch_size)
-    write_metrics(out / "metrics.json", metrics)
+    write_metrics(out / "metrics.json", metrics | {"estimated_memory_gib": round(estimate.peak_gib, 3)})
     publish(out, paths.out("cotrain", arguments.variant))
     shutil.rmtree(work)  # a finished run's checkpoints would outlive a change of the model's code
     logger.info(
@@ -109,6 +117,28 @@ def _groups(model: PerceptioForConditionalGeneration, params: CotrainParams) -> 
         ParameterGroup(name=name, rate=rates[name], start=starts.get(name, 0.0), parameters=parameters)
         for name, parameters in named.items()
     ]
+
+
+def _estimate(
+    accelerator: Accelerator, model: PerceptioForConditionalGeneration, batches: Batches, params: CotrainParams
+) -> MemoryEstimate:
+    """What memory a step will take, written to the log beside what there is."""
+    parts = accelerator.num_processes * params.accumulation
+    estimate = estimate_memory(
+        model,
+        shape=StepShape.largest(batches.train(step, 0, parts) for step in range(min(_ESTIMATE_STEPS, params.steps))),
+        computation=Computation(
+            bf16=accelerator.mixed_precision == "bf16",
+            cpu=accelerator.device.type == "cpu",
+            checkpointing=params.gradient_checkpointing,
+            accumulation=params.accumulation,
+            ranks=accelerator.num_processes,
+        ),
+    )
+    if accelerator.is_main_process:
+        there = device_memory_gib(accelerator.device)
+        logger.info("memory of a step, an estimate in GiB; %s has %.2f\n%s", accelerator.device, there, estimate.table())
+    return estimate
 
 
 def _bare(accelerator: Accelerator, model: PerceptioForConditionalGeneration) -> PerceptioForConditionalGeneration:

@@ -3,13 +3,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, InternVLForConditionalGeneration
 
-from perceptio_core.grammar import Role
+from perceptio_core.grammar import PAPER_ORDER, Role
 from perceptio_core.model.adapters import add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import packed_attention, packed_places
 from perceptio_core.model.processing import PerceptioProcessor
-from tiny import tiny_foundations, tiny_perceptio, tiny_sample
+from tiny import LOSS_WEIGHTS, tiny_foundations, tiny_perceptio, tiny_sample
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 ALL = {"llm", "seg_ce", "seg_dice", "marker", "token", "count", "reconstruction", "total"}
@@ -290,3 +290,33 @@ def test_refuses_incomplete_loss_weights(tmp_path):
         tiny_perceptio(tmp_path, depth=1.0)
     with pytest.raises(ValueError, match="loss_weights"):
         tiny_perceptio(tmp_path, llm=-1.0)
+
+
+def test_a_base_in_bf16_comes_back_with_the_other_parts_in_float32(tmp_path):
+    foundations, codebook = tiny_foundations(tmp_path)
+    InternVLForConditionalGeneration.from_pretrained(foundations / "internvl", dtype=torch.bfloat16).save_pretrained(
+        foundations / "internvl"
+    )
+    model, _ = assemble(
+        foundations=foundations, codebook=codebook, order=PAPER_ORDER, loss_weights=LOSS_WEIGHTS, max_tiles=1, seed=0
+    )
+    model.save_pretrained(tmp_path / "saved")
+    again = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    float32 = {torch.float32}
+    for whole in (model, again):
+        assert {parameter.dtype for parameter in whole.vlm.parameters()} == {torch.bfloat16}
+        assert {parameter.dtype for part in (whole.bridge, whole.codebook) for parameter in part.parameters()} == float32
+    after = again.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in model.state_dict().items())
+
+
+def test_attention_takes_values_in_bf16_beside_queries_in_float32():
+    """As autocast makes them: what the rotary angles touch is float32."""
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 7, 16, generator=draw) for _ in range(3))
+    exact, _ = packed_attention(torch.nn.Module(), query, key, value, None, **packed_places((3, 4), device=query.device))
+    mixed, _ = packed_attention(
+        torch.nn.Module(), query, key, value.bfloat16(), None, **packed_places((3, 4), device=query.device)
+    )
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, exact, rtol=0, atol=2**-7)

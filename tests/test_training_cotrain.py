@@ -127,6 +127,7 @@ def test_the_stage_writes_a_checkpoint_that_loads_and_gives_the_same_losses(
         assert metrics[f"train_{name}"] > 0
         assert metrics[f"val_{name}"] > 0
     assert metrics["steps"] == 6
+    assert metrics["estimated_memory_gib"] > 0
     assert metrics["val_total"] == pytest.approx(sum(w * metrics[f"val_{name}"] for name, w in LOSS_WEIGHTS.items()), rel=1e-3)
 
     model = PerceptioForConditionalGeneration.from_pretrained(out / "checkpoint").eval()
@@ -145,6 +146,23 @@ def test_the_stage_writes_a_checkpoint_that_loads_and_gives_the_same_losses(
         with torch.no_grad():
             totals.append(float(model(batches.validation(index))["total"]))
     assert np.mean(totals) == pytest.approx(metrics["val_total"], rel=1e-4)  # merged adapters, saved and read again
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = []
+    for checkpointing in (False, True):
+        chosen = params(steps=2, gradient_checkpointing=checkpointing)
+        with caplog.at_level("INFO", logger="cotrain"):
+            out = run_stage(artifacts, monkeypatch, variant=f"checkpointing-{checkpointing}", chosen=chosen)
+        metrics.append(json.loads((out / "metrics.json").read_text()))
+    plain, checkpointed = metrics
+    assert checkpointed["train_total"] == pytest.approx(plain["train_total"], rel=1e-3)
+    assert checkpointed["estimated_memory_gib"] < plain["estimated_memory_gib"]
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("memory of a step")]
+    assert len(said) == 2
+    assert "frozen weights" in said[0]
 
 
 def test_the_control_has_no_perception_token_and_no_other_loss(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ LORA_TARGETS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up
 def add_adapters(
     model: PerceptioForConditionalGeneration, *, rank: int, alpha: int, dropout: float, train_vision_tower: bool
 ) -> dict[str, dict[str, nn.Parameter]]:
-    """Put adapters into `model` in place and freeze everything that does not train.
+    """Put adapters into `model` in place and freeze everything that does not train; what trains becomes float32.
 
     Args:
         model: fresh from `assemble` or `from_pretrained`, without adapters.
@@ -62,6 +62,9 @@ def add_adapters(
         model.bridge.prompt.requires_grad_(True)
         for name, parameter in model.bridge.sam.sam_mask_decoder.named_parameters():
             parameter.requires_grad_(not name.startswith(UNREAD))
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # published checkpoints are bf16, in which a small step of the optimizer rounds to none
+            parameter.data = parameter.data.float()
     return trainable_groups(model)
 
 

@@ -66,7 +66,8 @@ def packed_attention(
     device, dtype = query.device.type, query.dtype
     # On CPUs torch's kernel takes twice as long in bf16 as in float32.
     exact = torch.autocast(device, enabled=False) if device == "cpu" else nullcontext()
-    if device == "cpu" and dtype in (torch.bfloat16, torch.float16):
+    # Rotated by float32 angles, queries and keys are float32 beside values in bf16.
+    if device == "cpu" and value.dtype in (torch.bfloat16, torch.float16):
         query, key, value = query.float(), key.float(), value.float()
     with exact:
         if cu_seq_lens_q is None:

@@ -76,6 +76,9 @@ class CotrainParams(Section):
     """Samples per optimizer step, over all ranks and micro-batches."""
     accumulation: PositiveInt
     """Micro-batches per rank and optimizer step; raise it when memory is short."""
+    gradient_checkpointing: bool = False
+    """Whether each layer of InternVL is computed a second time in the backward pass instead of being remembered: about a
+    third more time for a fraction of the activations' memory."""
     learning_rates: LearningRates
     vision_start: float = Field(ge=0, lt=1)
     """Share of the steps before the projector and the vision tower begin to learn (Sa2VA: 0). From the first step on, they

@@ -1,0 +1,170 @@
+"""Perceptio at 1B, 4B and 8B on the meta device: every count against formulas that know the architecture, not the code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from full_size import (
+    INTERNVL2_5_4B,
+    INTERNVL3_1B,
+    INTERNVL3_5_4B,
+    INTERNVL3_8B,
+    SAM2_1_LARGE,
+    Architecture,
+    Group,
+    assemble_on_meta,
+)
+from perceptio_core.params import PROFILES, Profile, load_profile
+from perceptio_core.params.depth_codebook import DepthCodebookParams
+from perceptio_core.training.memory_estimate import Computation, StepShape, estimate_memory
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BASES = {"perceptio-1b": INTERNVL3_1B, "perceptio-4b": INTERNVL3_5_4B, "perceptio-8b": INTERNVL3_8B}
+K, RANK = 128, 128
+"""Codes (AURORA) and rank of LoRA (Sa2VA) of all three profiles."""
+
+VISION = 24 * (4 * (1024**2 + 1024) + 2 * 1024 * 4096 + 4096 + 1024 + 2 * 2 * 1024 + 2 * 1024)  # layers, with layer scales
+VISION += 3 * 14 * 14 * 1024 + 1024 + 1025 * 1024 + 1024  # patches, positions, the class token
+
+
+def profile(name: str) -> Profile:
+    return load_profile(name, folder=REPOSITORY / PROFILES)
+
+
+def linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def projector(a: Architecture) -> int:
+    return 2 * 4096 + linear(4096, a.width) + linear(a.width, a.width)
+
+
+def internvl(a: Architecture, *, rows: int) -> int:
+    """Parameters of InternVL with so many rows in its embedding and in its head."""
+    queries, keys = a.heads * a.head_dim, a.key_heads * a.head_dim
+    attention = 2 * a.width * queries + 2 * a.width * keys
+    attention += 2 * a.head_dim if a.qwen3 else queries + 2 * keys
+    layer = attention + 3 * a.width * a.inner + 2 * a.width
+    return VISION + projector(a) + a.layers * layer + a.width + 2 * rows * a.width
+
+
+def trained(a: Architecture, *, codes: int = K) -> dict[str, int]:
+    """Trained parameters by group."""
+    queries, keys = a.heads * a.head_dim, a.key_heads * a.head_dim
+    lora = 2 * (a.width + queries) + 2 * (a.width + keys) + 3 * (a.width + a.inner)
+    c = 256  # channels of SAM2's embedding
+    attention = 3 * linear(c, c // 2) + linear(c // 2, c)
+    block = 4 * linear(c, c) + 2 * attention + linear(c, 2048) + linear(2048, c) + 4 * 2 * c
+    upscaling = 4 * c * c // 4 + c // 4 + 2 * c // 4 + 4 * (c // 4) * (c // 8) + c // 8
+    maps = linear(c, c // 8) + linear(c, c // 4)  # of strides 4 and 8
+    tokens = (1 + 1 + 4) * c  # object, score, masks
+    single_mask = 2 * linear(c, c) + linear(c, c // 8)
+    return {
+        "adapters": a.layers * RANK * lora,
+        "added_rows": 2 * (codes + 3) * a.width,
+        "projector": projector(a),
+        "prompt": linear(a.width, a.width) + linear(a.width, c),
+        "mask_decoder": 2 * block + attention + 2 * c + upscaling + maps + tokens + single_mask,
+    }
+
+
+def counted(groups: dict[str, Group]) -> dict[str, int]:
+    return {name: sum(parameter.numel() for parameter in group.values()) for name, group in groups.items()}
+
+
+def codebook() -> int:
+    """Parameters of AURORA's VQ-VAE with a decoder that mirrors the encoder; its codes are buffers."""
+    widths = (1, 16, 32, 64, 128, 256)
+    down = sum(16 * before * after + after for before, after in pairwise(widths))
+    up = sum(16 * before * after + before for before, after in pairwise(widths))
+    blocks = 2 * (2 * (9 * 256 * 256 + 256) + linear(256, 256))
+    return down + up + 2 * blocks + linear(256, 512) + linear(512, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "a"), [*BASES.items(), ("perceptio-4b", INTERNVL2_5_4B)], ids=lambda value: getattr(value, "repo", value)
+)
+def test_counts_at_full_size(name: str, a: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert internvl(a, rows=a.rows) == a.published
+    model, processor, groups = assemble_on_meta(a, profile(name), folder=tmp_path, monkeypatch=monkeypatch)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+    rows = max(a.rows, a.tokens + K + 3)  # rows that the base model has to spare are used first
+    assert len(processor.vlm.tokenizer) == a.tokens + K + 3
+    for layer in (model.vlm.get_input_embeddings(), model.vlm.get_output_embeddings()):
+        assert tuple(layer.weight.shape) == (rows, a.width)
+    assert model.config.vocabulary.ids == list(range(a.tokens, a.tokens + K + 3))
+    assert model.config.depth_tokens == 100
+
+    assert counted(groups) == trained(a)
+    added = trained(a)["adapters"] + trained(a)["added_rows"] + trained(a)["prompt"]  # the others are parts of what was there
+    total = internvl(a, rows=rows) + SAM2_1_LARGE + codebook() + added
+    assert sum(parameter.numel() for parameter in model.parameters()) == total
+
+    assert {parameter.dtype for group in groups.values() for parameter in group.values()} == {torch.float32}
+    frozen = {parameter.dtype for parameter in model.vlm.parameters() if not parameter.requires_grad}
+    assert frozen == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("codes", [K - 1, K + 1])
+def test_one_row_more_or_fewer_shows(codes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = profile("perceptio-1b")
+    book = DepthCodebookParams(**{**chosen.depth_codebook.model_dump(), "num_codes": codes})
+    other = replace(chosen, depth_codebook=book)
+    model, _, groups = assemble_on_meta(INTERNVL3_1B, other, folder=tmp_path, monkeypatch=monkeypatch)
+    assert counted(groups) == trained(INTERNVL3_1B, codes=codes)
+    assert counted(groups)["added_rows"] - trained(INTERNVL3_1B)["added_rows"] == 2 * (codes - K) * INTERNVL3_1B.width
+    assert len(model.vlm.get_input_embeddings().weight) == INTERNVL3_1B.tokens + codes + 3
+
+
+def test_the_control_trains_the_same_without_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = profile("perceptio-1b")
+    control = replace(chosen, cotrain=chosen.variant("control"))
+    _, _, groups = assemble_on_meta(INTERNVL3_1B, control, folder=tmp_path, monkeypatch=monkeypatch)
+    assert counted(groups) == {name: trained(INTERNVL3_1B)[name] for name in ("adapters", "added_rows", "projector")}
+
+
+@pytest.mark.parametrize(("name", "a"), BASES.items(), ids=lambda value: getattr(value, "repo", value))
+def test_the_memory_that_the_profile_states(
+    name: str, a: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the samples that its first lines describe; it fits a GPU of 80 GB."""
+    model, _, _ = assemble_on_meta(a, profile(name), folder=tmp_path, monkeypatch=monkeypatch)
+    params = profile(name).cotrain
+    samples = params.batch_size // (8 * params.accumulation)
+    assert samples == 2
+    shape = StepShape(
+        tokens=samples * 3700,
+        supervised=samples * 250,
+        code_tokens=samples * 101,
+        tiles=samples * 13,
+        sam_images=samples,
+        masks=samples * 5,
+    )
+    estimate = estimate_memory(
+        model,
+        shape=shape,
+        computation=Computation(
+            bf16=True, cpu=False, checkpointing=params.gradient_checkpointing, accumulation=params.accumulation, ranks=8
+        ),
+    )
+    assert f"memory  {estimate.peak_gib:.0f} GiB" in (REPOSITORY / PROFILES / f"{name}.yaml").read_text()
+    assert estimate.peak_gib < 70
+
+
+def test_the_profiles_differ_in_their_base_alone() -> None:
+    profiles = {name: profile(name) for name in BASES}
+    for name, chosen in profiles.items():
+        assert chosen.foundations.internvl is not None
+        assert chosen.foundations.internvl.repo == BASES[name].repo
+    first = profiles["perceptio-1b"]
+    for other in profiles.values():
+        for section in ("sources", "teacher_depth", "depth_codebook", "joint_shards", "cotrain", "evaluate", "variants"):
+            assert getattr(other, section) == getattr(first, section), section
+        assert other.foundations.sam2 == first.foundations.sam2
+        assert other.foundations.depth_anything == first.foundations.depth_anything
