@@ -22,7 +22,7 @@ def parts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prompts(parts):
-    return parts[1].prompts(pictures(), QUESTIONS)
+    return parts[1](pictures(), QUESTIONS)
 
 
 def pictures():
@@ -167,7 +167,7 @@ def test_a_model_that_obeys_writes_the_same_without_constraint(tmp_path):
     again = Perceptor(model=model, processor=processor).predict(pictures(), QUESTIONS, max_new_tokens=LONGEST_TEXT)
     model.vlm.double()
     parts = (model.eval(), processor)
-    prompts = processor.prompts(pictures(), QUESTIONS)
+    prompts = processor(pictures(), QUESTIONS)
     free = plain_generate(parts, prompts, processors=[], longest=40)
     told = decode(model.vlm, prompts, constraint=constraint(parts))
     assert told.ids == free

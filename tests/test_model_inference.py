@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModel, AutoProcessor
 
 from perceptio_core.grammar import strip_perception
 from perceptio_core.model.decoding import GrammarLogitsProcessor
 from perceptio_core.model.inference import Perceptor
+from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.segmentation.bridge import sam2_pixels, to_original
 from tiny import tiny_perceptio
 
@@ -68,7 +71,7 @@ def test_answers_and_masks_are_those_of_plain_passes_without_cache(perceptor, im
     """Greedy by full passes over the unpadded sequence; masks from the state at [SEG] of such a pass."""
     model, processor = perceptor.model, perceptor.processor
     config = model.config
-    prompts = processor.prompts(images[2:], QUESTIONS[2:])
+    prompts = processor(images[2:], QUESTIONS[2:])
     ids, start = prompts.input_ids_BT, prompts.input_ids_BT.shape[1]
     grammar = GrammarLogitsProcessor(
         grammar=config.grammar,
@@ -113,6 +116,41 @@ def test_a_checkpoint_answers_as_the_model_did(perceptor, images, forced, tmp_pa
     for first, second in zip(forced, again, strict=False):
         assert first.raw == second.raw
         assert np.array_equal(first.depth_map, second.depth_map)
+
+
+def test_the_auto_classes_know_a_checkpoint(perceptor, images, forced, tmp_path):
+    perceptor.model.save_pretrained(tmp_path)
+    perceptor.processor.save_pretrained(tmp_path)
+    model, processor = AutoModel.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(model, PerceptioForConditionalGeneration)
+    assert isinstance(processor, PerceptioProcessor)
+    answers = model.generate(processor(images[:2], QUESTIONS[:2]), segment=True, depth=True, max_new_tokens=5)
+    for answer, expected in zip(answers, forced, strict=False):
+        assert processor.decode(answer.ids) == expected.raw
+        assert answer.parsed.depth_codes == tuple(expected.depth_codes)
+        assert np.array_equal(answer.depth_map, expected.depth_map)
+        assert all(np.array_equal(mask, other) for mask, other in zip(answer.masks, expected.masks, strict=True))
+
+
+def test_images_of_different_sizes_and_tiles_share_a_batch(tmp_path):
+    """InternVL's dynamic tiling: 1, 2 and 4 tiles of 32 pixels, a thumbnail beside those that are more than one."""
+    model, processor = tiny_perceptio(tmp_path, max_tiles=4)
+    model.double()
+    model.bridge.float()
+    model.codebook.float()
+    draw = np.random.default_rng(1)
+    images = [
+        Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in [(32, 32), (32, 64), (80, 80), (40, 120)]
+    ]
+    prompts = processor(images, ["yes", "Which point is the closest?", "no", "(A)"])
+    image_tokens = (prompts.input_ids_BT == processor.vlm.image_token_id).sum(1).tolist()
+    assert image_tokens == [4 * tiles for tiles in (1, 3, 5, 4)]
+    assert len(prompts.pixels_PCHW) == 13
+    together = model.generate(prompts, segment=True, depth=True, max_new_tokens=4)
+    for number, (image, question) in enumerate(zip(images, ["yes", "Which point is the closest?", "no", "(A)"], strict=True)):
+        (alone,) = model.generate(processor([image], [question]), segment=True, depth=True, max_new_tokens=4)
+        assert together[number].ids == alone.ids
+        assert [mask.shape for mask in together[number].masks] == [(image.height, image.width)] * alone.parsed.masks
 
 
 def test_a_control_cannot_be_forced(tmp_path, images):

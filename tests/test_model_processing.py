@@ -115,7 +115,7 @@ def test_batches_are_packed_and_prompts_padded_left(processor):
         alone = processor.collate([sample])
         for row in ("input_ids_T", "roles_T"):
             assert torch.equal(getattr(alone, row), getattr(batch, row).split(batch.lengths)[number])
-    prompts = processor.prompts([s.image for s in samples], ["Which point?", "Which point is the closest?"])
+    prompts = processor([s.image for s in samples], ["Which point?", "Which point is the closest?"])
     row = prompts.input_ids_BT[0, prompts.attention_mask_BT[0] == 1]
     assert prompts.attention_mask_BT[0].tolist() == sorted(prompts.attention_mask_BT[0].tolist())
     assert processor.decode(row.tolist()) == PROMPT
@@ -158,7 +158,7 @@ def test_spans_that_are_switched_off_are_not_written(model_and_processor):
 def test_dynamic_tiles(model_and_processor):
     _, processor = model_and_processor
     config = type(processor.config).from_dict(processor.config.to_dict() | {"max_tiles": 4})
-    wide = PerceptioProcessor(vlm=processor.vlm, config=config).prompts([Image.new("RGB", (128, 64))], ["a"])
+    wide = PerceptioProcessor(vlm=processor.vlm, config=config)([Image.new("RGB", (128, 64))], ["a"])
     assert wide.pixels_PCHW.shape == (3, 3, 32, 32), "2 x 1 tiles and a thumbnail"
     assert int((wide.input_ids_BT == processor.vlm.image_token_id).sum()) == 3 * 4
 

@@ -1,8 +1,4 @@
-"""Asking a checkpoint: images and questions in; answers, masks and depth maps out.
-
-Greedy decoding by the grammar, batched with left padding. The hidden state at each ``[SEG]`` is kept while the answer is
-written, so masks cost no second pass through the language model.
-"""
+"""Asking a checkpoint: images and questions in; answers, masks and depth maps out."""
 
 from __future__ import annotations
 
@@ -15,13 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from perceptio_core.grammar import Parsed
-from perceptio_core.model.decoding import GrammarLogitsProcessor, decode
-from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.model.modeling import Generated, PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
-from perceptio_core.segmentation.bridge import sam2_pixels, to_original
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,92 +77,35 @@ class Perceptor:
         Args:
             images: any mode and size.
             questions: one per image.
-            segment: True: at least one mask; False: none; None: the model decides.
-            depth: the same for the depth map.
-            depth_codes: (images, N) codes in [0, K), row-major, that stand in the depth spans in place of the model's own.
-            max_new_tokens: most tokens of *text*; perception tokens are not counted. 0: perception alone.
+            segment: as `PerceptioForConditionalGeneration.generate` has it, and so have the others.
+            depth: whether there is a depth map.
+            depth_codes: what it holds, one row per question.
+            max_new_tokens: most tokens of text.
 
         Raises:
-            ValueError: images and questions differ in number, a span is forced that the model was trained without, or the
-                given codes are not N per image or not in [0, K).
+            ValueError: images and questions differ in number, or `generate` refuses.
         """
         if len(images) != len(questions):
             raise ValueError(f"{len(images)} images but {len(questions)} questions")
         predictions: list[Prediction] = []
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
-            rgb = [image.convert("RGB") for image in images[chunk]]
-            predictions += self._predict(
-                rgb,
-                questions[chunk],
+            answers = self.model.generate(
+                self.processor(images[chunk], questions[chunk]),
                 segment=segment,
                 depth=depth,
                 depth_codes=None if depth_codes is None else depth_codes[chunk],
-                max_text=max_new_tokens,
+                max_new_tokens=max_new_tokens,
             )
+            predictions += map(self._prediction, answers)
         return predictions
 
-    @torch.inference_mode()
-    def _predict(
-        self,
-        images: Sequence[Image.Image],
-        questions: Sequence[str],
-        *,
-        segment: bool | None,
-        depth: bool | None,
-        depth_codes: NDArray[np.int64] | None,
-        max_text: int,
-    ) -> list[Prediction]:
-        config = self.model.config
-        prompts = self.processor.prompts(images, questions)
-        constraint = GrammarLogitsProcessor(
-            grammar=config.grammar,
-            vocabulary=config.vocabulary,
-            end_id=config.end_token_id,
-            segment=segment,
-            depth=depth,
-            max_text_tokens=max_text,
-            never=self.processor.vlm.image_token_ids,
-            depth_codes_BN=None if depth_codes is None else torch.from_numpy(depth_codes),
+    def _prediction(self, answer: Generated) -> Prediction:
+        codes = answer.parsed.depth_codes
+        return Prediction(
+            raw=self.processor.decode(answer.ids),
+            text=self.processor.decode(answer.parsed.text_ids).strip(),
+            masks=answer.masks,
+            depth_codes=None if codes is None else np.asarray(codes, dtype=np.int64),
+            depth_map=answer.depth_map,
         )
-        decoded = decode(self.model.vlm, prompts, constraint=constraint)
-        parsed = [config.grammar.parse(ids, vocabulary=config.vocabulary, end_id=config.end_token_id) for ids in decoded.ids]
-        masks = self._masks(images, decoded.seg_states)
-        depth_maps = self._depth_maps(parsed)
-        return [
-            Prediction(
-                raw=self.processor.decode(ids[:-1]),
-                text=self.processor.decode(row.text_ids).strip(),
-                masks=row_masks,
-                depth_codes=None if row.depth_codes is None else np.asarray(row.depth_codes, dtype=np.int64),
-                depth_map=depth_map,
-            )
-            for ids, row, row_masks, depth_map in zip(decoded.ids, parsed, masks, depth_maps, strict=True)
-        ]
-
-    def _masks(self, images: Sequence[Image.Image], states: Sequence[Tensor]) -> list[list[NDArray[np.bool_]]]:
-        masks: list[list[NDArray[np.bool_]]] = [[] for _ in images]
-        rows = [row for row, states_MD in enumerate(states) if len(states_MD)]
-        if not rows:
-            return masks
-        bridge, device = self.model.bridge, self.model.device
-        pixels = sam2_pixels([np.array(images[row]) for row in rows], size=self.model.config.sam_size)
-        owners = [i for i, row in enumerate(rows) for _ in states[row]]
-        logits_Mhw = bridge.masks(
-            bridge.image_features(pixels.to(device)),
-            image_index_M=torch.tensor(owners, device=device),
-            hidden_MD=torch.cat([states[row] for row in rows]),
-        )
-        sizes = [(images[rows[owner]].height, images[rows[owner]].width) for owner in owners]
-        for owner, mask in zip(owners, to_original(logits_Mhw, sizes), strict=True):
-            masks[rows[owner]].append(mask)
-        return masks
-
-    def _depth_maps(self, parsed: Sequence[Parsed]) -> list[NDArray[np.float32] | None]:
-        rows = [row for row, answer in enumerate(parsed) if answer.depth_codes is not None]
-        maps: list[NDArray[np.float32] | None] = [None] * len(parsed)
-        if rows:
-            codes_BN = torch.tensor([parsed[row].depth_codes for row in rows], device=self.model.device)
-            for row, depth in zip(rows, self.model.codebook.decode(codes_BN), strict=True):
-                maps[row] = depth[0].float().cpu().numpy()
-        return maps

@@ -8,18 +8,22 @@ One training step: image tiles and tokens -> InternVL -> last hidden states h (T
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraModel
 from torch import Tensor, nn
 from transformers import AutoModel, InternVLForConditionalGeneration, PreTrainedModel
 
 from perceptio_core.depth.codebook import DepthCodebook
-from perceptio_core.grammar import Role
+from perceptio_core.grammar import Parsed, Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.configuration import LOSSES, PerceptioConfig
+from perceptio_core.model.decoding import GrammarLogitsProcessor, decode
 from perceptio_core.model.losses import (
     Predictions,
     count_loss,
@@ -30,13 +34,31 @@ from perceptio_core.model.losses import (
     token_loss,
 )
 from perceptio_core.model.packed_attention import PACKED, packed_places
-from perceptio_core.segmentation.bridge import SegmentationBridge
+from perceptio_core.model.processing import Prompts
+from perceptio_core.segmentation.bridge import SegmentationBridge, sam2_pixels, to_original
 from perceptio_core.segmentation.losses import mask_losses
 from perceptio_core.segmentation.sam2 import build_sam2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """One answer.
+
+    Attributes:
+        ids: all that was written, without the end token.
+        parsed: the same taken apart: spans, and ids of the text.
+        masks: one bool (H, W) at the image's own size per [SEG].
+        depth_map: (R, R) float32 decoded from the depth codes, in [-1, 1] up to the decoder's overshoot, near = high; or None.
+    """
+
+    ids: list[int]
+    parsed: Parsed
+    masks: list[NDArray[np.bool_]]
+    depth_map: NDArray[np.float32] | None
+
+
 class PerceptioForConditionalGeneration(PreTrainedModel):
-    """The whole model; `generate` of its `vlm` writes answers, see `perceptio_core.model.inference`.
+    """The whole model.
 
     Args:
         config: names the parts.
@@ -124,6 +146,74 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         if sum(map(len, states)):
             first = cast("nn.Linear", self.bridge.prompt[0])
             first.bias.copy_(-(first.weight @ torch.cat(states).to(first.weight.dtype).mean(0)))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        segment: bool | None = None,
+        depth: bool | None = None,
+        depth_codes: NDArray[np.int64] | None = None,
+        max_new_tokens: int = 32,
+    ) -> list[Generated]:
+        """Write an answer to each prompt, greedily and by the grammar.
+
+        The state at each ``[SEG]`` is kept while the answer is written, so masks cost no second pass.
+
+        Args:
+            prompts: of the processor.
+            segment: True: at least one mask; False: none; None: the model decides.
+            depth: the same for the depth map.
+            depth_codes: (B, N) codes in [0, K), row-major, that stand in the depth spans in place of the model's own.
+            max_new_tokens: most tokens of *text*; perception tokens are not counted. 0: perception alone.
+
+        Raises:
+            ValueError: a span is forced that the model was trained without, or the given codes are not N per prompt or not
+                in [0, K).
+        """
+        config = self.config
+        constraint = GrammarLogitsProcessor(
+            grammar=config.grammar,
+            vocabulary=config.vocabulary,
+            end_id=config.end_token_id,
+            segment=segment,
+            depth=depth,
+            max_text_tokens=max_new_tokens,
+            never=prompts.image_token_ids,
+            depth_codes_BN=None if depth_codes is None else torch.from_numpy(depth_codes),
+        )
+        decoded = decode(self.vlm, prompts, constraint=constraint)
+        parsed = [config.grammar.parse(ids, vocabulary=config.vocabulary, end_id=config.end_token_id) for ids in decoded.ids]
+        rows = zip(decoded.ids, parsed, self._masks(prompts, decoded.seg_states), self._depth_maps(parsed), strict=True)
+        return [Generated(ids=ids[:-1], parsed=one, masks=masks, depth_map=depth_map) for ids, one, masks, depth_map in rows]
+
+    def _masks(self, prompts: Prompts, states: Sequence[Tensor]) -> list[list[NDArray[np.bool_]]]:
+        masks: list[list[NDArray[np.bool_]]] = [[] for _ in states]
+        rows = [row for row, states_MD in enumerate(states) if len(states_MD)]
+        if not rows:
+            return masks
+        owners = [i for i, row in enumerate(rows) for _ in states[row]]
+        logits_Mhw = self.bridge.masks(
+            self.bridge.image_features(
+                sam2_pixels([prompts.images[row] for row in rows], size=self.config.sam_size).to(self.device)
+            ),
+            image_index_M=torch.tensor(owners, device=self.device),
+            hidden_MD=torch.cat([states[row] for row in rows]),
+        )
+        sizes = [(height, width) for height, width, _ in (prompts.images[rows[owner]].shape for owner in owners)]
+        for owner, mask in zip(owners, to_original(logits_Mhw, sizes), strict=True):
+            masks[rows[owner]].append(mask)
+        return masks
+
+    def _depth_maps(self, parsed: Sequence[Parsed]) -> list[NDArray[np.float32] | None]:
+        rows = [row for row, answer in enumerate(parsed) if answer.depth_codes is not None]
+        maps: list[NDArray[np.float32] | None] = [None] * len(parsed)
+        if rows:
+            codes_BN = torch.tensor([parsed[row].depth_codes for row in rows], device=self.device)
+            for row, depth in zip(rows, self.codebook.decode(codes_BN), strict=True):
+                maps[row] = depth[0].float().cpu().numpy()
+        return maps
 
     def _hidden_states(self, batch: PerceptioBatch) -> Tensor:
         """Last hidden states (T, D) of the language model."""

@@ -9,6 +9,7 @@ after construction, so one processor serves many threads.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig, InternVLProcessor
+from transformers import AutoConfig, AutoProcessor, InternVLProcessor
+from transformers.utils import PROCESSOR_NAME
 
 from perceptio_core.grammar import Role
 from perceptio_core.model.batch import PerceptioBatch
@@ -62,16 +64,20 @@ class TrainingSample(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """Left-padded prompts for `generate`.
+    """Left-padded prompts for `PerceptioForConditionalGeneration.generate`.
 
     Attributes:
         input_ids_BT, attention_mask_BT: int64.
         pixels_PCHW: float tiles of all images, one image after the other.
+        images: RGB uint8 (H, W, 3) each, for the masks.
+        image_token_ids: what stands for images in prompts and is never written.
     """
 
     input_ids_BT: Tensor
     attention_mask_BT: Tensor
     pixels_PCHW: Tensor
+    images: tuple[NDArray[np.uint8], ...]
+    image_token_ids: tuple[int, ...]
 
 
 class PerceptioProcessor:
@@ -105,13 +111,19 @@ class PerceptioProcessor:
         self._pad_id = config.end_token_id if pad is None else int(pad)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> PerceptioProcessor:
-        """Read what `save_pretrained` and the model's `save_pretrained` wrote to one folder."""
+    def from_pretrained(cls, folder: Path, **_: Any) -> PerceptioProcessor:
+        """Read what `save_pretrained` and the model's `save_pretrained` wrote to one folder; `AutoProcessor` does so too.
+
+        What `AutoProcessor` says besides of where files come from is for hubs, and has no meaning here.
+        """
         return cls(vlm=InternVLProcessor.from_pretrained(folder), config=AutoConfig.from_pretrained(folder))
 
     def save_pretrained(self, folder: Path) -> None:
         """Write tokenizer, image processor and chat template; the configuration is the model's to write."""
         self.vlm.save_pretrained(folder)
+        path = Path(folder) / PROCESSOR_NAME
+        written = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(written | {"processor_class": type(self).__name__}, indent=2) + "\n", encoding="utf-8")
 
     def collate(self, samples: Sequence[TrainingSample]) -> PerceptioBatch:
         """Make a training batch.
@@ -136,14 +148,27 @@ class PerceptioProcessor:
             mask_image_M=torch.tensor(owners, dtype=torch.int64),
         )
 
-    def prompts(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Prompts:
-        """Make left-padded prompts, one per (image, question) pair."""
-        pixels, tiles = self._pixels(images)
+    def __call__(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Prompts:
+        """Make left-padded prompts.
+
+        Args:
+            images: any mode and size.
+            questions: one per image.
+
+        Raises:
+            ValueError: images and questions differ in number.
+        """
+        if len(images) != len(questions):
+            raise ValueError(f"{len(images)} images but {len(questions)} questions")
+        rgb = [image.convert("RGB") for image in images]
+        pixels, tiles = self._pixels(rgb)
         rows = [self._prompt(question, tiles=n) for question, n in zip(questions, tiles, strict=True)]
         return Prompts(
             input_ids_BT=_pad_left(rows, value=self._pad_id),
             attention_mask_BT=_pad_left([[1] * len(row) for row in rows], value=0),
             pixels_PCHW=pixels,
+            images=tuple(np.array(image) for image in rgb),
+            image_token_ids=tuple(self.vlm.image_token_ids),
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -223,3 +248,6 @@ def _mask(sample: TrainingSample, mask: NDArray[np.bool_]) -> Tensor:
     if mask.shape != size:
         raise ValueError(f"{sample.key}: a mask is {mask.shape}, its image {size} (height, width)")
     return torch.from_numpy(np.ascontiguousarray(mask, dtype=np.bool_))
+
+
+AutoProcessor.register(PerceptioConfig, PerceptioProcessor, exist_ok=True)
