@@ -1,8 +1,11 @@
 """Stage `cotrain`: multi-task co-training of one variant of Perceptio."""
 
 import logging
+import os
 import shutil
+import sys
 
+import torch
 from accelerate import Accelerator
 
 from perceptio_core.model.adapters import add_adapters, merge_adapters
@@ -26,7 +29,8 @@ Reads   artifacts/<profile>/joint_shards, artifacts/<profile>/foundations/{inter
 Does    trains LoRA adapters, the projector, the rows of the added tokens, the prompt MLP and SAM2's mask decoder on the
         full sequence (segmentation tokens, depth tokens, answer), after the prompt MLP was centred on the mean state at
         [SEG]; a killed run goes on from its last checkpoint. Says first what memory a step will take. The
-        variant `control` is the same training without any perception token. Runs on one process, or on many:
+        variant `control` is the same training without any perception token. Starts as many processes on this machine as
+        cotrain.processes says (at most one per GPU, where there are GPUs), or runs as one of those that a launcher started:
           accelerate launch -m stages.cotrain --profile P --variant V
           torchrun --nproc-per-node=N -m stages.cotrain --profile P --variant V
 Writes  artifacts/<profile>/cotrain/<variant>/
@@ -46,6 +50,7 @@ def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION, variant=True)
     params = load_profile(arguments.profile).variant(arguments.variant)
+    _start_processes(params.processes)
     paths = StagePaths(arguments.profile)
     shards, foundations, codebook = paths.out("joint_shards"), paths.out("foundations"), paths.out("depth_codebook")
     # The index names every shard with its checksum, so it stands for them.
@@ -100,6 +105,16 @@ def main() -> None:
     logger.info(
         "%s: %d steps in %.0f s, %.1f samples/s", arguments.variant, params.steps, result.seconds, result.samples_per_second
     )
+
+
+def _start_processes(wanted: int) -> None:
+    """Become the launcher of several processes of this very command, unless this is one of them or one is enough."""
+    count = min(wanted, torch.cuda.device_count()) if torch.cuda.is_available() else wanted
+    if count == 1 or "LOCAL_RANK" in os.environ:
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "stages.cotrain"]
+    os.execv(sys.executable, [sys.executable, *launcher, *sys.argv[1:]])  # in this process: what ends it, ends the others
 
 
 def _groups(model: PerceptioForConditionalGeneration, params: CotrainParams) -> list[ParameterGroup]:

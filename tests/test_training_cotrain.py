@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ TASKS = tuple(MIXTURE)
 VALUES: dict[str, Any] = {
     "steps": 6,
     "batch_size": 8,
+    "processes": 1,
     "accumulation": 1,
     "learning_rates": dict.fromkeys(("adapters", "added_rows", "projector", "vision_tower", "prompt", "mask_decoder"), 1e-3),
     "vision_start": 0.2,
@@ -86,6 +88,31 @@ def write_shards(folder: Path, *, per_task: int = 6) -> None:
             samples.append(ShardSample(image=stream.getvalue(), extension="png", content=content))
         parts.append(write_shard(folder, name=f"{split}-00000", split=split, samples=samples, quarantine=[]))
     write_index(folder, parts, quarantine=[], about={})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "rank", "started"),
+    [(1, None, None, None), (2, None, None, 2), (2, None, "0", None), (8, 1, None, None), (8, 4, None, 4)],
+)
+def test_the_stage_becomes_its_own_launcher(
+    wanted: int, gpus: int | None, rank: str | None, started: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _path, command: commands.append(command))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus is not None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(sys, "argv", ["cotrain", "--profile", "tiny"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    cotrain._start_processes(wanted)
+    if started is None:
+        assert commands == []
+    else:
+        ((python, *command),) = commands
+        assert python == sys.executable
+        assert command[-5:] == [f"--nproc-per-node={started}", "-m", "stages.cotrain", "--profile", "tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +238,7 @@ def test_parts_of_a_step_are_its_samples_once_each(artifacts: Path) -> None:
     ("overrides", "message"),
     [
         ({"spans": {"segmentation": True, "depth": False}}, "mixture.depth_map must be 0 when spans.depth is false"),
-        ({"batch_size": 8, "accumulation": 3}, "batch_size 8 must be a multiple of accumulation 3"),
+        ({"batch_size": 8, "accumulation": 3}, "batch_size 8 must be a multiple of processes 1 x accumulation 3"),
         ({"order": ["depth", "depth"]}, "order must name segmentation and depth once each"),
         ({"mixture": dict.fromkeys(TASKS, 0.0)}, "mixture: at least one task needs a weight above 0"),
         ({"lora": {"r": 4, "alpha": 8, "dropout": 0.1, "rank": 2}}, "lora.rank: unknown key"),

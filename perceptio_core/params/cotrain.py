@@ -74,6 +74,9 @@ class CotrainParams(Section):
     """Optimizer steps."""
     batch_size: PositiveInt
     """Samples per optimizer step, over all ranks and micro-batches."""
+    processes: PositiveInt
+    """Processes that share each step on this machine, at most one per GPU where there are GPUs; on CPUs, two with a thread
+    each get more out of two cores than one with two threads. Under torchrun or accelerate theirs count, not these."""
     accumulation: PositiveInt
     """Micro-batches per rank and optimizer step; raise it when memory is short."""
     gradient_checkpointing: bool = False
@@ -114,8 +117,9 @@ class CotrainParams(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulation {self.accumulation}")
+        if self.batch_size % (self.processes * self.accumulation):
+            parts = f"processes {self.processes} x accumulation {self.accumulation}"
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of {parts}")
         if set(self.order) != {"segmentation", "depth"}:
             raise ValueError(f"order must name segmentation and depth once each, not {list(self.order)}")
         if not any(self.mixture.model_dump().values()):
