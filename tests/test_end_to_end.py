@@ -22,7 +22,17 @@ DVC = (sys.executable, "-m", "dvc")
 HEADLINES = {
     *("codebook_usage", "codebook_lookup_3", "codebook_lookup_4", "codebook_lookup_5", "codebook_absrel"),
     *("res_ciou", "res_giou", "hardblink_3", "hardblink_4", "hardblink_5", "hardblink_mean", "hardblink_lenient_mean"),
-    *("hardblink_majority", "hardblink_shortcut", "mmbench", "seed_image", "mme_perception", "mme_cognition", "unparsed"),
+    *(f"codes_{codes}_hardblink_mean" for codes in ("oracle", "other", "random", "zeroed")),
+    *(
+        "without_depth_hardblink_mean",
+        "hardblink_majority",
+        "hardblink_shortcut",
+        "mmbench",
+        "seed_image",
+        "mme_perception",
+        "mme_cognition",
+        "unparsed",
+    ),
 }
 
 

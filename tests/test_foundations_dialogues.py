@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from perceptio_core.data.markers import QUESTION, Marker
 from perceptio_core.foundations.dialogues import (
@@ -16,16 +17,19 @@ from perceptio_core.foundations.dialogues import (
     Turn,
     box_of,
     choices,
+    drawn_map,
     encode,
     finds,
     patches_of,
 )
 from perceptio_core.foundations.internvl_model import train_tokenizer
-from perceptio_core.foundations.language import boxes_of
+from perceptio_core.foundations.language import boxes_of, wanted_attention
+from perceptio_core.foundations.pointing import CHOOSING, HEADS, LOOKING, READING_HEADS
 from perceptio_core.scenes.view import look
 
 SQUARES = ("red", "blue", "nothing", "red")
-TEXTS = [f"Please{VERB} the ball in this image.", " 1 2 3 4 red blue nothing", QUESTION, f"{MARKED}{CHOICE}", PAIR, "3, 4"]
+CHOICES = [MARKED + CHOICE.format("map image"), PAIR.format("map image", "A", "B")]
+TEXTS = [f"Please{VERB} the ball in this image.", " 1 2 3 4 red blue nothing", QUESTION, *CHOICES, "3, 4"]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,8 @@ def test_a_map_of_words_that_are_not_tokens_is_refused(tokenizer):
 
 
 def test_the_questions_are_as_long_as_those_of_co_training(tokenizer):
-    assert len(tokenizer.encode(MARKED + CHOICE)) == len(tokenizer.encode(QUESTION))
+    for where in ("image", "map"):
+        assert len(tokenizer.encode(MARKED + CHOICE.format(where))) == len(tokenizer.encode(QUESTION))
 
 
 def test_boxes_and_patches_of_a_mask():
@@ -95,7 +100,7 @@ def test_choices_are_the_brightest_and_never_between_equals():
     markers = [Marker(letter=letter, x=x, y=8, inverse_depth=0.0) for letter, x in (("A", 120), ("B", 8), ("C", 60), ("D", 70))]
     rendering = SimpleNamespace(image=image, instances=np.zeros((128, 128), np.uint8))
     asked = choices(rendering, markers, np.random.default_rng(0), turns=8, squares=SQUARES)
-    assert (asked[0].question, asked[0].answer, asked[0].squares) == (MARKED + CHOICE, "(B)", SQUARES)
+    assert (asked[0].question, asked[0].answer, asked[0].squares) == (MARKED + CHOICE.format("image"), "(B)", SQUARES)
     assert np.flatnonzero(asked[0].chosen_N).tolist() == [0]
     brighter = {"A": 2, "B": 3, "C": 1, "D": 1}
     for turn in asked[1:]:
@@ -104,6 +109,54 @@ def test_choices_are_the_brightest_and_never_between_equals():
         assert turn.answer == f"({max(one, two, key=brighter.__getitem__)})"
     alike = choices(rendering, markers[2:], np.random.default_rng(0), turns=4, squares=())
     assert [len(turn.squares) for turn in alike] == [64], "nothing to choose: the map itself is asked for"
+
+
+def test_a_drawn_map_alone_says_which_point_is_the_whitest(tokenizer):
+    words = ["10"] * 64
+    words[9], words[54] = "80", "40"
+    markers = [
+        Marker(letter=letter, x=x, y=y, inverse_depth=0.0) for letter, x, y in (("A", 24, 24), ("B", 100, 100), ("C", 8, 8))
+    ]
+    image = np.zeros((128, 128, 3), np.uint8)
+    image[96:112, 96:112] = 255  # square 54, B's: the brightest of the picture
+    rendering = SimpleNamespace(image=image, instances=np.zeros((128, 128), np.uint8))
+    asked = choices(rendering, markers, np.random.default_rng(0), turns=6, squares=words, drawn=True)
+    assert (asked[0].question, asked[0].answer) == (MARKED + CHOICE.format("map"), "(A)")
+    height = {"A": 8, "B": 4, "C": 1}
+    for turn in asked[1:]:
+        one, two = turn.question.removesuffix("?").split(", ")[1].split(" or ")
+        assert turn.answer == f"({max(one, two, key=height.__getitem__)})"
+        assert turn.drawn
+        assert not turn.squares, "the map stands once, in the first turn"
+
+    tokenizer = train_tokenizer([*TEXTS, " 10 40 80"] * 50)
+    row = encode(tokenizer, asked, np.random.default_rng(0))
+    assert row.heard == row.ids, "nothing of it is hidden"
+    assert [row.weights[place] for place in row.squares] == [0.0] * 64, "nobody can foretell it"
+    assert len({row.ids[place] for place in row.squares}) == 3
+    assert [row.ids[row.squares[i]] == row.ids[row.squares[0]] for i in (9, 54, 63)] == [False, False, True]
+
+    # Of the helper losses: each word of the map looks at its square, and the answer at last at the map's word for A's square.
+    cache = SimpleNamespace(
+        images=image[None],
+        depth=np.zeros((1, 128, 128)),
+        instances=rendering.instances[None],
+        world=lambda _index: SimpleNamespace(objects=[]),
+    )
+    wanted = wanted_attention(tokenizer, cache, np.array([0]), [markers], [asked], [row], first_image=5)
+    reading = wanted[LOOKING, READING_HEADS]
+    assert reading.token_M.tolist() == row.squares
+    assert torch.nonzero(reading.wanted_MT).tolist() == [[square, 5 + square] for square in range(64)]
+    choosing = wanted[CHOOSING, HEADS]
+    first = [i for i, place in enumerate(choosing.token_M.tolist()) if place in row.answers[0]]
+    assert {tuple(torch.nonzero(choosing.wanted_MT[i])[:, 0].tolist()) for i in first} == {(row.squares[9],)}
+
+
+def test_drawn_maps_use_all_levels_and_differ():
+    maps = [drawn_map(np.random.default_rng(seed)) for seed in range(30)]
+    assert {word for words in maps for word in words} == {str(10 * level) for level in range(1, 9)}
+    assert all(len(words) == 64 and {"10", "80"} <= set(words) for words in maps)
+    assert len({tuple(words) for words in maps}) == 30
 
 
 def test_finds_name_each_object_with_its_box():

@@ -53,7 +53,7 @@ def test_the_loss_reads_the_attention_of_the_model_itself(tmp_path):
     wanted = Attention(row_M=torch.tensor([1, 0]), token_M=torch.tensor([6, 3]), wanted_MT=wanted_MT)
     loss, share = pointing_loss(model, states.hidden_states[GATHERING], wanted, layer=GATHERING)
     attention = states.attentions[GATHERING]
-    shares = [float(attention[1, head, 6, [1, 4]].sum()) for head in range(HEADS)]
-    shares += [float(attention[0, head, 3, 2]) for head in range(HEADS)]
+    shares = [float(attention[1, head, 6, [1, 4]].sum()) for head in HEADS]
+    shares += [float(attention[0, head, 3, 2]) for head in HEADS]
     assert share == pytest.approx(np.mean(shares), rel=1e-4)
     assert float(loss) == pytest.approx(-np.mean([math.log(value) for value in shares]), rel=1e-4)

@@ -17,15 +17,16 @@ ABOUT = {
     "internvl": (
         "InternVL (`transformers.InternVLForConditionalGeneration`)",
         "First the vision tower on dense helper tasks (shape, colour, surface and border of each 4 x 4 cell; circle and letter "
-        "of each marker; place of each patch), whose heads are thrown away; then, with the tower frozen, projector and "
-        "language model on captions, on raster maps of colour and brightness, on questions about colour, shape, "
-        "surface, count, existence, place in the picture and marker letters, on which point is the brightest, and on the "
-        "cell and the bounding box of what an expression names, helped by losses that tie words to the patches that show them. "
-        "It never sees depth, depth order, physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` are "
-        "whole answers right under teacher forcing by kind of question, `map_squares` the squares of maps, the others the "
-        "helper heads' of the tower. These weights are not one run's: the tower was trained on with a longer schedule, and the "
-        "language phase was resumed at step 400 with a tokenizer and dialogues that had changed, so that the command gives "
-        "weights like these and not the same bytes.",
+        "of each marker; place of each patch), whose heads are thrown away; then projector and language model, with the tower "
+        "frozen for the first half and trained with them in the second, on captions, on raster maps of colour and brightness, "
+        "on questions about colour, shape, surface, count, existence, place in the picture and marker letters, on which point "
+        "is the brightest, in the picture or in a map drawn at random, and on the cell and the bounding box of what an "
+        "expression names, helped by losses that tie words to the patches that show them. It never sees depth, depth order, "
+        "physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` are whole answers right under teacher "
+        "forcing by kind of question (`read`: on drawn maps), `map_squares` the squares of maps, the others the helper heads' "
+        "of the tower before the language phase. These weights are not one run's: both phases were trained on with longer "
+        "schedules, and the tokenizer and the dialogues changed on the way, so that the command gives weights like these and "
+        "not the same bytes.",
     ),
     "depth_anything": (
         "Depth Anything V2 (`transformers.DepthAnythingForDepthEstimation`)",

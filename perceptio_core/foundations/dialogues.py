@@ -15,13 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from perceptio_core.data.markers import QUESTION, Marker
 from perceptio_core.foundations.cache import SceneCache
 from perceptio_core.foundations.internvl_model import IMAGE_TOKENS
 from perceptio_core.scenes.expressions import referring_expressions, shortest_phrase
-from perceptio_core.scenes.language import brightness_map, color_map, conversations, foundation_question, lookups
+from perceptio_core.scenes.language import (
+    brightness_map,
+    color_map,
+    conversations,
+    foundation_question,
+    level_words,
+    lookups,
+)
 from perceptio_core.scenes.render import Rendering
 from perceptio_core.scenes.subjects import pick
 from perceptio_core.scenes.view import GRID, View, look
@@ -29,14 +37,15 @@ from perceptio_core.scenes.view import GRID, View, look
 LEAD = ":"  # stands where a perception token stands that is not a code
 VERB = " point"
 MARKED = QUESTION[: QUESTION.index("Which point")]
-CHOICE, PAIR = "Which point is the whitest in the image?", "Which point is whiter in the image, {} or {}?"
+CHOICE, PAIR = "Which point is the whitest in the {}?", "Which point is whiter in the {}, {} or {}?"
 KINDS = ("white", "color")  # of maps
 # until these shares of the steps there are only maps, at first all after one and the same question; then only the simplest of
 # everything: where a square is to be found is learned from one distance soon, and from several at once not at all
 ONE_QUESTION, MAPS_ALONE, SIMPLE = 0.12, 0.2, 0.5
-MAPS, NEW = 0.2, 0.5  # share of maps later; share of finds and choices among the rest
+MAPS, NEW = 0.2, 0.6  # share of maps later; share of finds and choices among the rest
 MAP_HIDDEN = 0.8  # share of the maps whose tokens are replaced on the input side
 MAP_BEFORE, MAP_BEFORE_HIDDEN = 0.4, 0.5  # share of the finds and choices after a map, and of these maps that are replaced
+DRAWN = 0.6  # share of the choices that are about a map drawn at random
 # bytes that no text here holds: their tokens keep their first, random embeddings, which resemble no word's
 MEANINGLESS = [chr(byte) for byte in range(0xAE, 0x100)]
 LONG_ANSWER = 16  # tokens; each token of a longer answer weighs as one of such an answer
@@ -53,6 +62,7 @@ class Turn:
         squares: words of a map that is written before the answer.
         chosen_N: bool, the patches that the answer is about, where it must choose among several.
         box: of the object of a find: centre (x, y), width and height in shares of the picture.
+        drawn: the answer follows from the dialogue's map, which was drawn at random: the map is given, not asked for.
     """
 
     question: str
@@ -61,13 +71,14 @@ class Turn:
     squares: Sequence[str] = ()
     chosen_N: np.ndarray | None = None
     box: Box | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
     """A dialogue in tokens. `heard`: the ids that the model is given in place of `ids`; `weights`: in the loss of predicting
     each token; `answers`: for each turn, the places from which its answer (maps aside) is predicted, its LEAD first;
-    `prompts`: where each turn's prompt begins.
+    `prompts`: where each turn's prompt begins; `squares`: the places of the words of the dialogue's map, if it has one.
     """
 
     ids: list[int]
@@ -75,6 +86,7 @@ class Encoded:
     weights: list[float]
     answers: list[list[int]]
     prompts: list[int]
+    squares: list[int]
 
 
 def rendering_of(cache: SceneCache, index: int) -> Rendering:
@@ -98,6 +110,8 @@ def dialogue(
         return [Turn(question=question, answer="", squares=squares)]
     simple = progress < SIMPLE
     if rng.random() < NEW:
+        if markers and not simple and rng.random() < DRAWN:
+            return choices(rendering, markers, rng, turns=turns, squares=drawn_map(rng), drawn=True)
         squares = []
         if rng.random() < MAP_BEFORE:
             squares = brightness_map(rendering)
@@ -164,11 +178,28 @@ def box_of(shown_HW: np.ndarray) -> Box:
     return float(left + right) / 2, float(top + bottom) / 2, float(right - left), float(bottom - top)
 
 
+def drawn_map(rng: np.random.Generator) -> list[str]:
+    """Levels of a raster that has to do with no picture: smooth, coarse or fine."""
+    side = int(rng.integers(2, GRID + 1))
+    coarse = Image.fromarray(rng.random((side, side), dtype=np.float32))
+    return level_words(np.asarray(coarse.resize((GRID, GRID), Image.Resampling.BICUBIC)))
+
+
 def choices(
-    rendering: Rendering, markers: Sequence[Marker], rng: np.random.Generator, *, turns: int, squares: Sequence[str]
+    rendering: Rendering,
+    markers: Sequence[Marker],
+    rng: np.random.Generator,
+    *,
+    turns: int,
+    squares: Sequence[str],
+    drawn: bool = False,
 ) -> list[Turn]:
-    """Which of the points is the brightest, then of some pairs; points of one level of brightness are not compared."""
-    levels = [int(word) for word in brightness_map(rendering)]
+    """Which of the points is the brightest in the picture, or if `drawn`, in the map `squares`; then which of some pairs is.
+
+    Points of one level are not compared.
+    """
+    levels = [int(word) for word in (squares if drawn else brightness_map(rendering))]
+    where = "map" if drawn else "image"
     height, width = rendering.instances.shape
     places = [marker.y * GRID // height * GRID + marker.x * GRID // width for marker in markers]
     bright = np.array([levels[place] for place in places])
@@ -177,20 +208,22 @@ def choices(
         best = int(which[np.argmax(bright[which])])
         chosen_N = np.zeros(GRID * GRID, bool)
         chosen_N[places[best]] = True
-        return Turn(question=question, answer=f"({markers[best].letter})", squares=squares, chosen_N=chosen_N)
+        answer = f"({markers[best].letter})"
+        return Turn(question=question, answer=answer, squares=squares, chosen_N=chosen_N, drawn=drawn)
 
     asked: list[Turn] = []
     ordered = np.sort(bright)
     if ordered[-1] > ordered[-2]:
-        asked.append(turn(MARKED + CHOICE, np.arange(len(markers)), squares))
+        asked.append(turn(MARKED + CHOICE.format(where), np.arange(len(markers)), squares))
     for _ in range(4 * turns):
         if len(asked) >= turns:
             break
         pair = rng.choice(len(markers), 2, replace=False)
         if bright[pair[0]] != bright[pair[1]]:
-            asked.append(turn(PAIR.format(*(markers[int(i)].letter for i in pair)), pair, ()))
+            question = PAIR.format(where, *(markers[int(i)].letter for i in pair))
+            asked.append(turn(question, pair, () if asked else squares))
     if not asked:
-        squares = squares or brightness_map(rendering)
+        squares = brightness_map(rendering)
         asked.append(Turn(question=map_question("white", marked=True), answer="", squares=squares))
     return asked
 
@@ -210,7 +243,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn], rng: np.ra
     Raises:
         ValueError: a word of a map is not a single token.
     """
-    encoded = Encoded(ids=[], heard=[], weights=[], answers=[], prompts=[])
+    encoded = Encoded(ids=[], heard=[], weights=[], answers=[], prompts=[], squares=[])
     lead, newline = tokenizer.encode(LEAD), tokenizer.encode("\n")
     meaningless = tokenizer.convert_tokens_to_ids(MEANINGLESS)
 
@@ -240,8 +273,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn], rng: np.ra
             if any(len(word) > 1 for word in words):
                 raise ValueError(f"words of a map that are not single tokens: {sorted(set(turn.squares))}")
             ids = [*lead, *(word[0] for word in words), *lead]
-            hidden = rng.random() < (MAP_BEFORE_HIDDEN if turn.answer else MAP_HIDDEN)
-            write(ids, noise(len(ids)) if hidden else ids, 1.0 / LONG_ANSWER)
+            hidden = not turn.drawn and rng.random() < (MAP_BEFORE_HIDDEN if turn.answer else MAP_HIDDEN)
+            encoded.squares.extend(range(len(encoded.ids) + 1, len(encoded.ids) + 1 + len(words)))
+            write(ids, noise(len(ids)) if hidden else ids, 0.0 if turn.drawn else 1.0 / LONG_ANSWER)
         places += range(len(encoded.ids) - 1, len(encoded.ids) + len(answer) - 1)
         end = [tokenizer.eos_token_id]
         write([*answer, *end], [*answer, *end], share)

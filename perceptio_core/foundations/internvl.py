@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
     parser.add_argument("--tower-steps", type=int, default=5000, help="steps of 32 images (%(default)s)")
     parser.add_argument("--align-steps", type=int, default=300, help="steps of the projector alone (%(default)s)")
-    parser.add_argument("--language-steps", type=int, default=2400, help="steps of 16 images (%(default)s)")
+    parser.add_argument("--language-steps", type=int, default=6600, help="steps of 16 images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     arguments = parser.parse_args()

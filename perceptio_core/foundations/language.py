@@ -2,7 +2,8 @@
 
 With the vision tower frozen, the projector learns to put image tokens near the words for what they show (`alignment`); then
 projector and language model learn to answer what `dialogues` asks: at first only to go through the picture square by square,
-then to look up single things, at last everything. Depth, depth order and masks are never asked.
+then to look up single things, at last everything, and from then on the vision tower learns with them. Depth, depth order and
+masks are never asked.
 """
 
 # ruff: noqa: N815 (shape suffixes of fields are upper case)
@@ -31,15 +32,27 @@ from perceptio_core.foundations.internvl_model import (
     model_config,
     train_tokenizer,
 )
-from perceptio_core.foundations.pointing import CHOOSING, GATHERING, LOOKING, Attention, pointers, pointing_loss
+from perceptio_core.foundations.pointing import (
+    CHOOSING,
+    GATHERING,
+    HEADS,
+    LOOKING,
+    READING_HEADS,
+    Attention,
+    pointers,
+    pointing_loss,
+)
 from perceptio_core.foundations.run import PretrainingRun
 from perceptio_core.foundations.vision_tower import dense_batch, marked_images, pixel_tensor, random_markers
 from perceptio_core.scenes.view import look
+from perceptio_core.training.precision import detect_precision
 
 log = logging.getLogger(__name__)
 ALIGNMENT, POINTING, BOXES, GROWTH = 0.1, 0.5, 0.2, 1.0  # weights of the helper losses
 LARGEST = 3.0  # root mean square of a hidden state, in units of the embeddings
 TURNS, SIMPLE_TURNS = 4, 6  # about each image of a step
+MARKED = 0.3  # share of the images with markers
+TOWER_RATE = 0.3  # learning rate of the vision tower, as a share of the others'
 BOX_SCALE = 0.05  # share of the picture by which a box may be off before the loss grows linearly
 
 
@@ -102,24 +115,35 @@ def pretrain_language(
     model = InternVLForConditionalGeneration(model_config(tokenizer))
     initialise_language(model)
     model.model.vision_tower.load_state_dict(load_file(tower / "tower.safetensors"))
-    model.model.vision_tower.requires_grad_(False)
     boxes = nn.Linear(model.config.text_config.hidden_size, 4)
     alignment = WordAlignment(tokenizer)
     seen: dict[int, np.ndarray] = {}
     align_projector(model, alignment, train=train, steps=align_steps, seed=seed, work=work / "alignment", seen=seen)
-    run = PretrainingRun(modules={"model": model, "boxes": boxes}, steps=steps, lr=lr, warmup=30, weight_decay=0.05, work=work)
+    run = PretrainingRun(
+        modules={"model": model, "boxes": boxes},
+        steps=steps,
+        lr=lr,
+        warmup=30,
+        weight_decay=0.05,
+        work=work,
+        slow=model.model.vision_tower,
+        slow_rate=TOWER_RATE,
+    )
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=detect_precision() == "bf16")
     for step in run.steps_left():
         rng = np.random.default_rng((seed, 1, step))
         indices = rng.choice(len(train.images), batch, replace=False)
-        points = [random_markers(SIZE, rng) if rng.random() < 0.4 else [] for _ in indices]
+        points = [random_markers(SIZE, rng) if rng.random() < MARKED else [] for _ in indices]
         progress = step / steps
+        model.model.vision_tower.requires_grad_(progress >= SIMPLE)
         turns = SIMPLE_TURNS if progress < SIMPLE else TURNS
         dialogues = [
             dialogue(train, int(i), p, rng, turns=turns, progress=progress) for i, p in zip(indices, points, strict=True)
         ]
         rows = [encode(tokenizer, turns_of_one, rng) for turns_of_one in dialogues]
         images, targets = dense_batch(train, indices, points, patch=PATCH, attribute_rows=seen)
-        written = forward(model, tokenizer, pixel_tensor(images), rows)
+        with autocast:
+            written = forward(model, tokenizer, pixel_tensor(images), rows)
         loss = (F.cross_entropy(written.logits_SV, written.truth_S, reduction="none") * written.weight_S).sum()
         loss = loss / written.weight_S.sum()
         aligned, words_right = alignment(written.projected_BND, model.get_input_embeddings().weight, targets)
@@ -132,11 +156,11 @@ def pretrain_language(
         total = loss + ALIGNMENT * aligned + GROWTH * growth(written.hidden)
         first_image = rows[0].ids.index(model.config.image_token_id)
         wanted = wanted_attention(tokenizer, train, indices, points, dialogues, rows, first_image=first_image)
-        for layer, attention in wanted.items():
+        for (layer, heads), attention in wanted.items():
             if len(attention.row_M):
-                pointed, share = pointing_loss(model, written.hidden[layer], attention, layer=layer)
+                pointed, share = pointing_loss(model, written.hidden[layer], attention, layer=layer, heads=heads)
                 total = total + POINTING * pointed
-                figures[f"attention_{layer}"] = share
+                figures[f"attention_{layer}_{heads.start}"] = share
         where, truth_M4 = boxes_of(dialogues, rows)
         if len(truth_M4):
             off_M4 = boxes(written.last_BTD[where]) - truth_M4
@@ -176,15 +200,15 @@ def forward(
     features = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
     embeddings = model.get_input_embeddings()(heard)
     projected = model.model.multi_modal_projector(features)
-    embeddings = embeddings.masked_scatter((ids == model.config.image_token_id)[..., None], projected)
+    embeddings = embeddings.masked_scatter((ids == model.config.image_token_id)[..., None], projected.to(embeddings.dtype))
     mask = (torch.arange(ids.shape[1]) < torch.tensor([len(row.ids) for row in rows])[:, None]).long()
     states = model.model.language_model(inputs_embeds=embeddings, attention_mask=mask, output_hidden_states=True)
     where = weights[:, 1:] > 0
     return Written(
-        logits_SV=model.lm_head(states.last_hidden_state[:, :-1][where]),
+        logits_SV=model.lm_head(states.last_hidden_state[:, :-1][where]).float(),
         truth_S=ids[:, 1:][where],
         weight_S=weights[:, 1:][where],
-        projected_BND=projected,
+        projected_BND=projected.float(),
         hidden=states.hidden_states,
         last_BTD=states.last_hidden_state,
     )
@@ -221,14 +245,23 @@ def wanted_attention(
     rows: Sequence[Encoded],
     *,
     first_image: int,
-) -> dict[int, Attention]:
-    """By layer, what the places from which a batch's answers are predicted should attend to: the words of the names in the
-    question, the patches that show what they name, and among these those that the answer is about.
+) -> dict[tuple[int, range], Attention]:
+    """By layer and heads, what the places from which a batch's answers are predicted should attend to: the words of the names
+    in the question, the patches that show what they name, and among these (or the words of a drawn map for these) those that
+    the answer is about. And what the words of maps should attend to: the patches that they stand for.
     """
-    entries: dict[int, list[tuple[int, int, list[int]]]] = {GATHERING: [], LOOKING: [], CHOOSING: []}
+    gathering, looking, choosing = (GATHERING, HEADS), (LOOKING, HEADS), (CHOOSING, HEADS)
+    reading = (LOOKING, READING_HEADS)
+    entries: dict[tuple[int, range], list[tuple[int, int, list[int]]]] = {
+        gathering: [],
+        looking: [],
+        choosing: [],
+        reading: [],
+    }
     for number, (index, points, turns, row) in enumerate(zip(indices.tolist(), markers, dialogues, rows, strict=True)):
         rendering = rendering_of(cache, index)
         view = look(cache.world(index), rendering)
+        entries[reading] += [(number, place, [first_image + square]) for square, place in enumerate(row.squares)]
         for order, (turn, places, start) in enumerate(zip(turns, row.answers, row.prompts, strict=True)):
             text = prompt(turn.question, first=order == 0)
             spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
@@ -238,13 +271,14 @@ def wanted_attention(
                 asked = [(begin + first, begin + last) for pointer in found for first, last in pointer.words]
                 tokens = [start + i for i, (a, b) in enumerate(spans) if any(a < last and b > first for first, last in asked)]
                 shown = first_image + np.flatnonzero(np.any([pointer.patches for pointer in found], axis=0))
-                entries[GATHERING] += [(number, place, tokens) for place in places]
-                entries[LOOKING] += [(number, place, shown.tolist()) for place in places]
+                entries[gathering] += [(number, place, tokens) for place in places]
+                entries[looking] += [(number, place, shown.tolist()) for place in places]
             if turn.chosen_N is not None:
-                chosen = (first_image + np.flatnonzero(turn.chosen_N)).tolist()
-                entries[CHOOSING] += [(number, place, chosen) for place in places]
+                squares = np.flatnonzero(turn.chosen_N).tolist()
+                chosen = [row.squares[square] if turn.drawn else first_image + square for square in squares]
+                entries[choosing] += [(number, place, chosen) for place in places]
     longest = max(len(row.ids) for row in rows)
-    return {layer: _attention(places, longest) for layer, places in entries.items()}
+    return {where: _attention(places, longest) for where, places in entries.items()}
 
 
 def _attention(entries: list[tuple[int, int, list[int]]], length: int) -> Attention:
@@ -275,10 +309,12 @@ def language_scores(
             for turns in dialogues:
                 for turn in turns:
                     lead = [next(right) for _ in range(turn.find)]
-                    squares = [next(right) for _ in range(len(turn.squares) + 2 * bool(turn.squares))][1:-1]
+                    asked = 0 if turn.drawn or not turn.squares else len(turn.squares) + 2
+                    squares = [next(right) for _ in range(asked)][1:-1]
                     answer = [next(right) for _ in range(len(tokenizer.encode(turn.answer)) + 1)]
                     hits.setdefault("map_squares", []).extend(squares)
-                    kind = "find" if lead else "choose" if turn.chosen_N is not None else "marked" if marked else "plain"
+                    choice = "read" if turn.drawn else "choose"
+                    kind = "find" if lead else choice if turn.chosen_N is not None else "marked" if marked else "plain"
                     if turn.answer:
                         hits.setdefault(f"answers_{kind}", []).append(all(answer))
     return {kind: round(100 * float(np.mean(values)), 1) for kind, values in hits.items()}

@@ -6,8 +6,9 @@ word of the question can be looked up among the image tokens. Here some attentio
 a part of an answer is predicted, heads of one layer put their attention on the words of the names in the question (a
 marker's letter, a cell's two numbers, material, colour and noun), and heads of the next layer on the patches that show what
 is named. The picture is read last, at the place where the answer is written: what is read at the name and handed on from
-there arrives too faint to be learned. It is what grounded captions give to a real InternVL; it speaks of places in the
-picture only. Nothing of it is kept but the trained weights.
+there arrives too faint to be learned. Where the answer stands in a map, the map's word for the square is read last; and
+each word of a map has a head that is told to look at its own square. It is what grounded captions give to a real InternVL;
+it speaks of places in the picture only. Nothing of it is kept but the trained weights.
 """
 
 # ruff: noqa: N815 (shape suffixes of fields are upper case)
@@ -27,7 +28,8 @@ from perceptio_core.scenes.view import GRID, View
 from perceptio_core.scenes.world import COLORS, MATERIALS
 
 GATHERING, LOOKING, CHOOSING = 1, 2, 3  # layers: first the words of the question, then what they name, then what is meant
-HEADS = 3  # that are taught in each
+HEADS = range(3)  # that are taught in each
+READING_HEADS = range(5, 6)  # that are taught in LOOKING what square of the picture a word of a map stands for
 COVERED = 0.25  # share of a patch that something covers if the patch shows it
 _NAMES = re.compile(
     r"(?:\bmarker|,|\bor) (?P<letter>[A-E])\b|\((?P<column>\d), (?P<row>\d)\)"
@@ -82,7 +84,7 @@ class Attention:
 
 
 def pointing_loss(
-    model: InternVLForConditionalGeneration, hidden_BTD: Tensor, wanted: Attention, *, layer: int
+    model: InternVLForConditionalGeneration, hidden_BTD: Tensor, wanted: Attention, *, layer: int, heads: range = HEADS
 ) -> tuple[Tensor, float]:
     """Mean of -ln(attention on what is wanted) over tokens and taught heads, and that attention itself.
 
@@ -91,6 +93,7 @@ def pointing_loss(
         hidden_BTD: input of that layer.
         wanted: tokens and their targets.
         layer: from 0.
+        heads: those that are taught.
     """
     text = model.model.language_model
     block = text.layers[layer]
@@ -100,8 +103,9 @@ def pointing_loss(
     queries, keys = (projection(normed_BTD).view(shape).transpose(1, 2) for projection in (attention.q_proj, attention.k_proj))
     cos, sin = text.rotary_emb(normed_BTD, torch.arange(shape[1])[None])
     queries, keys = apply_rotary_pos_emb(queries, keys, cos, sin)
-    queries_MHd = queries[wanted.row_M, :HEADS, wanted.token_M]
-    scores_MHT = torch.einsum("mhd,mhtd->mht", queries_MHd, keys[wanted.row_M, :HEADS]) * attention.scaling
+    taught = slice(heads.start, heads.stop)
+    scores_BHTT = queries[:, taught].float() @ keys[:, taught].float().transpose(-1, -2) * attention.scaling
+    scores_MHT = scores_BHTT[wanted.row_M, :, wanted.token_M]
     later_MT = torch.arange(shape[1])[None] > wanted.token_M[:, None]
     log_attention_MHT = scores_MHT.masked_fill(later_MT[:, None], -torch.inf).log_softmax(-1)
     right_MH = log_attention_MHT.masked_fill(~wanted.wanted_MT[:, None], -torch.inf).logsumexp(-1)

@@ -26,6 +26,12 @@ class PretrainingRun:
 
     `steps_left` yields the steps still to do; the caller computes a loss and hands it to `update`. Checkpoints lie in
     `work`: `<name>.safetensors` a module, `optimizer.pt` (tensors only, loaded with weights_only) and `state.json`.
+
+    Args:
+        modules: what is trained and kept, by name.
+        steps, lr, warmup, weight_decay: of the schedule and AdamW.
+        work: folder of the checkpoints.
+        slow, slow_rate: a part of the modules whose learning rate is this share of `lr`.
     """
 
     def __init__(
@@ -37,14 +43,24 @@ class PretrainingRun:
         warmup: int,
         weight_decay: float,
         work: Path,
+        slow: nn.Module | None = None,
+        slow_rate: float = 1.0,
     ) -> None:
         self.modules, self.steps, self.work = dict(modules), steps, work
         parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
-        decayed = [p for p in parameters if p.ndim > 1]
-        plain = [p for p in parameters if p.ndim <= 1]
         self.parameters = parameters
+        slowly = {id(p) for p in slow.parameters()} if slow else set()
+        groups = [
+            {
+                "params": [p for p in parameters if (p.ndim > 1) == matrix and (id(p) in slowly) == is_slow],
+                "weight_decay": weight_decay * matrix,
+                "lr": lr * (slow_rate if is_slow else 1.0),
+            }
+            for is_slow in (False, True)
+            for matrix in (True, False)
+        ]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [group for group in groups if group["params"]],
             lr=lr,
             betas=(0.9, 0.98),
         )

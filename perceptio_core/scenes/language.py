@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perceptio_core.scenes import questions
 from perceptio_core.scenes.claims import TOPICS, claims
@@ -99,8 +100,13 @@ def brightness_map(rendering: Rendering) -> list[str]:
     (tens, as units are the numbers of columns and rows).
     """
     side = len(rendering.image) // GRID
-    bright_N = rendering.image.reshape(GRID, side, GRID, side * 3).mean(axis=(1, 3)).reshape(-1)
-    shares_N = (bright_N - bright_N.min()) / max(float(np.ptp(bright_N)), 1e-9)
+    return level_words(rendering.image.reshape(GRID, side, GRID, side * 3).mean(axis=(1, 3)))
+
+
+def level_words(values: NDArray[np.floating]) -> list[str]:
+    """The level of each value between the least, 10, and the greatest, 10 * LEVELS; in the order of the flattened array."""
+    values_N = values.reshape(-1)
+    shares_N = (values_N - values_N.min()) / max(float(np.ptp(values_N)), 1e-9)
     return [str(10 + 10 * min(int(LEVELS * share), LEVELS - 1)) for share in shares_N.tolist()]
 
 
