@@ -45,7 +45,10 @@ class MixtureSampler:
         self._epoch = lru_cache(maxsize=4 * len(self._names))(self._make_epoch)
 
     def indices(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[int]:
-        """Sample indices of one rank at one step: every `world_size`-th of the step's `batch_size` samples.
+        """Sample indices of one rank at one step: every `world_size`-th of the step's `batch_size` samples, task by task.
+
+        So each rank gets as many samples of each task as the others, give or take one: how long a sample is, and what it
+        costs besides, depends on its task first of all, and ranks wait for the slowest.
 
         Args:
             step: from 0.
@@ -58,7 +61,12 @@ class MixtureSampler:
         """
         if step < 0 or batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"step {step}, batch_size {batch_size}, rank {rank} of {world_size} is impossible")
-        return [self._index(step * batch_size + slot) for slot in range(rank, batch_size, world_size)]
+        draws = sorted(range(step * batch_size, (step + 1) * batch_size), key=self._task)
+        return [self._index(draw) for draw in draws[rank::world_size]]
+
+    def _task(self, draw: int) -> int:
+        block, slot = divmod(draw, _BLOCK)
+        return int(self._block(block)[0][slot])
 
     def _index(self, draw: int) -> int:
         """The sample of the draw with this number, counted from the start of training."""
