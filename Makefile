@@ -16,7 +16,7 @@ environment:
 	@test -n "$(PYTHON)" || { echo "perceptio: Python 3.11 or newer is needed; none found" >&2; exit 1; }
 	@$(PYTHON) pipeline/environment.py
 
-demo: environment ## The main job: raw images to a benchmark report (about 20 minutes on 2 cores, the first time)
+demo: environment ## The main job: raw images to a benchmark report (about 25 minutes on 2 cores, the first time)
 	@perceptio repro
 
 control: environment ## The same, with the control beside it: the same base trained the same way without perception tokens
