@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from perceptio_core.data.manifest import data_root
 from perceptio_core.evaluation.benchmark import Item
-from perceptio_core.evaluation.depth_codes import CodeSource, Replacement, TeacherEncoder, code_source
+from perceptio_core.evaluation.depth_codes import CodeSource, TeacherEncoder, code_source
 from perceptio_core.evaluation.suite import evaluate
 from perceptio_core.model.inference import Perceptor
 from perceptio_core.params import load_profile
+from perceptio_core.params.evaluate import Replacement
 from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
 
 DESCRIPTION = """Evaluate one variant of the co-trained model.

@@ -88,7 +88,7 @@ def full_pass(parts, prompts, row, answer):
         ({"segment": True, "depth": False, "max_text_tokens": 0, "max_masks": 1}, 1),
         # both spans: [SEG] and <depth_start> go with the prompt
         ({"segment": True, "depth": True, "max_text_tokens": 0, "max_masks": 1}, 4),
-        # given codes are read with the prompt, however many they are
+        # nothing is left to choose: given codes are written down, and there is no text for which to read them
         ({"segment": False, "depth": True, "max_text_tokens": 0, "depth_codes_BN": torch.zeros(4, 4, dtype=torch.int64)}, 0),
         ({"segment": False, "depth": False, "max_text_tokens": 0}, 0),
     ],

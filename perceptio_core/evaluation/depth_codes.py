@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from PIL import Image
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher, stored_size
 from perceptio_core.evaluation.benchmark import Item
+from perceptio_core.params.evaluate import Replacement
 from perceptio_core.seeds import derived_seed
 
-Replacement = Literal["oracle", "random", "zeroed", "other"]
 Codes = NDArray[np.int64]
 Encode = Callable[[Sequence[Image.Image]], Codes]
 """Codes (B, N) in [0, K), row-major, of the teacher's depth maps of some pictures."""

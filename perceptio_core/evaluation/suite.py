@@ -10,7 +10,7 @@ from typing import Any
 
 from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item, Metric, Scores, accuracy
 from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.depth_codes import CodeSource, Replacement
+from perceptio_core.evaluation.depth_codes import CodeSource
 from perceptio_core.evaluation.hardblink import HardBlink
 from perceptio_core.evaluation.jsonl import write_jsonl
 from perceptio_core.evaluation.mmbench import MMBench
@@ -19,7 +19,7 @@ from perceptio_core.evaluation.panels import panel_rows
 from perceptio_core.evaluation.res import ReferringSegmentation
 from perceptio_core.evaluation.runner import Predict, ask, to_row
 from perceptio_core.evaluation.seed_bench import SeedImage
-from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams
+from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams, Replacement
 
 _log = logging.getLogger(__name__)
 

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 ALIGNMENT, POINTING, BOXES, GROWTH = 0.1, 0.5, 0.2, 1.0  # weights of the helper losses
 LARGEST = 3.0  # root mean square of a hidden state, in units of the embeddings
 TURNS, SIMPLE_TURNS = 4, 6  # about each image of a step
-MARKED = 0.3  # share of the images with markers
+MARKED_SHARE = 0.3  # share of the images with markers
 TOWER_RATE = 0.3  # learning rate of the vision tower, as a share of the others'
 BOX_SCALE = 0.05  # share of the picture by which a box may be off before the loss grows linearly
 
@@ -133,7 +133,7 @@ def pretrain_language(
     for step in run.steps_left():
         rng = np.random.default_rng((seed, 1, step))
         indices = rng.choice(len(train.images), batch, replace=False)
-        points = [random_markers(SIZE, rng) if rng.random() < MARKED else [] for _ in indices]
+        points = [random_markers(SIZE, rng) if rng.random() < MARKED_SHARE else [] for _ in indices]
         progress = step / steps
         model.model.vision_tower.requires_grad_(progress >= SIMPLE)
         turns = SIMPLE_TURNS if progress < SIMPLE else TURNS

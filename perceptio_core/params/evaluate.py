@@ -8,7 +8,8 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from perceptio_core.params.base import Section
 
 Kind = Literal["refer", "hardblink", "mmbench", "seedbench", "mme"]
-Codes = Literal["predicted", "oracle", "random", "zeroed", "other"]
+Replacement = Literal["oracle", "random", "zeroed", "other"]
+"""Depth codes in place of the model's own; `perceptio_core.evaluation.depth_codes` says what each is."""
 
 
 class BenchmarkParams(Section):
@@ -32,7 +33,7 @@ class BenchmarkParams(Section):
     """Whether masks are forced, forbidden, or (null) up to the model."""
     depth: bool | None = None
     """The same for depth codes."""
-    codes: Codes = "predicted"
+    codes: Literal["predicted"] | Replacement = "predicted"
     """Codes in the depth spans: the model's own; or, as a control, oracle (the teacher's of this picture), random, zeroed
     (code 0 everywhere) or other (the teacher's of another picture)."""
     except_variants: tuple[str, ...] = ()
