@@ -29,14 +29,14 @@ def test_an_image_token_is_the_sum_of_its_words_and_of_what_makes_it_one():
         tokens[0, patch, names.index(WORDS["row"][patch // 8])] = 1
     tokens[0, 0, names.index(" orange")] = tokens[0, 1, names.index(" C")] = 1
     distance, right = alignment(tokens.requires_grad_(), embedding, targets)
-    assert (distance.item(), right) == (0.0, 1.0)
+    assert (distance.item(), right.item()) == (0.0, 1.0)
 
     wrong = tokens.detach().clone()
     wrong[0, 1, names.index(" C")] = 0
     wrong[0, 1, names.index(" D")] = 1
     distance, right = alignment(wrong.requires_grad_(), embedding, targets)
     assert float(distance) == pytest.approx(2 / 64, rel=1e-5), "two of 64 x V numbers are off by 1; the mean square is 1 / V"
-    assert right == pytest.approx(3 / 4), "colour, column and row are right, the letter is not"
+    assert float(right) == pytest.approx(3 / 4), "colour, column and row are right, the letter is not"
     distance.backward()
     assert embedding.grad is None
 

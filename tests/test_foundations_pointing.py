@@ -55,5 +55,5 @@ def test_the_loss_reads_the_attention_of_the_model_itself(tmp_path):
     attention = states.attentions[GATHERING]
     shares = [float(attention[1, head, 6, [1, 4]].sum()) for head in HEADS]
     shares += [float(attention[0, head, 3, 2]) for head in HEADS]
-    assert share == pytest.approx(np.mean(shares), rel=1e-4)
+    assert float(share) == pytest.approx(np.mean(shares), rel=1e-4)
     assert float(loss) == pytest.approx(-np.mean([math.log(value) for value in shares]), rel=1e-4)

@@ -170,7 +170,7 @@ def test_masks_are_those_of_the_package_for_a_click_and_a_box(sam, image, kind):
     pixels = sam2_pixels([image[::-1], image], size=128)
     thing = pretraining.Thing(image=1, mask=np.zeros((50, 77), bool), click=click, box=box)
     with torch.no_grad():
-        logits = pretraining.predict(sam, encode_images(sam, pixels), [thing], kind)
+        logits = pretraining.predict(sam, encode_images(sam, pixels), pretraining.prompts([thing], kind))
     assert torch.allclose(logits, torch.from_numpy(low), atol=1e-4)
     assert np.array_equal(to_original(logits, [(50, 77)])[0], masks[0].astype(bool))
 
@@ -372,13 +372,13 @@ def test_prompts_belong_to_their_things(cache):
 def test_iou_by_hand():
     logits = torch.full((2, 4, 4), -1.0)
     logits[0, :, :2] = 1.0
-    masks = np.zeros((2, 4, 4), bool)
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
     masks[0, :2] = True
     assert pretraining.ious(logits, masks).tolist() == pytest.approx([4 / 12, 0.0])
 
 
 def test_pretraining_writes_a_model_and_resumes_where_it_stood(cache, tmp_path, monkeypatch):
-    numbers = {"seed": 0, "steps": 4, "batch": 2, "lr": 1e-3, "train": cache, "val": cache, "command": "test"}
+    numbers = {"seed": 0, "steps": 4, "batch": 2, "lr": 1e-3, "train": cache, "val": cache, "workers": 0, "command": "test"}
     monkeypatch.setattr("perceptio_core.foundations.run.CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(pretraining, "WORK", tmp_path / "straight")
     pretraining.pretrain(tmp_path / "a", **numbers)

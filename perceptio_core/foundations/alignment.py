@@ -36,29 +36,30 @@ class WordAlignment:
         self.image = tokenizer.encode("<IMG_CONTEXT>")[0]
         self.ids = {kind: torch.tensor([tokenizer.encode(word)[0] for word in words]) for kind, words in WORDS.items()}
 
-    def __call__(self, tokens_BND: Tensor, embedding_VD: Tensor, targets: DenseTargets) -> tuple[Tensor, float]:
+    def __call__(self, tokens_BND: Tensor, embedding_VD: Tensor, targets: DenseTargets) -> tuple[Tensor, Tensor]:
         """Mean squared distance, in units of the embeddings' mean square, and the share of words that are the nearest of
         their kind by cosine; N = P * P, row-major. No gradient flows to the embeddings, or they would shrink.
         """
         embedding_VD = embedding_VD.detach()
-        sums_PD = embedding_VD[self.image].repeat(tokens_BND.shape[0] * tokens_BND.shape[1], 1)
-        units_PD = F.normalize(tokens_BND.detach().flatten(0, 1), dim=-1)
+        tokens_PD = tokens_BND.flatten(0, 1)
+        units_PD = F.normalize(tokens_PD.detach(), dim=-1)
+        sums_PD = embedding_VD[self.image].expand(len(tokens_PD), -1)
         right = []
         for kind, ids in self.ids.items():
+            words_WD = embedding_VD[ids.to(embedding_VD.device)]
             truth_P = self._truth(kind, targets, side=int(tokens_BND.shape[1] ** 0.5)).reshape(-1)
             named_P = truth_P < len(ids)
-            if named_P.any():
-                sums_PD[named_P] += embedding_VD[ids[truth_P[named_P]]]
-                nearest = (units_PD[named_P] @ F.normalize(embedding_VD[ids], dim=-1).T).argmax(-1)
-                right.append((nearest == truth_P[named_P]).float().mean().item())
-        distance = F.mse_loss(tokens_BND.flatten(0, 1), sums_PD) / embedding_VD.square().mean()
-        return distance, sum(right) / max(len(right), 1)
+            sums_PD = sums_PD + F.pad(words_WD, (0, 0, 0, 1))[truth_P]  # nothing is added where no word fits
+            nearest_P = (units_PD @ F.normalize(words_WD, dim=-1).T).argmax(-1)
+            right.append((nearest_P == truth_P).sum() / named_P.sum())  # NaN where no patch has a word of this kind
+        distance = F.mse_loss(tokens_PD, sums_PD) / embedding_VD.square().mean()
+        return distance, torch.stack(right).nanmean()
 
     def _truth(self, kind: str, targets: DenseTargets, *, side: int) -> Tensor:
         """Which word of a kind fits each patch (B, P, P); their number where none does."""
         none = len(self.ids[kind])
         if kind in ("column", "row"):
-            numbers_PP = (torch.arange(side) * GRID // side).expand(side, side)
+            numbers_PP = (torch.arange(side, device=targets.patches["circle"].device) * GRID // side).expand(side, side)
             return (numbers_PP if kind == "column" else numbers_PP.T).expand(len(targets.patches["circle"]), side, side)
         if kind == "circle":
             circles_BPP = targets.patches["circle"]

@@ -4,7 +4,7 @@ import json
 import logging
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,16 @@ class SceneCache:
 
     def world(self, index: int) -> World:
         """World of scene `index`."""
-        return sample_scene(split_seed(self.split, FIRST_INDEX + index), self.size)
+        return pretraining_world(self.split, index, self.size)
 
 
-def scene_cache(split: str, count: int, size: int = 128, *, workers: int = 2) -> SceneCache:
+@lru_cache(maxsize=64)  # what a batch asks again and again
+def pretraining_world(split: str, index: int, size: int) -> World:
+    """World of pretraining scene `index` of a split."""
+    return sample_scene(split_seed(split, FIRST_INDEX + index), size)
+
+
+def scene_cache(split: str, count: int, size: int = 128) -> SceneCache:
     """The first `count` pretraining scenes of a split ("train" or "val"), rendered on first use below `.work/scenes`."""
     folder = CACHE / f"{split}-{size}-{count}"
     done = folder / "done.json"
@@ -50,7 +56,7 @@ def scene_cache(split: str, count: int, size: int = 128, *, workers: int = 2) ->
             for name, shape in shapes.items()
         }
         starts = range(0, count, CHUNK)
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor() as pool:
             for start, chunk in zip(starts, pool.map(partial(_chunk, split, count, size), starts), strict=True):
                 for name, array in arrays.items():
                     array[start : start + len(chunk[name])] = chunk[name]

@@ -59,7 +59,7 @@ def write_card(folder: Path) -> None:
         lines += ["", f"## {name}: {title}", "", text, ""]
         lines += [f"- Parameters: {_parameters(folder / name / 'model.safetensors'):,}"]
         lines += [f"- {key.capitalize()}: {_inline(metrics[key])}" for key in ("command", "seed", "data", "steps")]
-        lines += [f"- Time: {metrics['seconds'] / 60:.0f} minutes on {metrics['threads']} thread(s) of a server CPU"]
+        lines += [f"- Time: {metrics['seconds'] / 60:.0f} minutes on {metrics['hardware']}"]
         lines += ["", "| score | |", "|---|---:|", *(f"| {key} | {value} |" for key, value in metrics["scores"].items())]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     files = sorted(file for name in ABOUT for file in (folder / name).iterdir() if file.is_file())

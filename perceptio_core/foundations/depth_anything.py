@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from perceptio_core.data.markers import sample_markers
 from perceptio_core.foundations.cache import SceneCache, scene_cache
-from perceptio_core.foundations.run import PretrainingRun
+from perceptio_core.foundations.run import PretrainingRun, begin, hardware
 from perceptio_core.foundations.vision_tower import tower_config
 from perceptio_core.scenes.render import SKY_DEPTH
 
@@ -104,10 +105,10 @@ def image_processor() -> DPTImageProcessor:
     )
 
 
-def pixel_tensor(images_BHW3: np.ndarray) -> Tensor:
+def pixel_tensor(images_BHW3: Tensor) -> Tensor:
     """What `image_processor` makes of uint8 images of mini's own size."""
-    mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
-    pixels_BHW3 = torch.from_numpy(images_BHW3.astype(np.float32)).div_(255.0).sub_(mean).div_(std)
+    mean, std = (torch.tensor(values, device=images_BHW3.device) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    pixels_BHW3 = images_BHW3.float().div_(255.0).sub_(mean).div_(std)
     return pixels_BHW3.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
@@ -125,8 +126,8 @@ def depth_loss(predicted_BHW: Tensor, depth_BHW: Tensor) -> tuple[Tensor, Tensor
     return residual_BHW.abs().mean(), edges / len(GRADIENT_STRIDES)
 
 
-def training_batch(cache: SceneCache, *, batch: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W), normalised, and depths (B, H, W) in metres of one step, drawn from (seed, step) alone.
+def training_batch(cache: SceneCache, batch: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Images (B, H, W, 3) uint8 and depths (B, H, W) in metres of one step, drawn from (seed, step) alone.
 
     Half of the scenes are mirrored, and each is lit anew (gain 0.8-1.25, gamma 0.8-1.25), none of which changes depth.
     """
@@ -139,7 +140,7 @@ def training_batch(cache: SceneCache, *, batch: int, seed: int, step: int) -> tu
     gain_B, gamma_B = np.exp(rng.uniform(-0.223, 0.223, (2, batch)))
     curves_BL = np.clip(gain_B[:, None] * np.linspace(0, 1, 256) ** gamma_B[:, None], 0, 1)
     relit_BHW3 = np.rint(255 * curves_BL).astype(np.uint8)[np.arange(batch)[:, None, None, None], images_BHW3]
-    return pixel_tensor(relit_BHW3), torch.from_numpy(depth_BHW)
+    return torch.from_numpy(relit_BHW3), torch.from_numpy(depth_BHW)
 
 
 @torch.inference_mode()
@@ -151,11 +152,13 @@ def scores(model: DepthAnythingForDepthEstimation, cache: SceneCache, *, scenes:
     (markers drawn on the true depth) whose nearest point the predicted map gives right.
     """
     model.eval()
+    device = next(model.parameters()).device
     absrel, delta1, ordered, pairs = [], [], 0, 0
     right: dict[int, list[bool]] = {3: [], 4: [], 5: []}
     for index in range(min(scenes, len(cache.images))):
         truth_HW = np.maximum(cache.depth[index].astype(np.float32), LEAST_DEPTH)
-        found_HW = model(pixel_tensor(cache.images[index : index + 1])).predicted_depth[0].numpy()
+        image_1HW3 = torch.from_numpy(cache.images[index : index + 1]).to(device)
+        found_HW = model(pixel_tensor(image_1HW3)).predicted_depth[0].cpu().numpy()
         ratio_HW = np.maximum(found_HW, LEAST_DEPTH) / truth_HW
         absrel.append(np.abs(ratio_HW - 1).mean())
         delta1.append((np.maximum(ratio_HW, 1 / ratio_HW) < 1.25).mean())
@@ -192,11 +195,13 @@ def pretrain(
     train: SceneCache,
     val: SceneCache,
     work: Path,
+    workers: int,
     command: str,
 ) -> dict[str, float]:
     """Train from the encoder in `tower` (safetensors) and write `out`, a Hugging Face directory with metrics.json.
 
-    Returns the validation scores. `work` receives checkpoints; the same call goes on from the last one.
+    Returns the validation scores. `work` receives checkpoints; the same call goes on from the last one. `workers` processes
+    prepare batches.
     """
     torch.manual_seed(seed)
     # Channels-last weights make a step a sixth faster on a CPU, but safetensors keeps contiguous tensors only.
@@ -206,16 +211,16 @@ def pretrain(
     run = PretrainingRun(
         modules={"depth_anything": model}, steps=steps, lr=lr, warmup=min(100, steps), weight_decay=0.02, work=work
     )
-    for step in run.steps_left():
+    make = partial(training_batch, train, batch, seed)
+    for step, (images_BHW3, depth_BHW) in run.batches(make, workers=workers):
         model.train()
-        pixels, depth_BHW = training_batch(train, batch=batch, seed=seed, step=step)
-        predicted_BHW = model(pixels).predicted_depth
+        predicted_BHW = model(pixel_tensor(images_BHW3)).predicted_depth
         error, edges = depth_loss(predicted_BHW, depth_BHW)
         with torch.no_grad():
             absrel = F.l1_loss(predicted_BHW / depth_BHW, torch.ones_like(depth_BHW))
         run.update(
             error + GRADIENT_WEIGHT * edges,
-            {"log": error.item(), "edges": edges.item(), "absrel": absrel.item()},
+            {"log": error, "edges": edges, "absrel": absrel},
         )
         if (step + 1) % VAL_EVERY == 0 and step + 1 < steps:
             log.info("validation after %d steps: %s", step + 1, scores(model, val, scenes=VAL_SCENES))
@@ -233,7 +238,7 @@ def pretrain(
         "steps": steps,
         "scores": figures,
         "seconds": round(run.seconds),
-        "threads": torch.get_num_threads(),
+        "hardware": hardware(workers),
     }
     (out / "metrics.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return figures
@@ -251,7 +256,6 @@ def main() -> None:
         "OUT/depth_anything/ with its weights, config, image processor and metrics. Stop it at any time: the same "
         "command goes on from the last checkpoint."
     )
-    parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="gets depth_anything/ (%(default)s)")
     parser.add_argument(
         "--tower",
         type=Path,
@@ -261,13 +265,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200, help="optimiser steps (%(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images a step (%(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
-    parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
-    numbers = " ".join(f"--{name} {getattr(arguments, name):g}" for name in ("steps", "batch", "lr", "scenes", "seed"))
+    arguments, command = begin(parser, "depth_anything")
     pretrain(
         arguments.out / "depth_anything",
         tower=arguments.tower,
@@ -278,7 +276,8 @@ def main() -> None:
         train=scene_cache("train", arguments.scenes),
         val=scene_cache("val", 2 * VAL_SCENES),
         work=Path(".work/foundations/depth_anything"),
-        command=f"python -m perceptio_core.foundations.depth_anything {numbers}",
+        workers=arguments.workers,
+        command=command,
     )
 
 

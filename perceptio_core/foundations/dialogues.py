@@ -13,6 +13,7 @@ is said of depth, depth order or masks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -234,6 +235,13 @@ def prompt(question: str, *, first: bool) -> str:
     return f"<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
+@lru_cache(maxsize=8192)
+def _tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """The tokens of a text, which nobody may change."""
+    ids: list[int] = tokenizer.encode(text)
+    return ids
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn], rng: np.random.Generator) -> Encoded:
     """Tokens of a whole dialogue about one image.
 
@@ -244,7 +252,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn], rng: np.ra
         ValueError: a word of a map is not a single token.
     """
     encoded = Encoded(ids=[], heard=[], weights=[], answers=[], prompts=[], squares=[])
-    lead, newline = tokenizer.encode(LEAD), tokenizer.encode("\n")
+    lead, newline = _tokens(tokenizer, LEAD), _tokens(tokenizer, "\n")
     meaningless = tokenizer.convert_tokens_to_ids(MEANINGLESS)
 
     def noise(count: int) -> list[int]:
@@ -257,19 +265,19 @@ def encode(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn], rng: np.ra
 
     for number, turn in enumerate(turns):
         encoded.prompts.append(len(encoded.ids))
-        asked = tokenizer.encode(prompt(turn.question, first=number == 0))
+        asked = _tokens(tokenizer, prompt(turn.question, first=number == 0))
         heard = list(asked)
         places = []
         if turn.find:
-            heard[asked.index(tokenizer.encode(VERB)[0])] = noise(1)[0]
+            heard[asked.index(_tokens(tokenizer, VERB)[0])] = noise(1)[0]
         write(asked, heard, 0.0)
-        answer = tokenizer.encode(turn.answer) if turn.answer else []
+        answer = _tokens(tokenizer, turn.answer) if turn.answer else []
         share = 1.0 / min(len(answer) + turn.find + 1, LONG_ANSWER)
         if turn.find:
             places = [len(encoded.ids) - 1, len(encoded.ids)]
             write(lead, noise(1), share)
         if turn.squares:
-            words = [tokenizer.encode(f" {word}") for word in turn.squares]
+            words = [_tokens(tokenizer, f" {word}") for word in turn.squares]
             if any(len(word) > 1 for word in words):
                 raise ValueError(f"words of a map that are not single tokens: {sorted(set(turn.squares))}")
             ids = [*lead, *(word[0] for word in words), *lead]

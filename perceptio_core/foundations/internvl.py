@@ -9,7 +9,6 @@ import json
 import logging
 from pathlib import Path
 
-import torch
 from transformers import (
     GotOcr2ImageProcessor,
     InternVLForConditionalGeneration,
@@ -22,7 +21,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from perceptio_core.foundations.cache import scene_cache
 from perceptio_core.foundations.internvl_model import IMAGE_TOKENS, SIZE
 from perceptio_core.foundations.language import language_scores, pretrain_language
-from perceptio_core.foundations.run import seconds_of
+from perceptio_core.foundations.run import begin, hardware, seconds_of
 from perceptio_core.foundations.vision_tower import pretrain_tower
 
 log = logging.getLogger(__name__)
@@ -56,36 +55,42 @@ def save(model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizer
 def main() -> None:
     """Command line: all phases, resumable, then the scores."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="receives internvl/ and its metrics")
-    parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
-    parser.add_argument("--tower-steps", type=int, default=5000, help="steps of 32 images (%(default)s)")
+    parser.add_argument("--tower-steps", type=int, default=5000, help="steps of the vision tower (%(default)s)")
+    parser.add_argument("--tower-batch", type=int, default=32, help="their images (%(default)s)")
+    parser.add_argument("--tower-lr", type=float, default=1.2e-3, help="their peak learning rate (%(default)s)")
     parser.add_argument("--align-steps", type=int, default=300, help="steps of the projector alone (%(default)s)")
-    parser.add_argument("--language-steps", type=int, default=6600, help="steps of 16 images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--language-steps", type=int, default=6600, help="steps of the language phase (%(default)s)")
+    parser.add_argument("--language-batch", type=int, default=16, help="their images (%(default)s)")
+    parser.add_argument("--language-lr", type=float, default=2e-3, help="their peak learning rate (%(default)s)")
+    arguments, command = begin(parser, "internvl")
     train, val = scene_cache("train", arguments.scenes), scene_cache("val", 400)
     work = Path(".work/foundations")
     scores = pretrain_tower(
-        train=train, val=val, steps=arguments.tower_steps, batch=32, lr=1.2e-3, seed=arguments.seed, work=work / "tower"
+        train=train,
+        val=val,
+        steps=arguments.tower_steps,
+        batch=arguments.tower_batch,
+        lr=arguments.tower_lr,
+        seed=arguments.seed,
+        work=work / "tower",
+        workers=arguments.workers,
     )
     model, tokenizer = pretrain_language(
         train=train,
         tower=work / "tower",
         align_steps=arguments.align_steps,
         steps=arguments.language_steps,
-        batch=16,
-        lr=2e-3,
+        batch=arguments.language_batch,
+        lr=arguments.language_lr,
         seed=arguments.seed,
         work=work / "language",
+        workers=arguments.workers,
     )
     model.eval()
     save(model, tokenizer, arguments.out / "internvl")
     scores |= language_scores(model, tokenizer, val)
     report = {
-        "command": "python -m perceptio_core.foundations.internvl",
+        "command": command,
         "seed": arguments.seed,
         "data": {"scenes": arguments.scenes, "size": SIZE},
         "steps": {
@@ -95,7 +100,7 @@ def main() -> None:
         },
         "scores": scores,
         "seconds": round(sum(seconds_of(work / phase) for phase in ("tower", "language/alignment", "language"))),
-        "threads": torch.get_num_threads(),
+        "hardware": hardware(arguments.workers),
     }
     (arguments.out / "internvl" / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     log.info("%s", report)

@@ -11,7 +11,9 @@ masks are never asked.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +45,7 @@ from perceptio_core.foundations.pointing import (
     pointing_loss,
 )
 from perceptio_core.foundations.run import PretrainingRun
-from perceptio_core.foundations.vision_tower import dense_batch, marked_images, pixel_tensor, random_markers
+from perceptio_core.foundations.vision_tower import DenseTargets, dense_batch, marked_images, pixel_tensor, random_markers
 from perceptio_core.scenes.view import look
 from perceptio_core.training.precision import detect_precision
 
@@ -56,10 +58,58 @@ TOWER_RATE = 0.3  # learning rate of the vision tower, as a share of the others'
 BOX_SCALE = 0.05  # share of the picture by which a box may be off before the loss grows linearly
 
 
-def padded(rows: list[list[int]] | list[list[float]], filler: float) -> Tensor:
-    """Right-padded matrix."""
-    longest = max(map(len, rows))
-    return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
+class Dialogues(NamedTuple):
+    """B encoded dialogues of at most T tokens, right-padded, about one image each.
+
+    Attributes:
+        images_BHW3: uint8, markers drawn in.
+        ids_BT, heard_BT: int64; what is said, and what the model is given in its place.
+        row_S, token_S, weight_S: the S tokens that are predicted, and their weights in the loss.
+    """
+
+    images_BHW3: Tensor
+    ids_BT: Tensor
+    heard_BT: Tensor
+    row_S: Tensor
+    token_S: Tensor
+    weight_S: Tensor
+
+
+class LanguageBatch(NamedTuple):
+    """What one step learns from.
+
+    Attributes:
+        dialogues: what is said.
+        targets: of the dense tasks, for the helper that ties image tokens to words.
+        wanted: what heads of a layer (by number, and the first of the heads) should attend to.
+        box_row_M, box_token_M, box_M4: places of the leads of finds, and the boxes of what is to be found.
+    """
+
+    dialogues: Dialogues
+    targets: DenseTargets
+    wanted: dict[tuple[int, range], Attention]
+    box_row_M: Tensor
+    box_token_M: Tensor
+    box_M4: Tensor
+
+
+def padded_dialogues(images_BHW3: Tensor, rows: Sequence[Encoded], *, pad: int) -> Dialogues:
+    """Encoded dialogues as tensors. There is no attention mask: what pads stands after all that attends."""
+    longest = max(len(row.ids) for row in rows)
+    ids, heard = (
+        torch.tensor([said + [pad] * (longest - len(said)) for said in texts])
+        for texts in ([row.ids for row in rows], [row.heard for row in rows])
+    )
+    weights_BT = torch.tensor([row.weights + [0.0] * (longest - len(row.ids)) for row in rows])
+    row_S, token_S = torch.nonzero(weights_BT, as_tuple=True)
+    return Dialogues(
+        images_BHW3=images_BHW3,
+        ids_BT=ids,
+        heard_BT=heard,
+        row_S=row_S,
+        token_S=token_S,
+        weight_S=weights_BT[row_S, token_S],
+    )
 
 
 def align_projector(
@@ -70,18 +120,23 @@ def align_projector(
     steps: int,
     seed: int,
     work: Path,
-    seen: dict[int, np.ndarray],
+    workers: int,
 ) -> None:
     """Teach the projector alone, in place, to put image tokens near the (still random) embeddings of their words."""
-    projector, words = model.model.multi_modal_projector, model.get_input_embeddings().weight.detach()
+    projector = model.model.multi_modal_projector
     run = PretrainingRun(modules={"projector": projector}, steps=steps, lr=3e-3, warmup=20, weight_decay=0.01, work=work)
-    for step in run.steps_left():
+    vision_tower = model.model.vision_tower.to(run.device)
+    words = model.get_input_embeddings().weight.detach().to(run.device)
+
+    def make(step: int) -> tuple[Tensor, DenseTargets]:
         rng = np.random.default_rng((seed, 2, step))
         indices = rng.choice(len(train.images), 32, replace=False)
         points = [random_markers(SIZE, rng) if rng.random() < 0.7 else [] for _ in indices]
-        images, targets = dense_batch(train, indices, points, patch=PATCH, attribute_rows=seen)
+        return dense_batch(train, indices, points, patch=PATCH)
+
+    for _, (images, targets) in run.batches(make, workers=workers):
         with torch.no_grad():
-            features = model.model.vision_tower(pixel_values=pixel_tensor(images)).last_hidden_state[:, 1:]
+            features = vision_tower(pixel_values=pixel_tensor(images)).last_hidden_state[:, 1:]
         loss, right = alignment(projector(features), words, targets)
         run.update(loss, {"words_right": right})
     run.finish()
@@ -108,8 +163,9 @@ def pretrain_language(
     lr: float,
     seed: int,
     work: Path,
+    workers: int,
 ) -> tuple[InternVLForConditionalGeneration, PreTrainedTokenizerFast]:
-    """Second phase, from the vision tower in the folder `tower`."""
+    """Second phase, from the vision tower in the folder `tower`; `workers` processes prepare batches."""
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(train, seed)
     model = InternVLForConditionalGeneration(model_config(tokenizer))
@@ -117,8 +173,7 @@ def pretrain_language(
     model.model.vision_tower.load_state_dict(load_file(tower / "tower.safetensors"))
     boxes = nn.Linear(model.config.text_config.hidden_size, 4)
     alignment = WordAlignment(tokenizer)
-    seen: dict[int, np.ndarray] = {}
-    align_projector(model, alignment, train=train, steps=align_steps, seed=seed, work=work / "alignment", seen=seen)
+    align_projector(model, alignment, train=train, steps=align_steps, seed=seed, work=work / "alignment", workers=workers)
     run = PretrainingRun(
         modules={"model": model, "boxes": boxes},
         steps=steps,
@@ -129,85 +184,92 @@ def pretrain_language(
         slow=model.model.vision_tower,
         slow_rate=TOWER_RATE,
     )
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=detect_precision() == "bf16")
-    for step in run.steps_left():
+
+    def make(step: int) -> LanguageBatch:
         rng = np.random.default_rng((seed, 1, step))
-        indices = rng.choice(len(train.images), batch, replace=False)
-        points = [random_markers(SIZE, rng) if rng.random() < MARKED_SHARE else [] for _ in indices]
-        progress = step / steps
-        model.model.vision_tower.requires_grad_(progress >= SIMPLE)
-        turns = SIMPLE_TURNS if progress < SIMPLE else TURNS
-        dialogues = [
-            dialogue(train, int(i), p, rng, turns=turns, progress=progress) for i, p in zip(indices, points, strict=True)
-        ]
-        rows = [encode(tokenizer, turns_of_one, rng) for turns_of_one in dialogues]
-        images, targets = dense_batch(train, indices, points, patch=PATCH, attribute_rows=seen)
-        with autocast:
-            written = forward(model, tokenizer, pixel_tensor(images), rows)
-        loss = (F.cross_entropy(written.logits_SV, written.truth_S, reduction="none") * written.weight_S).sum()
-        loss = loss / written.weight_S.sum()
-        aligned, words_right = alignment(written.projected_BND, model.get_input_embeddings().weight, targets)
-        figures = {
-            "lm": loss.item(),
-            "rms": float(written.hidden[-2].detach().square().mean().sqrt()),
-            "tokens": written.right(),
+        return language_batch(tokenizer, train, rng, batch=batch, progress=step / steps)
+
+    # On GPUs so small a model waits for its kernels to be launched, and casts are more of them.
+    bf16 = run.device.type == "cpu" and detect_precision() == "bf16"
+    for step, learned in run.batches(make, workers=workers):
+        model.model.vision_tower.requires_grad_(step / steps >= SIMPLE)
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
+            written = forward(model, learned.dialogues)
+        weight_S = learned.dialogues.weight_S
+        loss = (F.cross_entropy(written.logits_SV, written.truth_S, reduction="none") * weight_S).sum() / weight_S.sum()
+        aligned, words_right = alignment(written.projected_BND, model.get_input_embeddings().weight, learned.targets)
+        figures: dict[str, Tensor | float] = {
+            "lm": loss,
+            "rms": written.hidden[-2].detach().square().mean().sqrt(),
+            "tokens": written.right(weight_S),
             "words": words_right,
         }
         total = loss + ALIGNMENT * aligned + GROWTH * growth(written.hidden)
-        first_image = rows[0].ids.index(model.config.image_token_id)
-        wanted = wanted_attention(tokenizer, train, indices, points, dialogues, rows, first_image=first_image)
-        for (layer, heads), attention in wanted.items():
+        for (layer, heads), attention in learned.wanted.items():
             if len(attention.row_M):
                 pointed, share = pointing_loss(model, written.hidden[layer], attention, layer=layer, heads=heads)
                 total = total + POINTING * pointed
                 figures[f"attention_{layer}_{heads.start}"] = share
-        where, truth_M4 = boxes_of(dialogues, rows)
-        if len(truth_M4):
-            off_M4 = boxes(written.last_BTD[where]) - truth_M4
+        if len(learned.box_M4):
+            off_M4 = boxes(written.last_BTD[learned.box_row_M, learned.box_token_M]) - learned.box_M4
             total = total + BOXES * F.smooth_l1_loss(off_M4, torch.zeros_like(off_M4), beta=BOX_SCALE) / BOX_SCALE
-            figures["box_off"] = float(off_M4[:, :2].detach().abs().mean())
+            figures["box_off"] = off_M4[:, :2].detach().abs().mean()
         run.update(total, figures)
     run.finish()
     return model, tokenizer
 
 
+def language_batch(
+    tokenizer: PreTrainedTokenizerFast, train: SceneCache, rng: np.random.Generator, *, batch: int, progress: float
+) -> LanguageBatch:
+    """Random scenes, and dialogues about them as they are drawn at a share `progress` of the steps."""
+    indices = rng.choice(len(train.images), batch, replace=False)
+    points = [random_markers(SIZE, rng) if rng.random() < MARKED_SHARE else [] for _ in indices]
+    turns = SIMPLE_TURNS if progress < SIMPLE else TURNS
+    dialogues = [dialogue(train, int(i), p, rng, turns=turns, progress=progress) for i, p in zip(indices, points, strict=True)]
+    rows = [encode(tokenizer, turns_of_one, rng) for turns_of_one in dialogues]
+    images, targets = dense_batch(train, indices, points, patch=PATCH)
+    first_image = rows[0].ids.index(tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
+    (box_row_M, box_token_M), box_M4 = boxes_of(dialogues, rows)
+    return LanguageBatch(
+        dialogues=padded_dialogues(images, rows, pad=tokenizer.pad_token_id),
+        targets=targets,
+        wanted=wanted_attention(tokenizer, train, indices, points, dialogues, rows, first_image=first_image),
+        box_row_M=box_row_M,
+        box_token_M=box_token_M,
+        box_M4=box_M4,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """Logits at the S supervised places, the tokens there and their weights; the projected image tokens; the input of each
-    layer; the last layer's output, normalised.
+    """Logits of the S predicted tokens, and what they are; the projected image tokens; the input of each layer; the last
+    layer's output, normalised.
     """
 
     logits_SV: Tensor
     truth_S: Tensor
-    weight_S: Tensor
     projected_BND: Tensor
     hidden: tuple[Tensor, ...]
     last_BTD: Tensor
 
-    def right(self) -> float:
-        """Weighted share of the tokens that are predicted."""
+    def right(self, weight_S: Tensor) -> Tensor:
+        """Weighted share of the tokens that are predicted rightly."""
         hits_S = self.logits_SV.detach().argmax(-1) == self.truth_S
-        return float((hits_S * self.weight_S).sum() / self.weight_S.sum())
+        return (hits_S * weight_S).sum() / weight_S.sum()
 
 
-def forward(
-    model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pixels: Tensor, rows: Sequence[Encoded]
-) -> Written:
-    """Run the model over encoded dialogues about the images in `pixels`, one each."""
-    ids = padded([row.ids for row in rows], tokenizer.pad_token_id)
-    heard = padded([row.heard for row in rows], tokenizer.pad_token_id)
-    weights = padded([row.weights for row in rows], 0.0)
-    features = model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
-    embeddings = model.get_input_embeddings()(heard)
+def forward(model: InternVLForConditionalGeneration, dialogues: Dialogues) -> Written:
+    """Run the model over encoded dialogues."""
+    features = model.model.vision_tower(pixel_values=pixel_tensor(dialogues.images_BHW3)).last_hidden_state[:, 1:]
+    embeddings = model.get_input_embeddings()(dialogues.heard_BT)
     projected = model.model.multi_modal_projector(features)
-    embeddings = embeddings.masked_scatter((ids == model.config.image_token_id)[..., None], projected.to(embeddings.dtype))
-    mask = (torch.arange(ids.shape[1]) < torch.tensor([len(row.ids) for row in rows])[:, None]).long()
-    states = model.model.language_model(inputs_embeds=embeddings, attention_mask=mask, output_hidden_states=True)
-    where = weights[:, 1:] > 0
+    shows_BT = dialogues.ids_BT == model.config.image_token_id
+    embeddings = embeddings.masked_scatter(shows_BT[..., None], projected.to(embeddings.dtype))
+    states = model.model.language_model(inputs_embeds=embeddings, output_hidden_states=True)
     return Written(
-        logits_SV=model.lm_head(states.last_hidden_state[:, :-1][where]).float(),
-        truth_S=ids[:, 1:][where],
-        weight_S=weights[:, 1:][where],
+        logits_SV=model.lm_head(states.last_hidden_state[dialogues.row_S, dialogues.token_S - 1]).float(),
+        truth_S=dialogues.ids_BT[dialogues.row_S, dialogues.token_S],
         projected_BND=projected.float(),
         hidden=states.hidden_states,
         last_BTD=states.last_hidden_state,
@@ -263,9 +325,7 @@ def wanted_attention(
         view = look(cache.world(index), rendering)
         entries[reading] += [(number, place, [first_image + square]) for square, place in enumerate(row.squares)]
         for order, (turn, places, start) in enumerate(zip(turns, row.answers, row.prompts, strict=True)):
-            text = prompt(turn.question, first=order == 0)
-            spans = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-            begin = text.rindex(turn.question)
+            spans, begin = _spans(tokenizer, turn.question, first=order == 0)
             found = pointers(turn.question, view=view, instances_HW=rendering.instances, markers=points)
             if found:
                 asked = [(begin + first, begin + last) for pointer in found for first, last in pointer.words]
@@ -279,6 +339,13 @@ def wanted_attention(
                 entries[choosing] += [(number, place, chosen) for place in places]
     longest = max(len(row.ids) for row in rows)
     return {where: _attention(places, longest) for where, places in entries.items()}
+
+
+@lru_cache(maxsize=4096)
+def _spans(tokenizer: PreTrainedTokenizerFast, question: str, *, first: bool) -> tuple[list[tuple[int, int]], int]:
+    """Where each token of a prompt begins and ends in its text, and where the question begins there."""
+    text = prompt(question, first=first)
+    return tokenizer(text, return_offsets_mapping=True)["offset_mapping"], text.rindex(question)
 
 
 def _attention(entries: list[tuple[int, int, list[int]]], length: int) -> Attention:
@@ -304,7 +371,8 @@ def language_scores(
             points = [random_markers(SIZE, rng) if marked else [] for _ in indices]
             dialogues = [dialogue(val, int(i), p, rng, turns=TURNS, progress=1.0) for i, p in zip(indices, points, strict=True)]
             rows = [encode(tokenizer, turns, rng) for turns in dialogues]
-            written = forward(model, tokenizer, pixel_tensor(marked_images(val, indices, points)), rows)
+            images = torch.from_numpy(marked_images(val, indices, points))
+            written = forward(model, padded_dialogues(images, rows, pad=tokenizer.pad_token_id))
             right = iter((written.logits_SV.argmax(-1) == written.truth_S).tolist())
             for turns in dialogues:
                 for turn in turns:

@@ -15,6 +15,7 @@ it speaks of places in the picture only. Nothing of it is kept but the trained w
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -74,8 +75,7 @@ def pointers(question: str, *, view: View, instances_HW: np.ndarray, markers: li
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attention:
+class Attention(NamedTuple):
     """M tokens and what each should attend to: `row_M` which sample, `token_M` where in it, `wanted_MT` bool."""
 
     row_M: Tensor
@@ -85,7 +85,7 @@ class Attention:
 
 def pointing_loss(
     model: InternVLForConditionalGeneration, hidden_BTD: Tensor, wanted: Attention, *, layer: int, heads: range = HEADS
-) -> tuple[Tensor, float]:
+) -> tuple[Tensor, Tensor]:
     """Mean of -ln(attention on what is wanted) over tokens and taught heads, and that attention itself.
 
     Args:
@@ -101,12 +101,12 @@ def pointing_loss(
     normed_BTD = block.input_layernorm(hidden_BTD)
     shape = (*normed_BTD.shape[:2], -1, attention.head_dim)
     queries, keys = (projection(normed_BTD).view(shape).transpose(1, 2) for projection in (attention.q_proj, attention.k_proj))
-    cos, sin = text.rotary_emb(normed_BTD, torch.arange(shape[1])[None])
+    cos, sin = text.rotary_emb(normed_BTD, torch.arange(shape[1], device=normed_BTD.device)[None])
     queries, keys = apply_rotary_pos_emb(queries, keys, cos, sin)
     taught = slice(heads.start, heads.stop)
     scores_BHTT = queries[:, taught].float() @ keys[:, taught].float().transpose(-1, -2) * attention.scaling
     scores_MHT = scores_BHTT[wanted.row_M, :, wanted.token_M]
-    later_MT = torch.arange(shape[1])[None] > wanted.token_M[:, None]
+    later_MT = torch.arange(shape[1], device=normed_BTD.device)[None] > wanted.token_M[:, None]
     log_attention_MHT = scores_MHT.masked_fill(later_MT[:, None], -torch.inf).log_softmax(-1)
     right_MH = log_attention_MHT.masked_fill(~wanted.wanted_MT[:, None], -torch.inf).logsumexp(-1)
-    return -right_MH.mean(), float(right_MH.detach().exp().mean())
+    return -right_MH.mean(), right_MH.detach().exp().mean()

@@ -5,22 +5,27 @@ pretraining range of seeds, which the pipeline's worlds never touch. Everything 
 is trained; the memory modules, the multi-mask tokens and the score heads keep their first values.
 """
 
+# ruff: noqa: N815 (shape suffixes of fields are upper case)
+
 import argparse
 import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
 from perceptio_core.foundations.cache import SceneCache, scene_cache
-from perceptio_core.foundations.run import PretrainingRun
+from perceptio_core.foundations.run import PretrainingRun, begin, hardware
 from perceptio_core.segmentation.bridge import sam2_pixels
 from perceptio_core.segmentation.losses import mask_losses
 from perceptio_core.segmentation.sam2 import ImageFeatures, build_sam2, decode_masks, encode_images, mini_config, save_sam2
@@ -58,45 +63,106 @@ def draw_things(instances_BHW: np.ndarray, rng: np.random.Generator, *, at_most:
     return things
 
 
-def predict(sam: SAM2Base, features: ImageFeatures, things: Sequence[Thing], kind: str) -> Tensor:
-    """Mask logits (M, 4h, 4w) for the "click"s or the "box"es of M things. SAM2 takes a box as its two corners."""
-    coordinates = torch.tensor([getattr(thing, kind) for thing in things], dtype=torch.float32).view(len(things), -1, 2)
-    labels = torch.tensor({"click": [1], "box": [2, 3]}[kind]).expand(len(things), -1)
-    sparse, _ = sam.sam_prompt_encoder(points=(coordinates, labels), boxes=None, masks=None)
-    images = torch.tensor([thing.image for thing in things])
-    return decode_masks(sam, features, image_index_M=images, sparse_MNC=sparse)
+class Prompts(NamedTuple):
+    """M prompts as SAM2 takes them: `image_M` int64 rows of a batch, `points_MN2` float32 pixels (x, y), `labels_MN` int64."""
+
+    image_M: Tensor
+    points_MN2: Tensor
+    labels_MN: Tensor
 
 
-def ious(logits_Mhw: Tensor, masks_MHW: np.ndarray) -> np.ndarray:
-    """Intersection over union (M,) of predicted masks, resized to the true ones."""
+def prompts(things: Sequence[Thing], kind: str) -> Prompts:
+    """The "click"s or the "box"es of things. SAM2 takes a box as its two corners."""
+    points = torch.tensor([getattr(thing, kind) for thing in things], dtype=torch.float32)
+    return Prompts(
+        image_M=torch.tensor([thing.image for thing in things]),
+        points_MN2=points.view(len(things), -1, 2),
+        labels_MN=torch.tensor({"click": [1], "box": [2, 3]}[kind]).expand(len(things), -1),
+    )
+
+
+def predict(sam: SAM2Base, features: ImageFeatures, asked: Prompts) -> Tensor:
+    """Mask logits (M, 4h, 4w) of M prompts."""
+    sparse, _ = sam.sam_prompt_encoder(points=(asked.points_MN2, asked.labels_MN), boxes=None, masks=None)
+    return decode_masks(sam, features, image_index_M=asked.image_M, sparse_MNC=sparse)
+
+
+def ious(logits_Mhw: Tensor, masks_MHW: Tensor) -> Tensor:
+    """Intersection over union (M,) of predicted masks, resized to the true ones (bool)."""
     resized = F.interpolate(logits_Mhw[:, None].detach(), size=masks_MHW.shape[1:], mode="bilinear", align_corners=False)
-    found = (resized[:, 0] > 0).numpy()
+    found = resized[:, 0] > 0
     both, either = (found & masks_MHW).sum((1, 2)), (found | masks_MHW).sum((1, 2))
-    return np.asarray(both / np.maximum(either, 1))
+    return both / either.clamp(min=1)
+
+
+def stacked_masks(things: Sequence[Thing]) -> Tensor:
+    """Masks (M, H, W) bool of things."""
+    return torch.from_numpy(np.stack([thing.mask for thing in things]))
 
 
 @torch.no_grad()
 def scores(sam: SAM2Base, cache: SceneCache, *, scenes: int, seed: int) -> dict[str, float]:
     """Mean IoU over every visible thing of the first scenes of a cache, by prompt, and how many things that were."""
-    found: dict[str, list[np.ndarray]] = {"box": [], "click": []}
+    device = next(sam.parameters()).device
+    found: dict[str, list[Tensor]] = {"box": [], "click": []}
     for start in range(0, min(scenes, len(cache.images)), 20):
         rows = slice(start, min(start + 20, scenes))
         things = draw_things(np.asarray(cache.instances[rows]), np.random.default_rng((seed, start)))
-        features = encode_images(sam, sam2_pixels(list(cache.images[rows]), size=sam.image_size))
-        masks = np.stack([thing.mask for thing in things])
+        features = encode_images(sam, sam2_pixels(list(cache.images[rows]), size=sam.image_size).to(device))
+        masks = stacked_masks(things).to(device)
         for kind, values in found.items():
-            values.append(ious(predict(sam, features, things, kind), masks))
-    figures = {f"iou_{kind}": round(float(np.concatenate(values).mean()), 4) for kind, values in found.items()}
+            values.append(ious(predict(sam, features, send_to_device(prompts(things, kind), device)), masks))
+    figures = {f"iou_{kind}": round(float(torch.cat(values).mean()), 4) for kind, values in found.items()}
     return {**figures, "things": sum(len(values) for values in found["box"])}
 
 
+class PromptedBatch(NamedTuple):
+    """What one step learns from: `pixels_B3SS` for the image encoder, clicks and boxes, the `masks_MHW` (bool) of first the
+    clicks and then the boxes, and the seed of the points at which the loss is computed.
+    """
+
+    pixels_B3SS: Tensor
+    clicks: Prompts
+    boxes: Prompts
+    masks_MHW: Tensor
+    point_seed: int
+
+
+def prompted_batch(train: SceneCache, batch: int, size: int, seed: int, step: int) -> PromptedBatch:
+    """Scenes, half of them mirrored, with things to segment in each; half of the prompts are clicks, half are boxes."""
+    rng = np.random.default_rng((seed, step))
+    rows = np.sort(rng.choice(len(train.images), batch, replace=False))
+    images, instances = train.images[rows], train.instances[rows]
+    flipped = rng.random(batch) < 0.5
+    images[flipped], instances[flipped] = images[flipped, :, ::-1], instances[flipped, :, ::-1]
+    things = draw_things(instances, rng, at_most=int(rng.integers(PER_IMAGE[0], PER_IMAGE[1] + 1)))
+    rng.shuffle(things)
+    half = len(things) // 2
+    return PromptedBatch(
+        pixels_B3SS=sam2_pixels(list(images), size=size),
+        clicks=prompts(things[:half], "click"),
+        boxes=prompts(things[half:], "box"),
+        masks_MHW=stacked_masks(things),
+        point_seed=int(rng.integers(2**62)),
+    )
+
+
 def pretrain(
-    out_dir: Path, *, seed: int, steps: int, batch: int, lr: float, train: SceneCache, val: SceneCache, command: str
+    out_dir: Path,
+    *,
+    seed: int,
+    steps: int,
+    batch: int,
+    lr: float,
+    train: SceneCache,
+    val: SceneCache,
+    workers: int,
+    command: str,
 ) -> dict[str, float]:
     """Pretrain mini's SAM2; writes `out_dir/sam2/` {config.json, model.safetensors, metrics.json}.
 
     Killed, it resumes from its last checkpoint when called again with the same numbers. Step i draws its scenes, prompts
-    and loss points from (seed, i) alone.
+    and loss points from (seed, i) alone; `workers` processes prepare batches.
 
     Returns:
         The scores on the validation scenes.
@@ -105,23 +171,14 @@ def pretrain(
     sam = build_sam2(mini_config()).train()
     work = WORK / f"sam2-{seed}-{steps}-{batch}-{lr:g}-{len(train.images)}"
     run = PretrainingRun(modules={"sam2": sam}, steps=steps, lr=lr, warmup=min(200, steps), weight_decay=0.05, work=work)
-    for step in run.steps_left():
-        rng = np.random.default_rng((seed, step))
-        rows = np.sort(rng.choice(len(train.images), batch, replace=False))
-        images, instances = train.images[rows], train.instances[rows]
-        flipped = rng.random(batch) < 0.5
-        images[flipped], instances[flipped] = images[flipped, :, ::-1], instances[flipped, :, ::-1]
-        things = draw_things(instances, rng, at_most=int(rng.integers(PER_IMAGE[0], PER_IMAGE[1] + 1)))
-        rng.shuffle(things)
-        half = len(things) // 2
-        features = encode_images(sam, sam2_pixels(list(images), size=sam.image_size))
-        logits = torch.cat([predict(sam, features, things[:half], "click"), predict(sam, features, things[half:], "box")])
-        points = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        masks = np.stack([thing.mask for thing in things])
-        losses = mask_losses(logits, list(torch.from_numpy(masks)), num_points=POINTS, generator=points)
-        overlap = ious(logits, masks)
-        figures = {"iou_click": float(overlap[:half].mean()), "iou_box": float(overlap[half:].mean())}
-        run.update(losses.ce + losses.dice, figures)
+    make = partial(prompted_batch, train, batch, sam.image_size, seed)
+    for step, asked in run.batches(make, workers=workers):
+        features = encode_images(sam, asked.pixels_B3SS)
+        logits = torch.cat([predict(sam, features, asked.clicks), predict(sam, features, asked.boxes)])
+        points = torch.Generator(run.device).manual_seed(asked.point_seed)
+        losses = mask_losses(logits, list(asked.masks_MHW), num_points=POINTS, generator=points)
+        overlap, half = ious(logits, asked.masks_MHW), len(asked.clicks.image_M)
+        run.update(losses.ce + losses.dice, {"iou_click": overlap[:half].mean(), "iou_box": overlap[half:].mean()})
         if (step + 1) % VAL_EVERY == 0 and step + 1 < steps:
             log.info("validation after %d steps: %s", step + 1, scores(sam, val, scenes=VAL_SCENES, seed=seed))
     run.finish()
@@ -136,7 +193,7 @@ def pretrain(
         "steps": steps,
         "scores": figures,
         "seconds": round(run.seconds),
-        "threads": torch.get_num_threads(),
+        "hardware": hardware(workers),
     }
     (out_dir / "sam2" / "metrics.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return figures
@@ -167,17 +224,10 @@ def main() -> None:
         description="Pretrain mini's SAM2 on rendered scenes (cached below .work/scenes) and write OUT/sam2/ with its weights, "
         "config and metrics. Stop it at any time: the same command goes on from the last checkpoint."
     )
-    parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="where sam2/ goes (%(default)s)")
     parser.add_argument("--steps", type=int, default=1800, help="optimiser steps (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="images a step (%(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (%(default)s)")
-    parser.add_argument("--scenes", type=int, default=24000, help="training scenes (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
-    numbers = " ".join(f"--{name} {getattr(arguments, name):g}" for name in ("steps", "batch", "lr", "scenes", "seed"))
+    arguments, command = begin(parser, "sam2")
     begun = time.perf_counter()
     pretrain(
         arguments.out,
@@ -187,7 +237,8 @@ def main() -> None:
         lr=arguments.lr,
         train=scene_cache("train", arguments.scenes),
         val=scene_cache("val", 2 * VAL_SCENES),
-        command=f"python -m perceptio_core.foundations.sam2 {numbers}",
+        workers=arguments.workers,
+        command=command,
     )
     log.info("done in %.0f s", time.perf_counter() - begun)
 

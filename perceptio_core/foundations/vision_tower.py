@@ -7,8 +7,9 @@ co-training adds those.
 """
 
 import logging
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from transformers import InternVLVisionConfig, InternVLVisionModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from perceptio_core.data.markers import LETTERS, Marker, draw_markers, marker_style
-from perceptio_core.foundations.cache import SceneCache
+from perceptio_core.foundations.cache import SceneCache, pretraining_world
 from perceptio_core.foundations.run import PretrainingRun
 from perceptio_core.scenes.world import COLORS, MATERIALS, SHAPES, World
 
@@ -34,8 +35,7 @@ PATCH_CLASSES = {"circle": len(LETTERS) + 1, "letter": len(LETTERS) + 1, "column
 EMPTY = 0.1  # weight of the many patches and cells that show no marker and no object
 
 
-@dataclass(frozen=True, kw_only=True)
-class DenseTargets:
+class DenseTargets(NamedTuple):
     """Class indices, IGNORE where a task does not apply: `cells` task -> (B, G, G) with G = size / CELL, `patches`
     task -> (B, P, P) with P patches a side.
     """
@@ -59,6 +59,11 @@ def attributes(world: World) -> np.ndarray:
                 )
             )
     return np.array(rows, dtype=np.int64)
+
+
+@lru_cache(maxsize=200_000)  # small arrays, each wanted again in every epoch
+def _attributes_of(split: str, index: int, size: int) -> np.ndarray:
+    return attributes(pretraining_world(split, index, size))
 
 
 def random_markers(size: int, rng: np.random.Generator) -> list[Marker]:
@@ -92,9 +97,8 @@ def dense_batch(
     markers: list[list[Marker]],
     *,
     patch: int,
-    attribute_rows: dict[int, np.ndarray],
-) -> tuple[np.ndarray, DenseTargets]:
-    """Marked images (B, H, W, 3) uint8 and their targets. `attribute_rows` remembers the rows of worlds seen before."""
+) -> tuple[Tensor, DenseTargets]:
+    """Marked images (B, H, W, 3) uint8 and their targets."""
     style = marker_style(cache.size)
     grid = cache.size // patch
     cells: dict[str, list[np.ndarray]] = {task: [] for task in CLASSES}
@@ -102,11 +106,9 @@ def dense_batch(
     patches["column"][:] = np.arange(grid) * PLACES // grid
     patches["row"][:] = (np.arange(grid) * PLACES // grid)[:, None]
     for number, (index, points) in enumerate(zip(indices.tolist(), markers, strict=True)):
-        if index not in attribute_rows:
-            attribute_rows[index] = attributes(cache.world(index))
         instances = cache.instances[index]
         middle = instances[CELL // 2 :: CELL, CELL // 2 :: CELL]
-        for task, column in zip(("what", "color", "material"), attribute_rows[index].T, strict=True):
+        for task, column in zip(("what", "color", "material"), _attributes_of(cache.split, index, cache.size).T, strict=True):
             cells[task].append(column[middle])
         blocks = instances.reshape(len(instances) // CELL, CELL, -1, CELL)
         cells["border"].append((blocks.max(axis=(1, 3)) != blocks.min(axis=(1, 3))).astype(np.int64))
@@ -115,7 +117,7 @@ def dense_batch(
             patches["circle"][number, marker.y // patch, marker.x // patch] = number_of_letter
             box = marker.y - style.radius - style.gap - style.box_height // 2
             patches["letter"][number, max(box, 0) // patch, marker.x // patch] = number_of_letter
-    return marked_images(cache, indices, markers), DenseTargets(
+    return torch.from_numpy(marked_images(cache, indices, markers)), DenseTargets(
         cells={task: torch.from_numpy(np.stack(rows)) for task, rows in cells.items()},
         patches={task: torch.from_numpy(rows) for task, rows in patches.items()},
     )
@@ -130,6 +132,13 @@ class DenseHeads(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.cells = nn.ModuleDict({task: nn.Linear(width, n * self.per_side**2) for task, n in CLASSES.items()})
         self.patches = nn.ModuleDict({task: nn.Linear(width, n) for task, n in PATCH_CLASSES.items()})
+        for task, n in {**CLASSES, **PATCH_CLASSES}.items():
+            weight = torch.ones(n)
+            if task == "what":
+                weight[-1] = EMPTY
+            elif task in ("circle", "letter"):
+                weight[0] = EMPTY
+            self.register_buffer(f"weight_{task}", weight, persistent=False)
 
     def forward(self, features: Tensor, targets: DenseTargets) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Cross-entropy of each task, and its accuracy where there is an object, a marker or a border."""
@@ -140,19 +149,20 @@ class DenseHeads(nn.Module):
             logits = head(features).view(batch, side, side, self.per_side, self.per_side, CLASSES[task])
             logits = logits.permute(0, 1, 3, 2, 4, 5).reshape(-1, CLASSES[task])
             truth = targets.cells[task].reshape(-1)
-            weight = torch.ones(CLASSES[task])
-            if task == "what":
-                weight[-1] = EMPTY
-            losses[task] = F.cross_entropy(logits, truth, weight=weight.to(logits.device), ignore_index=IGNORE)
             known = (truth != IGNORE) & (truth < len(SHAPES)) if task == "what" else truth != IGNORE
-            accuracies[task] = (logits.argmax(-1) == truth)[known].float().mean()
+            losses[task] = F.cross_entropy(logits, truth, weight=self.get_buffer(f"weight_{task}"), ignore_index=IGNORE)
+            accuracies[task] = _share(logits.argmax(-1) == truth, among=known)
         for task, head in self.patches.items():
             logits, truth = head(features).view(-1, PATCH_CLASSES[task]), targets.patches[task].reshape(-1)
-            placed = task in ("column", "row")
-            weight = torch.tensor([1.0 if placed else EMPTY] + [1.0] * (PATCH_CLASSES[task] - 1), device=logits.device)
-            losses[task] = F.cross_entropy(logits, truth, weight=weight)
-            accuracies[task] = (logits.argmax(-1) == truth)[truth >= 0 if placed else truth > 0].float().mean()
+            known = truth >= 0 if task in ("column", "row") else truth > 0
+            losses[task] = F.cross_entropy(logits, truth, weight=self.get_buffer(f"weight_{task}"))
+            accuracies[task] = _share(logits.argmax(-1) == truth, among=known)
         return losses, accuracies
+
+
+def _share(right: Tensor, *, among: Tensor) -> Tensor:
+    """Share of True in `right` where `among` is; NaN where it is nowhere."""
+    return (right & among).sum() / among.sum()
 
 
 def tower_config() -> InternVLVisionConfig:
@@ -184,34 +194,37 @@ def initialise_tower(tower: InternVLVisionModel, *, gain: float = 4.0, amplitude
         layer.attention.q_proj.weight.mul_(0.5).add_(gain * layer.attention.k_proj.weight)
 
 
-def pixel_tensor(images: np.ndarray) -> Tensor:
+def pixel_tensor(images: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, normalised as InternVL does (ImageNet mean and deviation)."""
-    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return (scaled - torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]) / torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None]
+    scaled = images.permute(0, 3, 1, 2).float() / 255
+    mean, std = torch.tensor((IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), device=images.device)[:, :, None, None]
+    return (scaled - mean) / std
 
 
 def pretrain_tower(
-    *, train: SceneCache, val: SceneCache, steps: int, batch: int, lr: float, seed: int, work: Path
+    *, train: SceneCache, val: SceneCache, steps: int, batch: int, lr: float, seed: int, work: Path, workers: int
 ) -> dict[str, float]:
     """Train tower and heads on the dense tasks; leaves `tower.safetensors` and `heads.safetensors` in `work`.
 
-    Resumes from the last checkpoint in `work`. Step i draws its scenes and markers from (seed, i) alone. Returns the
-    validation accuracies in percent.
+    Resumes from the last checkpoint in `work`. Step i draws its scenes and markers from (seed, i) alone; `workers` processes
+    prepare batches. Returns the validation accuracies in percent.
     """
     torch.manual_seed(seed)
     tower = InternVLVisionModel(tower_config())
     initialise_tower(tower)
     heads = DenseHeads(width=tower.config.hidden_size, patch=16)
     run = PretrainingRun(modules={"tower": tower, "heads": heads}, steps=steps, lr=lr, warmup=100, weight_decay=0.05, work=work)
-    seen: dict[int, np.ndarray] = {}
-    for step in run.steps_left():
+
+    def make(step: int) -> tuple[Tensor, DenseTargets]:
         rng = np.random.default_rng((seed, step))
         indices = rng.choice(len(train.images), batch, replace=False)
         points = [random_markers(train.size, rng) if rng.random() < 0.7 else [] for _ in indices]
-        images, targets = dense_batch(train, indices, points, patch=16, attribute_rows=seen)
+        return dense_batch(train, indices, points, patch=16)
+
+    for _, (images, targets) in run.batches(make, workers=workers):
         features = tower(pixel_values=pixel_tensor(images)).last_hidden_state[:, 1:]
         losses, accuracies = heads(features, targets)
-        run.update(sum(losses.values(), torch.zeros(())), {name: float(a) for name, a in accuracies.items()})
+        run.update(torch.stack(list(losses.values())).sum(), accuracies)
     run.finish()
     return tower_scores(tower, heads, val)
 
@@ -224,7 +237,7 @@ def tower_scores(tower: InternVLVisionModel, heads: DenseHeads, val: SceneCache)
         rng = np.random.default_rng((7, start))
         indices = np.arange(start, start + 50)
         points = [random_markers(val.size, rng) for _ in indices]
-        images, targets = dense_batch(val, indices, points, patch=16, attribute_rows={})
+        images, targets = dense_batch(val, indices, points, patch=16)
         features = tower(pixel_values=pixel_tensor(images)).last_hidden_state[:, 1:]
         for name, accuracy in heads(features, targets)[1].items():
             sums.setdefault(name, []).append(float(accuracy))
