@@ -31,8 +31,12 @@ from perceptio_core.scenes.render import SKY_DEPTH
 
 log = logging.getLogger(__name__)
 SIZE, PATCH = 128, 16
-TOWER_NAMES = {
-    "projection_layer": "o_proj",
+# The tower's names, and those of published DINOv2 checkpoints, which every version of transformers translates to its own.
+PUBLISHED_NAMES = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.projection_layer": "attention.output.dense",
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
     "lambda_1": "layer_scale1.lambda1",
@@ -41,7 +45,7 @@ TOWER_NAMES = {
 LEAST_DEPTH = 0.05  # metres; keeps logarithms finite
 GRADIENT_WEIGHT = 0.5
 GRADIENT_STRIDES = (1, 2, 4)
-VAL_SCENES, VAL_EVERY = 200, 500
+VAL_SCENES, VAL_EVERY = 200, 2000
 PAIRS = 256  # random pixel pairs a scene in the validation of depth order
 MIN_LEVELS = 20.0  # of 255 grey levels of the normalised inverse depth: the least difference of a pair that is judged
 
@@ -77,21 +81,26 @@ def mini_config() -> DepthAnythingConfig:
     )
 
 
-def load_encoder(model: DepthAnythingForDepthEstimation, tower: Mapping[str, Tensor]) -> None:
-    """Put the weights of an InternVL vision tower into the DINOv2 encoder, which computes the same but for its last norm.
+def with_encoder(tower: Mapping[str, Tensor]) -> DepthAnythingForDepthEstimation:
+    """A new model whose DINOv2 encoder has the weights of an InternVL vision tower: it computes the same but for its last norm.
 
     Raises:
-        ValueError: the names or shapes are not those of a tower of `tower_config`.
+        ValueError: the names are not those of a tower of `tower_config`.
+        RuntimeError: the shapes are not.
     """
-    weights = dict(tower)
-    for old, new in TOWER_NAMES.items():
-        weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
-    try:
-        missing, unexpected = model.backbone.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"not the vision tower of mini's InternVL: {error}") from error
-    if unexpected or set(missing) != {"layernorm.weight", "layernorm.bias"}:
-        raise ValueError(f"not the vision tower of mini's InternVL: unknown {unexpected}, missing {missing}")
+    weights = {}
+    for key, tensor in tower.items():
+        for old, new in PUBLISHED_NAMES.items():
+            key = key.replace(old, new)
+        weights[f"backbone.{key}"] = tensor
+    model, info = DepthAnythingForDepthEstimation.from_pretrained(
+        None, config=mini_config(), state_dict=weights, output_loading_info=True
+    )
+    unknown = sorted(info["unexpected_keys"])
+    missing = {key for key in info["missing_keys"] if key.startswith("backbone.")}
+    if unknown or missing != {"backbone.layernorm.weight", "backbone.layernorm.bias"}:
+        raise ValueError(f"not the vision tower of mini's InternVL: unknown {unknown}, missing {sorted(missing)}")
+    return model.train()
 
 
 def image_processor() -> DPTImageProcessor:
@@ -205,8 +214,7 @@ def pretrain(
     """
     torch.manual_seed(seed)
     # Channels-last weights make a step a sixth faster on a CPU, but safetensors keeps contiguous tensors only.
-    model = DepthAnythingForDepthEstimation(mini_config()).to(memory_format=torch.channels_last)
-    load_encoder(model, load_file(tower))
+    model = with_encoder(load_file(tower)).to(memory_format=torch.channels_last)
     model.register_state_dict_post_hook(_contiguous)
     run = PretrainingRun(
         modules={"depth_anything": model}, steps=steps, lr=lr, warmup=min(100, steps), weight_decay=0.02, work=work

@@ -1,0 +1,26 @@
+"""Mini's depth teacher starts from the vision tower of mini's InternVL."""
+
+import pytest
+import torch
+from transformers import InternVLVisionModel
+
+from perceptio_core.foundations.depth_anything import with_encoder
+from perceptio_core.foundations.vision_tower import tower_config
+
+
+def test_the_encoder_computes_what_the_tower_does():
+    torch.manual_seed(0)
+    tower = InternVLVisionModel(tower_config()).eval()
+    model = with_encoder(tower.state_dict()).eval()
+    pixels = torch.randn(2, 3, 128, 128)
+    with torch.no_grad():
+        expected = tower(pixel_values=pixels).last_hidden_state
+        found = model.backbone(pixels, output_hidden_states=True).hidden_states[-1]
+    assert torch.equal(found, expected)
+
+
+def test_what_is_no_such_tower_is_refused():
+    weights = InternVLVisionModel(tower_config()).state_dict()
+    weights["encoder.layer.9.lambda_1"] = weights.pop("encoder.layer.0.lambda_1")
+    with pytest.raises(ValueError, match=r"unknown \['backbone.encoder.layer.9.*missing .*layer.0.layer_scale1"):
+        with_encoder(weights)
