@@ -156,9 +156,10 @@ class Bench:
             seed=self.params.seed,
         )
         lora = self.params.lora
-        named = add_adapters(
-            model, rank=lora.r, alpha=lora.alpha, dropout=lora.dropout, train_vision_tower=self.params.train_vision_tower
-        )
+        with torch.device(device):
+            named = add_adapters(
+                model, rank=lora.r, alpha=lora.alpha, dropout=lora.dropout, train_vision_tower=self.params.train_vision_tower
+            )
         self.model: PerceptioForConditionalGeneration = model.to(device).train()
         self.processor: PerceptioProcessor = processor
         rates = self.params.learning_rates.model_dump()
