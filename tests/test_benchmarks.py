@@ -15,6 +15,7 @@ from transformers import InternVLConfig, InternVLProcessor
 from benchmarks.attention import Shape, compare
 from benchmarks.flops import step_flops
 from benchmarks.full_size import Record, Subject, measure_attention, measure_subject
+from benchmarks.results import put_section, section
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.params import PROFILES, load_profile
 from perceptio_core.segmentation.sam2 import mini_config
@@ -112,3 +113,46 @@ def test_operations_are_those_that_torch_counts(tmp_path: Path) -> None:
     kernel = model.vlm.model.vision_tower.embeddings.patch_embeddings.projection.weight.numel()
     whole = sum(expected.values()) + expected["attention"] + expected["output head"] / 2 - 2 * len(batch.pixels_PCHW) * kernel
     assert counted == pytest.approx(whole, rel=1e-3)
+
+
+def measured() -> dict[str, object]:
+    """What `benchmarks.full_size` might have written of one size, with invented numbers."""
+    memory = {"peak_gib": 8.0, "estimated_gib": 7.2, "estimated_over_measured": 0.9}
+    shape = {"tokens": 7400, "tiles": 26, "masks": 10, "code_tokens": 202}
+    training = {"seconds_per_step": 0.5, "samples_per_step": 8, "micro_batches": 4, "tokens_per_second": 59200.0, "mfu": 0.31}
+    return {
+        "device": "a GPU",
+        "torch": "2.11",
+        "transformers": "5.17",
+        "measurements": {
+            "attention, 1B, two samples": {
+                "padded": {"error": 0.002, "milliseconds": 4.0},
+                "xformers": {"failed": "no kernel"},
+            },
+            "perceptio-1b, training": training | memory | {"shape": shape},
+            "perceptio-8b, training": {"failed": "Traceback\n  line\nOutOfMemoryError: too much\n"},
+        },
+    }
+
+
+def test_the_page_shows_what_was_measured_and_names_what_was_not() -> None:
+    text = section(measured())
+    assert "2 samples with 7400 tokens, 26 tiles, 10 masks and 200 depth codes" in text
+    assert "| perceptio-1b | 0.50 | 8 | 59,200 | – | 31.0% | 8.0 | 7.2 | 0.90 |" in text
+    assert "| perceptio-8b | – | – | – | – | – | – | – | – |" in text
+    assert "| 1B, two samples | padded | 2.0e-03 | – | 4.00 | – |" in text
+    assert "- attention, 1B, two samples, xformers: failed, no kernel" in text
+    assert "- perceptio-8b, training: failed, OutOfMemoryError: too much" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("# Results\n", "# Results\n\n## Full size\nnew\n"),
+        ("# Results\n\n## Full size\nold\n", "# Results\n\n## Full size\nnew\n"),
+        ("# Results\n\n## Full size\nold\n\n## Next\ntext\n", "# Results\n\n## Full size\nnew\n\n## Next\ntext\n"),
+        ("", "## Full size\nnew\n"),
+    ],
+)
+def test_only_its_own_section_changes(page: str, expected: str) -> None:
+    assert put_section(page, "## Full size\nnew\n", title="Full size") == expected

@@ -118,8 +118,9 @@ def attend_at_once(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, *,
         for tensor, repeats in ((query, 1), (key, groups), (value, groups))
     )
     # A window without end to the left and of nothing to the right is the causal mask, sample by sample.
-    attended: Tensor = varlen_attn(q_THC, k_THC, v_THC, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
-    return attended[None]
+    attended: Any = varlen_attn(q_THC, k_THC, v_THC, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
+    row: Tensor = attended[None]
+    return row
 
 
 def attend_one_by_one(
