@@ -223,7 +223,7 @@ class Bench:
             parameter.data = parameter.data.to(self.model.vlm.dtype if not self.bf16 else torch.bfloat16)
 
     def generation(self, *, questions: int) -> dict[str, Any]:
-        """Answers with at least one mask, a depth map and up to 8 tokens of text, after `finish`; a mask alone is the warm-up."""
+        """Answers with a mask or more, a depth map and up to 8 tokens of text, after `finish`; masks alone are the warm-up."""
         images = [Image.fromarray(_noise(number)) for number in range(questions)]
         prompts = self.processor(images, ["Please segment the cup, and tell me what is on the table."] * questions)
         self._forget_peak()
