@@ -9,22 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from full_size import (
-    INTERNVL2_5_4B,
-    INTERNVL3_1B,
-    INTERNVL3_5_4B,
-    INTERNVL3_8B,
-    SAM2_1_LARGE,
-    Architecture,
-    Group,
-    assemble_on_meta,
-)
+from benchmarks.architectures import BASES, INTERNVL2_5_4B, INTERNVL3_1B, Architecture
+from full_size import SAM2_1_LARGE, Group, assemble_on_meta
 from perceptio_core.params import PROFILES, Profile, load_profile
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from perceptio_core.training.memory_estimate import Computation, StepShape, estimate_memory
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BASES = {"perceptio-1b": INTERNVL3_1B, "perceptio-4b": INTERNVL3_5_4B, "perceptio-8b": INTERNVL3_8B}
 K, RANK = 128, 128
 """Codes (AURORA) and rank of LoRA (Sa2VA) of all three profiles."""
 
@@ -89,9 +80,9 @@ def codebook() -> int:
 @pytest.mark.parametrize(
     ("name", "a"), [*BASES.items(), ("perceptio-4b", INTERNVL2_5_4B)], ids=lambda value: getattr(value, "repo", value)
 )
-def test_counts_at_full_size(name: str, a: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_at_full_size(name: str, a: Architecture) -> None:
     assert internvl(a, rows=a.rows) == a.published
-    model, processor, groups = assemble_on_meta(a, profile(name), folder=tmp_path, monkeypatch=monkeypatch)
+    model, processor, groups = assemble_on_meta(a, profile(name))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
     rows = max(a.rows, a.tokens + K + 3)  # rows that the base model has to spare are used first
@@ -112,29 +103,27 @@ def test_counts_at_full_size(name: str, a: Architecture, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("codes", [K - 1, K + 1])
-def test_one_row_more_or_fewer_shows(codes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_row_more_or_fewer_shows(codes: int) -> None:
     chosen = profile("perceptio-1b")
     book = DepthCodebookParams(**{**chosen.depth_codebook.model_dump(), "num_codes": codes})
     other = replace(chosen, depth_codebook=book)
-    model, _, groups = assemble_on_meta(INTERNVL3_1B, other, folder=tmp_path, monkeypatch=monkeypatch)
+    model, _, groups = assemble_on_meta(INTERNVL3_1B, other)
     assert counted(groups) == trained(INTERNVL3_1B, codes=codes)
     assert counted(groups)["added_rows"] - trained(INTERNVL3_1B)["added_rows"] == 2 * (codes - K) * INTERNVL3_1B.width
     assert len(model.vlm.get_input_embeddings().weight) == INTERNVL3_1B.tokens + codes + 3
 
 
-def test_the_control_trains_the_same_without_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_control_trains_the_same_without_masks() -> None:
     chosen = profile("perceptio-1b")
     control = replace(chosen, cotrain=chosen.variant("control"))
-    _, _, groups = assemble_on_meta(INTERNVL3_1B, control, folder=tmp_path, monkeypatch=monkeypatch)
+    _, _, groups = assemble_on_meta(INTERNVL3_1B, control)
     assert counted(groups) == {name: trained(INTERNVL3_1B)[name] for name in ("adapters", "added_rows", "projector")}
 
 
 @pytest.mark.parametrize(("name", "a"), BASES.items(), ids=lambda value: getattr(value, "repo", value))
-def test_the_memory_that_the_profile_states(
-    name: str, a: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_memory_that_the_profile_states(name: str, a: Architecture) -> None:
     """Of the samples that its first lines describe; it fits a GPU of 80 GB."""
-    model, _, _ = assemble_on_meta(a, profile(name), folder=tmp_path, monkeypatch=monkeypatch)
+    model, _, _ = assemble_on_meta(a, profile(name))
     params = profile(name).cotrain
     samples = params.batch_size // (8 * params.accumulation)
     assert samples == 2

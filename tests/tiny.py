@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.models.internvl import InternVLVisionConfig
 
+from benchmarks.architectures import SPECIAL, TEMPLATE
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.grammar import PAPER_ORDER, Span
 from perceptio_core.model.assembly import assemble
@@ -28,14 +29,6 @@ from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.segmentation.sam2 import build_sam2, mini_config, save_sam2
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 CORPUS = ["Which point is the closest to the camera?", "Please segment the small red box left of the ball.", "yes no (A) (B)"]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from sam2.modeling.sam2_base import SAM2Base
 from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
 from perceptio_core.depth.codebook import DepthCodebook
@@ -52,34 +54,73 @@ def assemble(
     Raises:
         ValueError: a loss weight is missing, unknown or negative, or `SEGMENTATION_START` does not fit the model.
     """
+    model, processor = join(
+        vlm=InternVLForConditionalGeneration.from_pretrained(foundations / "internvl"),
+        processor=InternVLProcessor.from_pretrained(foundations / "internvl"),
+        sam=load_sam2(foundations / "sam2"),
+        sam2_config=json.loads((foundations / "sam2" / "config.json").read_text(encoding="utf-8")),
+        codebook=DepthCodebook.from_pretrained(codebook),
+        order=order,
+        loss_weights=loss_weights,
+        max_tiles=max_tiles,
+        seed=seed,
+    )
+    start = foundations / "internvl" / SEGMENTATION_START
+    if start.is_file():
+        _start_segmentation(model, start)
+    return model, processor
+
+
+def join(
+    *,
+    vlm: InternVLForConditionalGeneration,
+    processor: InternVLProcessor,
+    sam: SAM2Base,
+    sam2_config: Mapping[str, Any],
+    codebook: DepthCodebook,
+    order: Sequence[Span],
+    loss_weights: Mapping[str, float],
+    max_tiles: int,
+    seed: int,
+) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
+    """`assemble` for parts that are there already, on whatever device; what is new lies on torch's default device.
+
+    Args:
+        vlm: gets the rows of the added tokens, in place.
+        processor: of `vlm`; its tokenizer gets the added tokens, in place.
+        sam: built from `sam2_config`.
+        sam2_config: see `PerceptioConfig`.
+        codebook: the depth codebook.
+        order: as `assemble` has it, and so have the others.
+        loss_weights: weight >= 0 of each of `LOSSES`.
+        max_tiles: most tiles per image for the vision tower.
+        seed: of the new weights.
+
+    Raises:
+        ValueError: a loss weight is missing, unknown or negative.
+    """
     if set(loss_weights) != set(LOSSES) or min(loss_weights.values()) < 0:
         raise ValueError(f"loss_weights must hold a weight >= 0 for each of {', '.join(LOSSES)}, got {dict(loss_weights)}")
-    vlm = InternVLForConditionalGeneration.from_pretrained(foundations / "internvl")
-    processor = InternVLProcessor.from_pretrained(foundations / "internvl")
-    depth_codebook = DepthCodebook.from_pretrained(codebook)
-    vocabulary = Vocabulary.add_to(processor.tokenizer, num_codes=depth_codebook.num_codes)
+    vocabulary = Vocabulary.add_to(processor.tokenizer, num_codes=codebook.num_codes)
     add_rows(vlm, vocabulary=vocabulary, vocabulary_size=len(processor.tokenizer), seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         hidden = vlm.config.text_config.hidden_size
-        bridge = SegmentationBridge(sam=load_sam2(foundations / "sam2"), hidden_dim=hidden)
+        bridge = SegmentationBridge(sam=sam, hidden_dim=hidden)
     config = PerceptioConfig(
         vlm_config=vlm.config,
-        sam2_config=json.loads((foundations / "sam2" / "config.json").read_text(encoding="utf-8")),
-        codebook_config=json.loads((codebook / "config.json").read_text(encoding="utf-8")),
+        sam2_config=dict(sam2_config),
+        codebook_config=codebook.config,
         token_ids={name: getattr(vocabulary, name) for name in vocabulary.__dataclass_fields__},
         end_token_id=processor.tokenizer.convert_tokens_to_ids(END_TOKEN),
-        depth_tokens=depth_codebook.grid**2,
+        depth_tokens=codebook.grid**2,
         order=list(order),
         loss_weights=dict(loss_weights),
         max_tiles=max_tiles,
         # A composite configuration overwrites its parts' choice with its own, which would be none.
         attn_implementation=vlm.config._attn_implementation,
     )
-    model = PerceptioForConditionalGeneration(config, vlm=vlm, bridge=bridge, codebook=depth_codebook)
-    start = foundations / "internvl" / SEGMENTATION_START
-    if start.is_file():
-        _start_segmentation(model, start)
+    model = PerceptioForConditionalGeneration(config, vlm=vlm, bridge=bridge, codebook=codebook)
     return model, PerceptioProcessor(vlm=processor, config=config)
 
 

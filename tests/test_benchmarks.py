@@ -1,0 +1,158 @@
+"""The benchmarks at a tiny size on the CPU: their counts against oracles, and that one fault does not end them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import InternVLConfig, InternVLProcessor
+
+from benchmarks.attention import Shape, compare
+from benchmarks.flops import step_flops
+from benchmarks.full_size import Record, Subject, measure_attention, measure_subject
+from benchmarks.results import put_section, section
+from perceptio_core.model.adapters import add_adapters
+from perceptio_core.params import PROFILES, load_profile
+from perceptio_core.segmentation.sam2 import mini_config
+from tiny import tiny_internvl, tiny_perceptio, tiny_sample
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+
+
+def subject(folder: Path) -> Subject:
+    profile = load_profile("mini", folder=REPOSITORY / PROFILES)
+    tiny_internvl(folder, tied=False)
+    book = {"num_codes": 6, "resolution": 16, "widths": (4, 8, 8), "dim": 8}
+    return Subject(
+        vlm=InternVLConfig.from_pretrained(folder),
+        processor=InternVLProcessor.from_pretrained(folder),
+        sam2=mini_config(),
+        codebook=profile.depth_codebook.model_copy(update=book),
+        cotrain=profile.variant("full").model_copy(update={"accumulation": 2, "gradient_checkpointing": True, "max_tiles": 4}),
+    )
+
+
+def record(folder: Path, *, seconds: float = 600.0) -> Record:
+    return Record(path=folder / "out.json", deadline=time.monotonic() + seconds, content={"device": "cpu"})
+
+
+def test_full_size_at_a_tiny_size(tmp_path: Path) -> None:
+    kept = record(tmp_path)
+    measure_subject(kept, "tiny", lambda: subject(tmp_path / "internvl"), device=CPU, steps=2)
+    found = json.loads((tmp_path / "out.json").read_text())["measurements"]
+    assert [name.removeprefix("tiny, ") for name in found] == [
+        "building",
+        "training",
+        "without checkpointing",
+        "merging",
+        "generation of 1",
+        "generation of 16",
+    ]
+    assert not [name for name, result in found.items() if "failed" in result or "skipped" in result]
+    training = found["tiny, training"]
+    assert (training["steps"], training["micro_batches"], training["samples_per_step"]) == (2, 2, 4)
+    assert training["shape"]["masks"] == 10
+    assert training["shape"]["code_tokens"] == 2 * (4 + 1)
+    assert training["tflop_per_step"] == pytest.approx(sum(training["tflop_by_part"].values()))
+    assert training["loss_after"] < training["loss_before"]
+    for rows in (1, 16):
+        generation = found[f"tiny, generation of {rows}"]
+        assert generation["depth_codes"] == 4 * rows
+        assert generation["masks"] >= rows
+        assert generation["tokens"] >= (1 + 2 + 4 + 1) * rows
+
+
+def test_a_fault_and_a_late_hour_end_one_measurement_each(tmp_path: Path) -> None:
+    def fault() -> dict[str, int]:
+        raise RuntimeError("no such kernel")
+
+    kept = record(tmp_path)
+    kept.measure("first", fault)
+    kept.measure("second", lambda: {"value": 1})
+    kept.deadline = time.monotonic() - 1
+    kept.measure("third", lambda: {"value": 2})
+    found = json.loads((tmp_path / "out.json").read_text())["measurements"]
+    assert "no such kernel" in found["first"]["failed"]
+    assert found["second"]["value"] == 1
+    assert found["third"]["skipped"] == "no time left"
+
+
+def test_attention_compares_the_ways_of_the_machine(tmp_path: Path) -> None:
+    shape = Shape(heads=4, key_heads=2, dim=8, lengths=(5, 1, 9))
+    kept = record(tmp_path)
+    measure_attention(kept, device=CPU, shapes={"tiny": shape})
+    ways = kept.content["measurements"]["attention, tiny"]
+    assert ways.pop("took_seconds") >= 0
+    assert list(ways) == ["padded", "one kernel a sample"]
+    for result in ways.values():
+        assert result["error"] < 1e-6
+        assert result["gradient_error"] < 1e-6
+        assert result["milliseconds"] > 0
+    assert ways["padded"]["speed"] == 1
+    halved = compare(shape, device=CPU, dtype=torch.bfloat16, repeats=1)
+    assert 1e-4 < halved["padded"]["error"] < 2e-2
+
+
+def test_operations_are_those_that_torch_counts(tmp_path: Path) -> None:
+    """But for what torch counts otherwise: attention without regard to the causal mask, and the head as a trained matrix."""
+    model, processor = tiny_perceptio(tmp_path, tied=False, order=("depth",), reconstruction=0.0)
+    add_adapters(model, rank=4, alpha=8, dropout=0.0, train_vision_tower=False)
+    batch = processor.collate([tiny_sample(number, masks=0, depth=True, turns=1 + number) for number in range(2)])
+    expected = step_flops(model.train(), batch)
+    assert set(expected) == {"language model", "attention", "output head", "vision tower", "projector"}
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(batch)["total"].backward()
+    counted = counter.get_total_flops()
+    # The patch embedding sees no class token, for which the formula counts it as well.
+    kernel = model.vlm.model.vision_tower.embeddings.patch_embeddings.projection.weight.numel()
+    whole = sum(expected.values()) + expected["attention"] + expected["output head"] / 2 - 2 * len(batch.pixels_PCHW) * kernel
+    assert counted == pytest.approx(whole, rel=1e-3)
+
+
+def measured() -> dict[str, object]:
+    """What `benchmarks.full_size` might have written of one size, with invented numbers."""
+    memory = {"peak_gib": 8.0, "estimated_gib": 7.2, "estimated_over_measured": 0.9}
+    shape = {"tokens": 7400, "tiles": 26, "masks": 10, "code_tokens": 202}
+    training = {"seconds_per_step": 0.5, "samples_per_step": 8, "micro_batches": 4, "tokens_per_second": 59200.0, "mfu": 0.31}
+    return {
+        "device": "a GPU",
+        "torch": "2.11",
+        "transformers": "5.17",
+        "measurements": {
+            "attention, 1B, two samples": {
+                "padded": {"error": 0.002, "milliseconds": 4.0},
+                "xformers": {"failed": "no kernel"},
+            },
+            "perceptio-1b, training": training | memory | {"shape": shape},
+            "perceptio-8b, training": {"failed": "Traceback\n  line\nOutOfMemoryError: too much\n"},
+        },
+    }
+
+
+def test_the_page_shows_what_was_measured_and_names_what_was_not() -> None:
+    text = section(measured())
+    assert "2 samples with 7400 tokens, 26 tiles, 10 masks and 200 depth codes" in text
+    assert "| perceptio-1b | 0.50 | 8 | 59,200 | – | 31.0% | 8.0 | 7.2 | 0.90 |" in text
+    assert "| perceptio-8b | – | – | – | – | – | – | – | – |" in text
+    assert "| 1B, two samples | padded | 2.0e-03 | – | 4.00 | – |" in text
+    assert "- attention, 1B, two samples, xformers: failed, no kernel" in text
+    assert "- perceptio-8b, training: failed, OutOfMemoryError: too much" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("# Results\n", "# Results\n\n## Full size\nnew\n"),
+        ("# Results\n\n## Full size\nold\n", "# Results\n\n## Full size\nnew\n"),
+        ("# Results\n\n## Full size\nold\n\n## Next\ntext\n", "# Results\n\n## Full size\nnew\n\n## Next\ntext\n"),
+        ("", "## Full size\nnew\n"),
+    ],
+)
+def test_only_its_own_section_changes(page: str, expected: str) -> None:
+    assert put_section(page, "## Full size\nnew\n", title="Full size") == expected
