@@ -60,13 +60,13 @@ def mask_losses(
         logits_Mhw.detach(), num_points=num_points, oversample=oversample, importance=importance, generator=generator
     )
     logits_MP = sample_points(logits_Mhw, points_MP2)
-    with torch.no_grad():
-        targets_MP = torch.cat(
-            [
-                sample_points(target[None].to(logits_MP), points[None])
-                for target, points in zip(targets_M, points_MP2, strict=True)
-            ]
-        )
+    by_size: dict[torch.Size, list[int]] = {}
+    for number, target in enumerate(targets_M):
+        by_size.setdefault(target.shape, []).append(number)
+    targets_MP = torch.empty_like(logits_MP)
+    for numbers in by_size.values():  # masks of one size at once, whatever images they belong to
+        maps = torch.stack([targets_M[number] for number in numbers]).to(logits_MP)
+        targets_MP[numbers] = sample_points(maps, points_MP2[numbers])
     return MaskLosses(
         ce=F.binary_cross_entropy_with_logits(logits_MP, targets_MP), dice=dice(logits_MP, targets_MP, eps=eps).mean()
     )
