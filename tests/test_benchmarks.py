@@ -174,7 +174,7 @@ def test_the_real_mix_has_its_shares_and_lengths() -> None:
         assert share == pytest.approx(count / pictures, abs=0.03)
     for length in lengths:
         text = length.tokens - length.tiles * TILE_TOKENS
-        assert 2 + 102 + 9 + 10 <= text <= 2 + 102 + 12 * (20 + 4 + 10)
+        assert 2 + 102 + 7 + 1 + 10 <= text <= 2 + 102 + 10 * (30 + 25 + 10)
 
 
 def test_the_tiles_are_those_of_the_pictures() -> None:
