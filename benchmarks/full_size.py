@@ -32,6 +32,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 from transformers import AutoModelForImageTextToText, InternVLConfig, InternVLProcessor
 
 from benchmarks.architectures import BASES, INTERNVL3_1B, INTERNVL3_8B, processor_of
@@ -92,6 +93,40 @@ def published(name: str) -> Subject:
     )
 
 
+def build(
+    subject: Subject, *, device: torch.device, bf16: bool
+) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor, dict[str, dict[str, nn.Parameter]]]:
+    """The subject's model in training mode with random weights and adapters, its processor, and what trains, by group.
+
+    Args:
+        subject: what is built.
+        device: where; the weights are drawn where they stay.
+        bf16: whether the base is in bf16, as published, or in float32.
+    """
+    params, book = subject.cotrain, subject.codebook
+    with torch.device(device):
+        vlm = AutoModelForImageTextToText.from_config(subject.vlm, dtype=torch.bfloat16 if bf16 else torch.float32)
+        sam = build_sam2(subject.sam2)
+        codebook = DepthCodebook(num_codes=book.num_codes, resolution=book.resolution, widths=book.widths, dim=book.dim)
+    model, processor = join(
+        vlm=vlm,
+        processor=subject.processor,
+        sam=sam,
+        sam2_config=subject.sam2,
+        codebook=codebook,
+        order=[span for span in params.order if getattr(params.spans, span)],
+        loss_weights=params.loss_weights.model_dump(),
+        max_tiles=params.max_tiles,
+        seed=params.seed,
+    )
+    lora = params.lora
+    with torch.device(device):
+        groups = add_adapters(
+            model, rank=lora.r, alpha=lora.alpha, dropout=lora.dropout, train_vision_tower=params.train_vision_tower
+        )
+    return model.to(device).train(), processor, groups
+
+
 @dataclass(kw_only=True)
 class Record:
     """Measurements by name, in a file as soon as they are there.
@@ -139,34 +174,12 @@ class Bench:
     def __init__(self, subject: Subject, *, device: torch.device) -> None:
         self.params, self.device = subject.cotrain, device
         self.bf16 = device.type == "cuda"
-        book = subject.codebook
-        with torch.device(device):  # the weights are drawn where they stay
-            vlm = AutoModelForImageTextToText.from_config(subject.vlm, dtype=torch.bfloat16 if self.bf16 else torch.float32)
-            sam = build_sam2(subject.sam2)
-            codebook = DepthCodebook(num_codes=book.num_codes, resolution=book.resolution, widths=book.widths, dim=book.dim)
-        model, processor = join(
-            vlm=vlm,
-            processor=subject.processor,
-            sam=sam,
-            sam2_config=subject.sam2,
-            codebook=codebook,
-            order=[span for span in self.params.order if getattr(self.params.spans, span)],
-            loss_weights=self.params.loss_weights.model_dump(),
-            max_tiles=self.params.max_tiles,
-            seed=self.params.seed,
-        )
-        lora = self.params.lora
-        with torch.device(device):
-            named = add_adapters(
-                model, rank=lora.r, alpha=lora.alpha, dropout=lora.dropout, train_vision_tower=self.params.train_vision_tower
-            )
-        self.model: PerceptioForConditionalGeneration = model.to(device).train()
-        self.processor: PerceptioProcessor = processor
+        self.model, self.processor, named = build(subject, device=device, bf16=self.bf16)
         rates = self.params.learning_rates.model_dump()
         self._groups = [ParameterGroup(name=name, rate=rates[name], parameters=named[name]) for name in named]
         self._optimizer = build_optimizer(groups=self._groups, weight_decay=self.params.weight_decay, beta2=self.params.beta2)
         self._batches = [
-            processor.collate([self._sample(MICRO_BATCH * micro + place) for place in range(MICRO_BATCH)])
+            self.processor.collate([self._sample(MICRO_BATCH * micro + place) for place in range(MICRO_BATCH)])
             for micro in range(self.params.accumulation)
         ]
 

@@ -1,39 +1,131 @@
-"""Useful tokens a second, packed rows against a padded batch: ``python -m benchmarks.packing`` (after ``make demo``).
+"""Useful tokens a second, packed rows against a padded batch.
 
-Both see the same samples of mini's mixture, in turn: forward and backward of InternVL with adapters, as co-training runs it.
-"Padded" is the usual collate: right-padded rows, an attention mask, `transformers`' sdpa. On CPUs that compute in bf16,
-packed attention runs in float32, which is the faster there; `transformers` leaves it in bf16.
+``python -m benchmarks.packing`` (after ``make demo``): mini's own batches. ``python -m benchmarks.packing real``: samples as
+long as those of the real mix (`benchmarks.real_mix`) at the shape of Perceptio-1B, in batches of several sizes, of which two
+samples is what a profile of the paper's sizes puts into a row; on a CPU with `--layers` of the 24 layers.
+
+Both ways see the same samples, in turn: forward and backward of InternVL with adapters, as co-training runs it, vision tower
+included. "Padded" is the usual collate: right-padded rows, an attention mask, `transformers`' sdpa. On CPUs that compute in
+bf16, packed attention runs in float32, which is the faster there; `transformers` leaves it in bf16.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks.attention import now
+from benchmarks.full_size import build, published
+from benchmarks.real_mix import TILE_TOKENS, Length, draw_lengths
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import PACKED, packed_places
 from perceptio_core.params import load_profile
-from perceptio_core.training.joint_batches import joint_batches
+from perceptio_core.segmentation.sam2 import mini_config
 from perceptio_core.training.precision import detect_precision
 
 ARTIFACTS = Path("artifacts/mini")
+REAL = "perceptio-1b"
+TEXT_IDS = (100, 200)
+"""Ids that are plain text in any tokenizer here."""
 
 
 def main() -> None:
     """Print tokens a second of both, their ratio, and how much of the padded batches is padding."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, default=20)
-    count = parser.parse_args().batches
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mix", nargs="?", choices=("mini", "real"), default="mini")
+    parser.add_argument("--batches", type=int, default=20, help="of each size")
+    parser.add_argument("--samples", type=int, nargs="*", default=[2, 8, 16], help="of a batch of the real mix")
+    parser.add_argument("--layers", type=int, default=24, help="of the language model and of the vision tower, of the real mix")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no batch begins")
+    parser.add_argument("--out", type=Path, help="a JSON file for the same figures")
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    deadline = time.monotonic() + arguments.budget
+    results = []
+    if arguments.mix == "mini":
+        model, batches = _mini(arguments.batches + 1, device=device)
+        results.append(compare(model, batches, device=device, deadline=deadline))
+        _say("mini", results[-1])
+    else:
+        model = _real_model(layers=arguments.layers, device=device)
+        mixture = load_profile(REAL).variant("full").mixture.model_dump()
+        for samples in arguments.samples:
+            lengths = draw_lengths(mixture, count=samples * (arguments.batches + 1), seed=samples)
+            rows = [lengths[start : start + samples] for start in range(0, len(lengths), samples)]
+            made = (real_batch(row, model=model, seed=number) for number, row in enumerate(rows))
+            results.append({"samples": samples} | compare(model, made, device=device, deadline=deadline))
+            _say(f"{samples} samples", results[-1])
+            if arguments.out:
+                arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def _say(name: str, result: dict[str, Any]) -> None:
+    if "ratio" not in result:
+        print(f"{name}: no time left", flush=True)
+        return
+    for way in ("padded", "packed"):
+        tokens, milliseconds = result[f"{way}_tokens_per_second"], result[f"{way}_milliseconds"]
+        print(f"{name}, {way}: {tokens:8.0f} useful tokens/s, median {milliseconds:.0f} ms a batch")
+    print(f"{name}, ratio: {result['ratio']:.2f}; {100 * result['padding']:.0f} % of the padded batches is padding", flush=True)
+
+
+def compare(
+    model: PerceptioForConditionalGeneration, batches: Iterable[PerceptioBatch], *, device: torch.device, deadline: float
+) -> dict[str, Any]:
+    """Both ways over the same batches, the first of which is a warm-up; figures of those begun before the deadline.
+
+    `ratio` is the median over the batches of padded time over packed time, `padding` the share of the padded batches.
+    """
+    ways: dict[str, tuple[str, Callable[[PerceptioForConditionalGeneration, PerceptioBatch], Tensor]]] = {
+        "padded": ("sdpa", _padded),
+        "packed": (PACKED, _packed),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    useful = padding = 0
+    for number, one in enumerate(batches):
+        if time.monotonic() > deadline:
+            break
+        batch = one.to(device)
+        for name, (attention, run) in sorted(ways.items(), reverse=number % 2 == 0):  # none is always the first
+            model.vlm.set_attn_implementation(attention)
+            started = now(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=detect_precision() == "bf16"):
+                run(model, batch).backward()
+            taken = now(device) - started
+            model.zero_grad()
+            if number:
+                seconds[name].append(taken)
+        if number:
+            useful += sum(batch.lengths)
+            padding += max(batch.lengths) * len(batch.lengths) - sum(batch.lengths)
+    if not useful:
+        return {}
+    result: dict[str, Any] = {"batches": len(seconds["padded"])}
+    for name, taken_by in seconds.items():
+        result[f"{name}_tokens_per_second"] = useful / sum(taken_by)
+        result[f"{name}_milliseconds"] = 1000 * statistics.median(taken_by)
+    ratios = [padded / packed for padded, packed in zip(seconds["padded"], seconds["packed"], strict=True)]
+    return result | {"ratio": statistics.median(ratios), "padding": padding / (useful + padding)}
+
+
+def _mini(count: int, *, device: torch.device) -> tuple[PerceptioForConditionalGeneration, Iterator[PerceptioBatch]]:
+    # Not above: it brings the curves' library along, which a machine that measures the real mix need not have.
+    from perceptio_core.training.joint_batches import joint_batches
+
     params = load_profile("mini").variant("full")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model, processor = assemble(
         foundations=ARTIFACTS / "foundations",
         codebook=ARTIFACTS / "depth_codebook",
@@ -53,32 +145,43 @@ def main() -> None:
         validate=False,
         seed=params.seed,
     )
-    ways: dict[str, tuple[str, Callable[[PerceptioForConditionalGeneration, PerceptioBatch], Tensor]]] = {
-        "padded": ("sdpa", _padded),
-        "packed": (PACKED, _packed),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    useful = padding = 0
-    for step in range(count + 1):
-        batch = batches.train(step, 0, 1).to(device)
-        for name, (attention, run) in sorted(ways.items(), reverse=step % 2 == 0):  # none is always the first
-            model.vlm.set_attn_implementation(attention)
-            start = time.perf_counter()
-            with torch.autocast(device, torch.bfloat16, enabled=detect_precision() == "bf16"):
-                run(model, batch).backward()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            model.zero_grad()
-            if step:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - start)
-        if step:
-            useful += sum(batch.lengths)
-            padding += max(batch.lengths) * len(batch.lengths) - sum(batch.lengths)
-    for name, taken in seconds.items():
-        print(f"{name}: {useful / sum(taken):8.0f} useful tokens/s, median {1000 * statistics.median(taken):.0f} ms a batch")
-    ratios = [padded / packed for padded, packed in zip(seconds["padded"], seconds["packed"], strict=True)]
-    print(
-        f"ratio: {statistics.median(ratios):.2f}; {100 * padding / (useful + padding):.0f} % of the padded batches is padding"
+    return model, (batches.train(step, 0, 1) for step in range(count))
+
+
+def _real_model(*, layers: int, device: torch.device) -> PerceptioForConditionalGeneration:
+    """Perceptio-1B with so many layers, gradient checkpointing as its profile has it, and a small SAM2, which is not run."""
+    subject = published(REAL)
+    subject.vlm.text_config.num_hidden_layers = min(layers, subject.vlm.text_config.num_hidden_layers)
+    subject.vlm.text_config.layer_types = subject.vlm.text_config.layer_types[: subject.vlm.text_config.num_hidden_layers]
+    subject.vlm.vision_config.num_hidden_layers = min(layers, subject.vlm.vision_config.num_hidden_layers)
+    model, _, _ = build(replace(subject, sam2=mini_config()), device=device, bf16=device.type == "cuda")
+    if subject.cotrain.gradient_checkpointing:
+        model.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def real_batch(lengths: list[Length], *, model: PerceptioForConditionalGeneration, seed: int) -> PerceptioBatch:
+    """A row of samples this long: image tokens first, then meaningless text; noise for pixels."""
+    config = model.vlm.config
+    draw = torch.Generator().manual_seed(seed)
+    side = config.vision_config.image_size
+    rows = []
+    for length in lengths:
+        image = torch.full((length.tiles * TILE_TOKENS,), config.image_token_id)
+        text = torch.randint(
+            config.image_token_id + 1, config.image_token_id + 200, (length.tokens - len(image),), generator=draw
+        )
+        rows.append(torch.cat([image, text]))
+    return PerceptioBatch(
+        keys=tuple(map(str, range(len(lengths)))),
+        lengths=tuple(length.tokens for length in lengths),
+        input_ids_T=torch.cat(rows),
+        positions_T=torch.cat([torch.arange(len(row)) for row in rows]),
+        roles_T=torch.zeros(sum(map(len, rows)), dtype=torch.int64),
+        pixels_PCHW=torch.randn(sum(length.tiles for length in lengths), 3, *side, generator=draw),
+        sam_pixels_SCHW=torch.empty(0, 3, 1, 1),
+        masks_M=(),
+        mask_image_M=torch.empty(0, dtype=torch.int64),
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import InternVLConfig, InternVLProcessor
 
+from benchmarks import packing
+from benchmarks.architectures import processor_of
 from benchmarks.attention import Shape, compare
 from benchmarks.flops import step_flops
 from benchmarks.full_size import Record, Subject, measure_attention, measure_subject
+from benchmarks.real_mix import TILE_TOKENS, TILES, Length, draw_lengths
 from benchmarks.results import put_section, section
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.params import PROFILES, load_profile
@@ -156,3 +161,52 @@ def test_the_page_shows_what_was_measured_and_names_what_was_not() -> None:
 )
 def test_only_its_own_section_changes(page: str, expected: str) -> None:
     assert put_section(page, "## Full size\nnew\n", title="Full size") == expected
+
+
+def test_the_real_mix_has_its_shares_and_lengths() -> None:
+    mixture = load_profile("perceptio-1b", folder=REPOSITORY / PROFILES).variant("full").mixture.model_dump()
+    lengths = draw_lengths(mixture, count=4000, seed=0)
+    assert lengths == draw_lengths(mixture, count=4000, seed=0)
+    assert lengths != draw_lengths(mixture, count=4000, seed=1)
+    pictures = sum(TILES.values())
+    for tiles, count in TILES.items():
+        share = sum(length.tiles == tiles for length in lengths) / len(lengths)
+        assert share == pytest.approx(count / pictures, abs=0.03)
+    for length in lengths:
+        text = length.tokens - length.tiles * TILE_TOKENS
+        assert 2 + 102 + 7 + 1 + 10 <= text <= 2 + 102 + 10 * (30 + 25 + 10)
+
+
+def test_the_tiles_are_those_of_the_pictures() -> None:
+    folder = os.environ.get("PERCEPTIO_REALDATA")
+    if not folder:
+        pytest.skip("PERCEPTIO_REALDATA does not name a folder with coco/instances.json")
+    images = json.loads((Path(folder) / "coco" / "instances.json").read_text())["images"]
+    cut = processor_of(1000).image_processor.get_number_of_image_patches
+    options = {"crop_to_patches": True, "min_patches": 1, "max_patches": 12}
+    assert Counter(cut(image["height"], image["width"], options) for image in images) == TILES
+
+
+def test_packing_compares_the_same_samples(tmp_path: Path) -> None:
+    model, processor = tiny_perceptio(tmp_path)
+    add_adapters(model, rank=4, alpha=8, dropout=0.0, train_vision_tower=False)
+    model.train()
+    batches = [processor.collate([tiny_sample(0, masks=0, depth=True), tiny_sample(1, masks=0, depth=False, turns=2)])] * 3
+    result = packing.compare(model, batches, device=CPU, deadline=time.monotonic() + 600)
+    short, long = sorted(batches[0].lengths)
+    assert short < long
+    assert result["batches"] == 2
+    assert result["padding"] == pytest.approx((long - short) / (2 * long))
+    assert result["ratio"] > 0
+    assert packing.compare(model, batches, device=CPU, deadline=time.monotonic() - 1) == {}
+
+
+def test_a_row_of_the_real_mix_is_what_the_model_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = tiny_perceptio(tmp_path)
+    monkeypatch.setattr(packing, "TILE_TOKENS", model.vlm.config.image_seq_length)
+    lengths = [Length(tiles=2, tokens=30), Length(tiles=1, tokens=11)]
+    batch = packing.real_batch(lengths, model=model, seed=0)
+    assert batch.lengths == (30, 11)
+    assert batch.positions_T.tolist() == [*range(30), *range(11)]
+    assert int((batch.input_ids_T == model.vlm.config.image_token_id).sum()) == 3 * model.vlm.config.image_seq_length
+    packing.compare(model, [batch], device=CPU, deadline=time.monotonic() + 600)
