@@ -1,6 +1,6 @@
 """Pretrain all of mini's foundation models, one after the other: what ``make foundations`` runs.
 
-Each step resumes where it was killed. Takes about four hours on two CPU cores; the steps also run by themselves
+Each step resumes where it was killed. Takes minutes with a GPU and many hours on CPUs; the steps also run by themselves
 (`python -m perceptio_core.foundations.sam2 --help`).
 """
 

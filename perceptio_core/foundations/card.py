@@ -24,16 +24,14 @@ ABOUT = {
         "expression names, helped by losses that tie words to the patches that show them. It never sees depth, depth order, "
         "physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` are whole answers right under teacher "
         "forcing by kind of question (`read`: on drawn maps), `map_squares` the squares of maps, the others the helper heads' "
-        "of the tower before the language phase. These weights are not one run's: both phases were trained on with longer "
-        "schedules, and the tokenizer and the dialogues changed on the way, so that the command gives weights like these and "
-        "not the same bytes.",
+        "of the tower before the language phase.",
     ),
     "depth_anything": (
         "Depth Anything V2 (`transformers.DepthAnythingForDepthEstimation`)",
-        "Metric depth of single images. The encoder starts from the vision tower above (from its state after 2200 steps), as "
-        "the published models start from DINOv2. Scores on unseen scenes: `absrel`; `delta1` in %; `pair_order`, % of random "
-        "pixel pairs in the right order; `nearest_n`, % of n-point depth-order questions that its map answers rightly: the "
-        "ceiling of what co-training on its labels can reach.",
+        "Metric depth of single images. The encoder starts from the vision tower above, from its state before the "
+        "language phase, as the published models start from DINOv2. Scores on unseen scenes: `absrel`; `delta1` in %; "
+        "`pair_order`, % of random pixel pairs in the right order; `nearest_n`, % of n-point depth-order questions that its "
+        "map answers rightly: the ceiling of what co-training on its labels can reach.",
     ),
     "sam2": (
         "SAM 2 (`sam2.modeling.sam2_base.SAM2Base`)",

@@ -270,8 +270,8 @@ def main() -> None:
         default=Path(".work/foundations/tower/tower.safetensors"),
         help="vision tower that the encoder starts from, written by the first phase of foundations.internvl (%(default)s)",
     )
-    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="images a step (%(default)s)")
+    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps (%(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="images a step (%(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     arguments, command = begin(parser, "depth_anything")
     pretrain(

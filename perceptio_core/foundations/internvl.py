@@ -55,12 +55,12 @@ def save(model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizer
 def main() -> None:
     """Command line: all phases, resumable, then the scores."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tower-steps", type=int, default=5000, help="steps of the vision tower (%(default)s)")
-    parser.add_argument("--tower-batch", type=int, default=32, help="their images (%(default)s)")
-    parser.add_argument("--tower-lr", type=float, default=1.2e-3, help="their peak learning rate (%(default)s)")
+    parser.add_argument("--tower-steps", type=int, default=2500, help="steps of the vision tower (%(default)s)")
+    parser.add_argument("--tower-batch", type=int, default=128, help="their images (%(default)s)")
+    parser.add_argument("--tower-lr", type=float, default=1.5e-3, help="their peak learning rate (%(default)s)")
     parser.add_argument("--align-steps", type=int, default=300, help="steps of the projector alone (%(default)s)")
-    parser.add_argument("--language-steps", type=int, default=6600, help="steps of the language phase (%(default)s)")
-    parser.add_argument("--language-batch", type=int, default=16, help="their images (%(default)s)")
+    parser.add_argument("--language-steps", type=int, default=2600, help="steps of the language phase (%(default)s)")
+    parser.add_argument("--language-batch", type=int, default=96, help="their images (%(default)s)")
     parser.add_argument("--language-lr", type=float, default=2e-3, help="their peak learning rate (%(default)s)")
     arguments, command = begin(parser, "internvl")
     train, val = scene_cache("train", arguments.scenes), scene_cache("val", 400)

@@ -34,14 +34,15 @@ def pretraining_device() -> torch.device:
 def begin(parser: argparse.ArgumentParser, module: str) -> tuple[argparse.Namespace, str]:
     """Add the arguments that all pretraining commands share, parse, start the log; also the command with what it was given."""
     parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="receives the model's folder (%(default)s)")
-    parser.add_argument("--scenes", type=int, default=24000, help="training scenes, rendered once (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=64000, help="training scenes, rendered once (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches; 0: this one does (%(default)s)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    given = {name: value for name, value in vars(arguments).items() if value != parser.get_default(name) and name != "out"}
+    same = ("out", "threads", "workers")  # whatever these are, the weights come out alike
+    given = {name: value for name, value in vars(arguments).items() if value != parser.get_default(name) and name not in same}
     options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
     return arguments, f"python -m perceptio_core.foundations.{module}{options}"
 

@@ -77,7 +77,7 @@ def prompts(things: Sequence[Thing], kind: str) -> Prompts:
     return Prompts(
         image_M=torch.tensor([thing.image for thing in things]),
         points_MN2=points.view(len(things), -1, 2),
-        labels_MN=torch.tensor({"click": [1], "box": [2, 3]}[kind]).expand(len(things), -1),
+        labels_MN=torch.tensor({"click": [1], "box": [2, 3]}[kind]).repeat(len(things), 1),
     )
 
 
@@ -224,9 +224,9 @@ def main() -> None:
         description="Pretrain mini's SAM2 on rendered scenes (cached below .work/scenes) and write OUT/sam2/ with its weights, "
         "config and metrics. Stop it at any time: the same command goes on from the last checkpoint."
     )
-    parser.add_argument("--steps", type=int, default=1800, help="optimiser steps (%(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help="images a step (%(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (%(default)s)")
+    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps (%(default)s)")
+    parser.add_argument("--batch", type=int, default=48, help="images a step (%(default)s)")
+    parser.add_argument("--lr", type=float, default=1.2e-3, help="peak learning rate (%(default)s)")
     arguments, command = begin(parser, "sam2")
     begun = time.perf_counter()
     pretrain(
