@@ -33,9 +33,9 @@ def written(tmp_path_factory):
     """(root, seeds of all scenes that were rendered)."""
     root, seeds = tmp_path_factory.mktemp("world"), []
 
-    def watched(seed, size):
+    def watched(seed, size, **options):
         seeds.append(seed)
-        return sample_scene(seed, size)
+        return sample_scene(seed, size, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "sample_scene", watched)
