@@ -220,9 +220,7 @@ def _place_objects(rng: np.random.Generator, camera: Camera, domain: Domain) -> 
     return placed
 
 
-def _propose(
-    rng: np.random.Generator, camera: Camera, domain: Domain, placed: list[SceneObject]
-) -> list[SceneObject]:
+def _propose(rng: np.random.Generator, camera: Camera, domain: Domain, placed: list[SceneObject]) -> list[SceneObject]:
     """An object, with the pillar that carries it if any; empty if the drawn place is below the ground."""
     shape, size = str(rng.choice(SHAPES)), str(rng.choice(SIZES))
     width = rng.uniform(*domain.half_extent[size])

@@ -76,9 +76,7 @@ class Test:
                 {"question_id": i, "image": f"{i}.png", "text": text, "category": CATEGORY}
                 for i, text in ((row["question_id"], row["text"]) for row in subset)
             ]
-            answers = [
-                {"question_id": row["question_id"], "text": row["answer"], "category": CATEGORY} for row in subset
-            ]
+            answers = [{"question_id": row["question_id"], "text": row["answer"], "category": CATEGORY} for row in subset]
             _write_jsonl(folder / "questions" / f"blink_{points}pointscenter_questions.jsonl", questions)
             _write_jsonl(folder / "answers" / f"blink_{points}pointscenter_answers.jsonl", answers)
         keys = ("question_id", "subset", "points")

@@ -1,4 +1,4 @@
-"""``hardblink_new``: HardBLINK's questions about scenes unlike those of training (`perceptio_core.scenes.world.UNLIKE`; ours)."""
+"""``hardblink_new``: HardBLINK's questions about scenes unlike training's (`perceptio_core.scenes.world.UNLIKE`; ours)."""
 
 from pathlib import Path
 from typing import Any

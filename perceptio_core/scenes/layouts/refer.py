@@ -44,9 +44,7 @@ def assemble(params: RenderParams, root: Path, rows: list[dict[str, Any]]) -> No
     (root / "llava" / "train.json").write_text(json.dumps(dialogues, indent=0))
 
 
-def make_scene(
-    params: RenderParams, folder: Path, *, split: str, number: int, domain: Domain = USUAL
-) -> dict[str, Any]:
+def make_scene(params: RenderParams, folder: Path, *, split: str, number: int, domain: Domain = USUAL) -> dict[str, Any]:
     """Write the picture of a scene of a split below a folder in REFER's layout; the row is as of `make`."""
     one = scene(params, split=split, block="refcoco", number=number, domain=domain)
     image_id = 1 + (1 + SPLITS[split]) * IDS_PER_SPLIT + number

@@ -1,4 +1,4 @@
-"""``refcoco_new``: a test split in REFER's layout on scenes unlike those of training (`perceptio_core.scenes.world.UNLIKE`; ours)."""
+"""``refcoco_new``: a REFER test split on scenes unlike training's (`perceptio_core.scenes.world.UNLIKE`; ours)."""
 
 from pathlib import Path
 from typing import Any
