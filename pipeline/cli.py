@@ -26,7 +26,7 @@ def main() -> None:
 
     repro = commands.add_parser("repro", help="bring every stage up to date, from raw images to the report")
     repro.add_argument("--profile", help="make profiles/PROFILE.yaml the active one (writes params.yaml)")
-    repro.add_argument("--variants", help="the variants to train, as in full,control (writes params.yaml)")
+    repro.add_argument("--variants", help="the variants to train, as in full,control, or all (writes params.yaml)")
 
     predict = commands.add_parser("predict", help="answer a question about an image; write its mask and depth pictures")
     predict.add_argument("image", type=Path, metavar="IMAGE")

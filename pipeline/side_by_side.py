@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perceptio_core.params import Profile, load_profile
+from pipeline.settings import ALL
 from stages.common import WORK, StagePaths
 
 SHARED = ("sources", "foundations", "teacher_depth", "depth_codebook", "joint_shards")
@@ -136,7 +137,7 @@ def parse_target(text: str) -> Target:
     """
     name, _, listed = text.partition(":")
     profile = load_profile(name)
-    variants = tuple(profile.variants) if listed == "all" else tuple(listed.split(","))
+    variants = tuple(profile.variants) if listed == ALL else tuple(listed.split(","))
     for variant in variants:
         profile.variant(variant)
     return Target(profile=profile, variants=variants)

@@ -31,7 +31,7 @@ def labelled(dataset: JointDataset, *, wanted: MarkerQuestions, limit: int | Non
         ValueError: there are fewer than `limit`; says how many.
     """
     marked = dataset.tasks.get(TASK, np.empty(0, np.int64))
-    if not wanted.is_everything:
+    if not wanted.takes_every_picture:
         contents = ((int(number), dataset.content(int(number))) for number in marked)
         kept = [
             number

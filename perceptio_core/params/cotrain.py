@@ -81,9 +81,9 @@ class MarkerQuestions(Section):
     """Of a marked picture's turns, the question for the nearest point, the comparisons of two points, or both."""
 
     @property
-    def is_everything(self) -> bool:
-        """Whether nothing is left out."""
-        return self.limit is None and set(self.points) == {2, 3, 4, 5} and set(self.kinds) == {"nearest", "comparison"}
+    def takes_every_picture(self) -> bool:
+        """Whether no marked picture is left out for its points or its turns, the limit aside."""
+        return set(self.points) == {2, 3, 4, 5} and "nearest" in self.kinds
 
 
 ALL_MARKERS = MarkerQuestions()
