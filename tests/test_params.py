@@ -7,6 +7,7 @@ from pydantic import PositiveInt
 
 from perceptio_core.params import PROFILES, SECTIONS, load_profile
 from perceptio_core.params.base import Section, read_yaml
+from pipeline.settings import select
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -142,6 +143,15 @@ def test_a_mistake_anywhere_in_a_profile_is_found(tmp_path: Path, before: str, a
     (tmp_path / "mine.yaml").write_text(text.replace(before, after))
     with pytest.raises(ValueError, match=message):
         load_profile("mine", folder=tmp_path)
+
+
+def test_all_stands_for_every_variant_of_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "profiles").symlink_to(REPOSITORY / PROFILES)
+    (tmp_path / "params.yaml").write_text("# kept\nprofile: mini\nvariants: [full]\n")
+    monkeypatch.chdir(tmp_path)
+    assert select(profile="smoke", variants=["all"]).variants == ("full", "control")
+    assert (tmp_path / "params.yaml").read_text() == "# kept\nprofile: smoke\nvariants: [full, control]\n"
+    assert select(profile="mini", variants=["full"]).variants == ("full",)
 
 
 def test_an_unknown_profile_names_those_that_exist() -> None:

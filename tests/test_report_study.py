@@ -1,6 +1,8 @@
 """The study's rows: gathered from evaluations, merged over sessions, and put into the page, with nothing made up."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from perceptio_core.params import PROFILES, load_profile
 from perceptio_core.report.study import MODELS, REGIMES, VARIANTS, Row, Value, gather, identity, merge, read_rows, write_rows
 from perceptio_core.report.study_tables import NOT_ASKED, NOT_RUN, TABLES, ablations, bars, codes, fill, reading, regimes
+from pipeline import cli
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROFILE_FOLDER = REPOSITORY / PROFILES
@@ -239,3 +242,25 @@ def test_the_page_of_the_repository_is_of_its_rows(tmp_path: Path) -> None:
 
 def test_names_and_variants_are_one_list() -> None:
     assert len(set(VARIANTS)) == len(VARIANTS) == 16
+
+
+def test_the_command_gathers_merges_and_renews_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(PROFILE_FOLDER, tmp_path / "profiles")
+    (tmp_path / "docs").mkdir()
+    shutil.copy(REPOSITORY / "docs" / "results.md", tmp_path / "docs")
+    evaluated(tmp_path / "artifacts", "studio", "full", res_ciou=66.0)
+    write_rows(tmp_path / "elsewhere.json", [row("control", hardblink_mean=40.0), row("full", res_ciou=1.0)])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["perceptio", "study", "--rows", "elsewhere.json"])
+    cli.main()
+    assert "2 rows" in capsys.readouterr().out
+    rows = read_rows(tmp_path / "docs" / "results" / "studio.json")
+    assert [(one.variant, one.metrics[0].value) for one in rows] == [("full", 66.0), ("control", 40.0)]
+    assert "66.0 (64.0 to 68.0)" in (tmp_path / "docs" / "results.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["perceptio", "study", "--rows", "absent.json"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    assert "absent.json: not found" in capsys.readouterr().err
