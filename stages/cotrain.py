@@ -71,6 +71,7 @@ def main() -> None:
         shards=shards,
         processor=processor,
         mixture=params.mixture.model_dump(),
+        markers=params.markers,
         batch_size=params.batch_size,
         validate=params.validation_batches > 0,
         seed=params.seed,
