@@ -27,6 +27,7 @@ studio: environment ## The ablation study of docs/results.md: some thirty traini
 	@perceptio repro --profile studio-k32 --variants full
 	@perceptio repro --profile studio-k512 --variants full
 	@perceptio repro --profile studio-n25 --variants full
+	@perceptio repro --profile studio-n100 --variants full
 	@perceptio study
 
 test: environment lint ## Lint, types, unit tests, and the smoke profile end to end

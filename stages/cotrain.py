@@ -66,6 +66,7 @@ def main() -> None:
         loss_weights=params.loss_weights.model_dump(),
         max_tiles=params.max_tiles,
         seed=params.seed,
+        code_words=params.code_words,
     )
     batches = joint_batches(
         shards=shards,

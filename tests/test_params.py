@@ -89,13 +89,18 @@ def test_variants_override_single_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "value"),
-    [("studio-k32", "num_codes", 32), ("studio-k512", "num_codes", 512), ("studio-n25", "widths", (16, 32, 64, 64))],
+    ("name", "changes", "codes"),
+    [
+        ("studio-k32", {"num_codes": 32}, 64),
+        ("studio-k512", {"num_codes": 512}, 64),
+        ("studio-n25", {"resolution": 80, "widths": (16, 32, 64, 64)}, 25),
+        ("studio-n100", {"resolution": 80}, 100),
+    ],
 )
-def test_the_other_codebooks_of_the_study_differ_in_nothing_else(name: str, key: str, value: object) -> None:
+def test_the_other_codebooks_of_the_study_differ_in_nothing_else(name: str, changes: dict[str, object], codes: int) -> None:
     studio, other = (load_profile(profile, folder=REPOSITORY / PROFILES) for profile in ("studio", name))
-    assert getattr(other.depth_codebook, key) == value
-    assert other.depth_codebook.model_copy(update={key: getattr(studio.depth_codebook, key)}) == studio.depth_codebook
+    assert studio.depth_codebook.model_copy(update=changes) == other.depth_codebook
+    assert (other.depth_codebook.resolution // 2 ** len(other.depth_codebook.widths)) ** 2 == codes
     for section in set(SECTIONS) - {"depth_codebook"}:
         assert getattr(other, section) == getattr(studio, section), section
     assert list(other.variants) == ["full"]
@@ -117,6 +122,7 @@ def test_the_study_varies_one_thing_at_a_time() -> None:
     assert changed("no_seg", "full") == {"spans"}
     assert changed("no_depth", "full") == {"spans", "mixture"}
     assert changed("depth_first", "full") == {"order"}
+    assert changed("no_code_words", "full") == {"code_words"}
     for loss in ("marker", "token", "count", "reconstruction"):
         assert changed(f"no_{loss}", "full") == {"loss_weights"}
         assert getattr(studio.variant(f"no_{loss}").loss_weights, loss) == 0

@@ -80,7 +80,7 @@ def test_regimes_and_other_codebooks_have_rows_of_their_own(tmp_path: Path) -> N
     ]
 
 
-@pytest.mark.parametrize("profile", ["studio", "studio-k32", "studio-k512", "studio-n25"])
+@pytest.mark.parametrize("profile", ["studio", "studio-k32", "studio-k512", "studio-n25", "studio-n100"])
 def test_every_variant_of_the_profiles_has_a_place(profile: str) -> None:
     for name in load_profile(profile, folder=PROFILE_FOLDER).variants:
         variant, regime = identity(profile, name)

@@ -105,6 +105,9 @@ class CotrainParams(Section):
     """Whether each layer of InternVL is computed a second time in the backward pass instead of being remembered: about a
     third more time for a fraction of the activations' memory."""
     learning_rates: LearningRates
+    code_words: tuple[str, ...] = ()
+    """Words of the base for levels, each a single token, the farthest first: the rows of the depth codes, which are in the
+    order of nearness, start between theirs. None: they start like those of the other added tokens."""
     vision_start: float = Field(ge=0, lt=1)
     """Share of the steps before the projector and the vision tower begin to learn (Sa2VA: 0). From the first step on, they
     would answer the large early gradients of the added rows with an offset common to all image tokens, in which what the

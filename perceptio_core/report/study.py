@@ -41,9 +41,11 @@ MODELS = (
     "no_count",
     "no_reconstruction",
     "depth_first",
+    "no_code_words",
     "k32",
     "k512",
     "n25",
+    "n100",
 )
 CODES = {
     "codes_oracle": "codes_oracle",
