@@ -241,7 +241,7 @@ def test_the_page_of_the_repository_is_of_its_rows(tmp_path: Path) -> None:
 
 
 def test_names_and_variants_are_one_list() -> None:
-    assert len(set(VARIANTS)) == len(VARIANTS) == 16
+    assert len(set(VARIANTS)) == len(VARIANTS) == 18
 
 
 def test_the_command_gathers_merges_and_renews_the_page(
