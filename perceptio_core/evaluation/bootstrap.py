@@ -50,5 +50,12 @@ class Bootstrap:
             strata: per stratum the values (n, k) of its units.
             statistic: takes the resampled means of all strata (each (samples, k)), gives (samples,) values.
         """
-        low, high = np.quantile(statistic(self.means(strata)), (0.025, 0.975))
-        return float(low), float(high)
+        return self.intervals(strata, [statistic])[0]
+
+    def intervals(
+        self, strata: Sequence[Floats], statistics: Sequence[Callable[[list[Floats]], Floats]]
+    ) -> list[tuple[float, float]]:
+        """The same of several statistics over the same resamples, which are the costly part."""
+        means = self.means(strata)
+        bounds = [np.quantile(statistic(means), (0.025, 0.975)) for statistic in statistics]
+        return [(float(low), float(high)) for low, high in bounds]

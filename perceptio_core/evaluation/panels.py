@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.records import spread
-from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.benchmark import Answer, Item
 from perceptio_core.evaluation.masks import union
 
@@ -41,7 +40,7 @@ def _row(benchmark: str, item: Item, answer: Answer, correct: float, root: Path)
         "answer": answer.text,
         "expected": item.expected,
         "correct": round(correct, 4),
-        "mask": encode(union(answer.masks, size=answer.masks[0]["size"])) if answer.masks else None,
+        "mask": dict(union(answer.masks, size=answer.masks[0]["size"])) if answer.masks else None,
         "truth": None if item.truth is None else dict(item.truth),
         "depth_codes": None if answer.depth_codes is None else list(answer.depth_codes),
     }

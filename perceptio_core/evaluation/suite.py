@@ -41,6 +41,7 @@ def load_benchmark(params: BenchmarkParams, *, root: Path) -> Benchmark:
                 split_by=params.split_by,
                 images=None if params.images is None else root / params.images,
                 name=name,
+                protocol=params.protocol,
                 limit=params.limit,
             )
         case "hardblink":

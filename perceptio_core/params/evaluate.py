@@ -8,6 +8,8 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from perceptio_core.params.base import Section
 
 Kind = Literal["refer", "hardblink", "mmbench", "seedbench", "mme"]
+ResProtocolName = Literal["canonical", "lisa", "sa2va", "xsam"]
+"""How referring segmentation is scored; `perceptio_core.evaluation.res_protocols` says what each is."""
 Replacement = Literal["oracle", "random", "zeroed", "other"]
 """Depth codes in place of the model's own; `perceptio_core.evaluation.depth_codes` says what each is."""
 
@@ -27,6 +29,8 @@ class BenchmarkParams(Section):
     """refer: unc, umd or google; null where the folder holds one file of references."""
     images: str | None = None
     """refer: folder of the COCO train2014 images below the data root; null: <path>/images/mscoco/images/train2014."""
+    protocol: ResProtocolName = "canonical"
+    """refer: by whose rules it is scored. LISA's answers are teacher-forced: segment: true is the nearest to that."""
     limit: PositiveInt | None = None
     """At most this many expressions, questions (mmbench: with all rotations) or images (mme), spread over the file."""
     segment: bool | None = None
@@ -66,8 +70,8 @@ class BenchmarkParams(Section):
             raise ValueError("split is required for refer: val, testA, testB or test")
         if self.kind not in ("refer", "mmbench") and self.split is not None:
             raise ValueError("split is allowed for refer and mmbench only")
-        if self.kind != "refer" and (self.split_by is not None or self.images is not None):
-            raise ValueError("split_by and images are allowed for refer only")
+        if self.kind != "refer" and (self.split_by is not None or self.images is not None or self.protocol != "canonical"):
+            raise ValueError("split_by, images and protocol are allowed for refer only")
         return self
 
     @model_validator(mode="after")
