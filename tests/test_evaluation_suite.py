@@ -213,7 +213,7 @@ def test_a_control_gets_other_codes_and_one_line_of_its_own(tmp_path: Path) -> N
         (lambda p: p["benchmarks"][0].update(kind="pope"), "kind"),
         (lambda p: p["benchmarks"][0].update(path="../x"), "below the data root"),
         (lambda p: p["benchmarks"][0].update(path="/x"), "below the data root"),
-        (lambda p: p["benchmarks"][0].update(split="val"), "refer and mmbench only"),
+        (lambda p: p["benchmarks"][0].update(split="val"), "split is allowed for refer, grefcoco, mmbench, scienceqa only"),
         (lambda p: p["benchmarks"][0].update(kind="refer"), "split is required"),
         (lambda p: p["benchmarks"][0].update(split_by="umd"), "refer only"),
         (lambda p: p["benchmarks"].append(dict(p["benchmarks"][0])), "same name: seedbench"),

@@ -13,8 +13,8 @@ always have a mask; here they are scored as they are given.
 ``sa2va`` follows ``projects/sa2va/evaluation/dataset/RES.py`` and ``refcoco_eval.py`` of bytedance/Sa2VA: the summed target
 is encoded as run lengths, column by column, before it is compared. That coder starts a new run at every *change* of value:
 an overlap (2) between ones becomes background, as in ``lisa``; between zeros it stays; between a one and a zero it inverts
-all that follows, up to the next such place. An answer without [SEG] is a zero mask; the project's earlier code left it out of the
-sums of cIoU (``projects/llava_sam2/evaluation/dataset/RES.py``), which the scorer states beside it.
+all that follows, up to the next such place. An answer without [SEG] is a zero mask; the project's earlier code left it out
+of the sums of cIoU (``projects/llava_sam2/evaluation/dataset/RES.py``), which the scorer states beside it.
 
 ``xsam`` follows ``xsam/dataset/refseg_dataset.py`` and ``evaluation/evaluators/refseg_evaluator.py`` of wanghao9610/X-SAM.
 Its random choice, where an image has more expressions than the model takes at once, is not reproduced.

@@ -8,50 +8,71 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from perceptio_core.evaluation.ai2d import AI2D
 from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item, Metric, Scores, accuracy
+from perceptio_core.evaluation.blink import BlinkDepth
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.depth_codes import CodeSource
+from perceptio_core.evaluation.grefcoco import GeneralisedReferring
 from perceptio_core.evaluation.hardblink import HardBlink
 from perceptio_core.evaluation.jsonl import write_jsonl
 from perceptio_core.evaluation.mmbench import MMBench
 from perceptio_core.evaluation.mme import MME
 from perceptio_core.evaluation.panels import panel_rows
+from perceptio_core.evaluation.reason_seg import ReasonSeg
 from perceptio_core.evaluation.res import ReferringSegmentation
 from perceptio_core.evaluation.runner import Predict, ask, to_row
+from perceptio_core.evaluation.scienceqa import ScienceQA
 from perceptio_core.evaluation.seed_bench import SeedImage
 from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams, Replacement
 
 _log = logging.getLogger(__name__)
 
 
-def load_benchmark(params: BenchmarkParams, *, root: Path) -> Benchmark:
+def load_benchmark(params: BenchmarkParams, *, root: Path, pictures: bool = True) -> Benchmark:
     """Read one benchmark's official files below the data root.
+
+    Args:
+        params: which one.
+        root: data root.
+        pictures: whether the pictures are wanted; to score answers none is needed (but reasonseg's, for their sizes).
 
     Raises:
         ValueError: they are missing or malformed.
     """
     path = root / params.path
+    images = None if params.images is None else root / params.images
     match params.kind:
         case "refer":
             assert params.split is not None  # checked with the parameters
-            name = params.name or "res"
             return ReferringSegmentation(
                 path,
                 split=params.split,
                 split_by=params.split_by,
-                images=None if params.images is None else root / params.images,
-                name=name,
+                images=images,
+                name=params.label,
                 protocol=params.protocol,
                 limit=params.limit,
             )
+        case "grefcoco":
+            assert params.split is not None  # checked with the parameters
+            return GeneralisedReferring(path, split=params.split, images=images, name=params.label, limit=params.limit)
+        case "reasonseg":
+            return ReasonSeg(path, name=params.label, limit=params.limit)
         case "hardblink":
             return HardBlink(path, limit=params.limit)
+        case "blink_depth":
+            return BlinkDepth(path, limit=params.limit)
         case "mmbench":
-            return MMBench(path, split=params.split, limit=params.limit)
+            return MMBench(path, split=params.split, limit=params.limit, pictures=pictures)
         case "seedbench":
-            return SeedImage(path, limit=params.limit)
+            return SeedImage(path, limit=params.limit, pictures=pictures)
         case "mme":
-            return MME(path, limit=params.limit)
+            return MME(path, limit=params.limit, pictures=pictures)
+        case "ai2d":
+            return AI2D(path, limit=params.limit, pictures=pictures)
+        case "scienceqa":
+            return ScienceQA(path, split=params.split, limit=params.limit, pictures=pictures)
 
 
 def evaluate(
