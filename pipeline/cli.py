@@ -1,4 +1,4 @@
-"""The command ``perceptio``: the pipeline, a stage of it, a question about an image, two models compared, or a conversion."""
+"""The command ``perceptio``: the pipeline or a stage, a question about an image, answers scored or compared, a conversion."""
 
 import argparse
 import ast
@@ -40,6 +40,21 @@ def main() -> None:
     )
     against.add_argument("second", type=Path, metavar="B", help="another model's answers to the same questions")
 
+    score = commands.add_parser(
+        "score", help="score a file of answers without the model, ours or anyone's official result file"
+    )
+    score.add_argument("benchmark", metavar="BENCHMARK", help="such as hardblink, mme, mmbench, seedbench, refcoco_val")
+    score.add_argument("--predictions", type=Path, required=True, metavar="PATH", help="the answers: a file, or MME's folder")
+    score.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="the folder that holds the benchmarks' official files (default: the answers' own file where it holds the right "
+        "answers, as MME's and MMBench's do; else the active profile's benchmark of that name)",
+    )
+    score.add_argument("--protocol", metavar="NAME", help="for RefCOCO, by whose rules: canonical, lisa, sa2va, xsam")
+    score.add_argument("--json", action="store_true", help="print a list of {name, value, low, high, n, protocol}")
+
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind, line in CONVERSIONS.items():
@@ -63,7 +78,8 @@ def main() -> None:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        {"repro": _repro, "predict": _predict, "compare": _compare, "convert": _convert}[arguments.command](arguments)
+        handlers = {"repro": _repro, "predict": _predict, "compare": _compare, "score": _score, "convert": _convert}
+        handlers[arguments.command](arguments)
     except (ValueError, FileNotFoundError) as error:
         print(f"perceptio: {error}", file=sys.stderr)
         sys.exit(2)
@@ -111,6 +127,18 @@ def _compare(arguments: argparse.Namespace) -> None:
     from perceptio_core.evaluation.compare import compare
 
     print(compare(arguments.first, arguments.second))
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from pipeline.score import score
+
+    score(
+        arguments.benchmark,
+        predictions=arguments.predictions,
+        root=arguments.root,
+        protocol=arguments.protocol,
+        as_json=arguments.json,
+    )
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -124,6 +124,16 @@ def accuracy(hits: Sequence[bool] | Sequence[float], *, name: str, protocol: str
     )
 
 
+def unparsed_share(scores: Sequence[Scores], bootstrap: Bootstrap) -> list[Metric]:
+    """The metric ``unparsed``: the share of answers that could not be read; none where no answer had to be."""
+    missed, asked = sum(score.unparsed for score in scores), sum(score.parsable for score in scores)
+    if asked == 0:
+        return []
+    flags = [True] * missed + [False] * (asked - missed)
+    protocol = f"{missed} of {asked} answers from which no option, yes or no could be read (all count as wrong)"
+    return [accuracy(flags, name="unparsed", protocol=protocol, bootstrap=bootstrap, unit="per question")]
+
+
 def grouped(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
     """Items by key, groups in the order of their first item."""
     groups: dict[Any, list[T]] = {}

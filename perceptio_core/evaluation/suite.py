@@ -8,71 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perceptio_core.evaluation.ai2d import AI2D
-from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item, Metric, Scores, accuracy
-from perceptio_core.evaluation.blink import BlinkDepth
+from perceptio_core.evaluation.answer_rows import to_row
+from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item, Metric, Scores, unparsed_share
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.depth_codes import CodeSource
-from perceptio_core.evaluation.grefcoco import GeneralisedReferring
-from perceptio_core.evaluation.hardblink import HardBlink
 from perceptio_core.evaluation.jsonl import write_jsonl
-from perceptio_core.evaluation.mmbench import MMBench
-from perceptio_core.evaluation.mme import MME
+from perceptio_core.evaluation.load import load_benchmark
 from perceptio_core.evaluation.panels import panel_rows
-from perceptio_core.evaluation.reason_seg import ReasonSeg
-from perceptio_core.evaluation.res import ReferringSegmentation
-from perceptio_core.evaluation.runner import Predict, ask, to_row
-from perceptio_core.evaluation.scienceqa import ScienceQA
-from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.evaluation.runner import Predict, ask
 from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams, Replacement
 
 _log = logging.getLogger(__name__)
-
-
-def load_benchmark(params: BenchmarkParams, *, root: Path, pictures: bool = True) -> Benchmark:
-    """Read one benchmark's official files below the data root.
-
-    Args:
-        params: which one.
-        root: data root.
-        pictures: whether the pictures are wanted; to score answers none is needed (but reasonseg's, for their sizes).
-
-    Raises:
-        ValueError: they are missing or malformed.
-    """
-    path = root / params.path
-    images = None if params.images is None else root / params.images
-    match params.kind:
-        case "refer":
-            assert params.split is not None  # checked with the parameters
-            return ReferringSegmentation(
-                path,
-                split=params.split,
-                split_by=params.split_by,
-                images=images,
-                name=params.label,
-                protocol=params.protocol,
-                limit=params.limit,
-            )
-        case "grefcoco":
-            assert params.split is not None  # checked with the parameters
-            return GeneralisedReferring(path, split=params.split, images=images, name=params.label, limit=params.limit)
-        case "reasonseg":
-            return ReasonSeg(path, name=params.label, limit=params.limit)
-        case "hardblink":
-            return HardBlink(path, limit=params.limit)
-        case "blink_depth":
-            return BlinkDepth(path, limit=params.limit)
-        case "mmbench":
-            return MMBench(path, split=params.split, limit=params.limit, pictures=pictures)
-        case "seedbench":
-            return SeedImage(path, limit=params.limit, pictures=pictures)
-        case "mme":
-            return MME(path, limit=params.limit, pictures=pictures)
-        case "ai2d":
-            return AI2D(path, limit=params.limit, pictures=pictures)
-        case "scienceqa":
-            return ScienceQA(path, split=params.split, limit=params.limit, pictures=pictures)
 
 
 def evaluate(
@@ -140,7 +86,7 @@ def evaluate(
     write_jsonl(out / "quarantine.jsonl", quarantine)
     write_jsonl(out / "panels.jsonl", panels)
     write_jsonl(out / "breakdown.jsonl", (metric.to_json() for metric in breakdown))
-    return headline + _unparsed(plain, bootstrap)
+    return headline + unparsed_share(plain, bootstrap)
 
 
 def _renamed(metric: Metric, entry: BenchmarkParams) -> Metric:
@@ -148,15 +94,6 @@ def _renamed(metric: Metric, entry: BenchmarkParams) -> Metric:
     ways = [f"{span} forced" if wish else f"no {span} span" for span, wish in asked.items() if wish is not None]
     ways += [f"{entry.codes} depth codes in place of the model's own"] if entry.codes != "predicted" else []
     return replace(metric, name=f"{entry.name}_{metric.name}", protocol="; ".join([metric.protocol, *ways]))
-
-
-def _unparsed(scores: list[Scores], bootstrap: Bootstrap) -> list[Metric]:
-    missed, asked = sum(score.unparsed for score in scores), sum(score.parsable for score in scores)
-    if asked == 0:
-        return []
-    flags = [True] * missed + [False] * (asked - missed)
-    protocol = f"{missed} of {asked} answers from which no option, yes or no could be read (all count as wrong)"
-    return [accuracy(flags, name="unparsed", protocol=protocol, bootstrap=bootstrap, unit="per question")]
 
 
 def _write_predictions(path: Path, benchmark: Benchmark, answers: dict[str, Answer], score: Scores) -> None:

@@ -1,0 +1,180 @@
+"""Reading somebody's answers, so that they can be scored without the model: our predictions files, official result files.
+
+| Form | Benchmarks | Holds |
+|---|---|---|
+| ``.jsonl`` of `evaluate` | all | item_id, raw, text, masks, ... |
+| ``.jsonl`` | SEED, ScienceQA, AI2D, MMBench | question_id and prediction (or text) |
+| ``.jsonl`` | segmentation | sent_id (and ref_id), or image for ReasonSeg; segmentation: COCO RLE, a list of them, or null |
+| folder of ``<task>.txt`` | MME | image TAB question TAB answer TAB prediction |
+| folder of ``*{n}pointscenter*.jsonl`` | HardBLINK | question_id and text, one file per subset |
+| ``.tsv``, ``.xlsx`` | MMBench, SEED, AI2D, ScienceQA | columns index and prediction |
+| ``.json`` | BLINK | {idx: prediction}, or {"val": [{idx, prediction}]} |
+
+Perception spans are taken out of every text before it is read; the raw text is kept. Every question must have one prediction:
+a part of a benchmark is another benchmark. Predictions that belong to no question are left aside, with a word in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item
+from perceptio_core.evaluation.choice_table import read_table
+from perceptio_core.evaluation.hardblink import SUBSETS, HardBlink
+from perceptio_core.evaluation.jsonl import read_jsonl
+from perceptio_core.evaluation.masks import checked
+from perceptio_core.evaluation.mme import MME, read_lines, task_files
+from perceptio_core.grammar import strip_perception
+
+FORMS = ".jsonl, .tsv, .xlsx, .json, or a folder (MME, HardBLINK)"
+_SHOWN = 3  # of the questions without a prediction
+_log = logging.getLogger(__name__)
+
+
+def read_predictions(path: Path, benchmark: Benchmark) -> dict[str, Answer]:
+    """One answer per question of the benchmark, by `Item.item_id`.
+
+    Raises:
+        ValueError: the file is absent, malformed or of no known form, predicts a question twice, or lacks one.
+    """
+    items = {item.item_id: item for item in benchmark.items}
+    answers: dict[str, Answer] = {}
+    strangers = 0
+    for key, answer in _read(path, benchmark, items):
+        if key not in items:
+            strangers += 1
+            continue
+        if key in answers:
+            raise ValueError(f"{path}: question {key} is predicted twice")
+        answers[key] = answer
+    if strangers:
+        _log.warning("%s: %d predictions belong to none of the questions; left aside", path, strangers)
+    if missing := [key for key in items if key not in answers]:
+        shown = ", ".join(missing[:_SHOWN])
+        raise ValueError(f"{path}: {len(missing)} of {len(items)} questions have no prediction, such as {shown}")
+    return answers
+
+
+def _read(path: Path, benchmark: Benchmark, items: Mapping[str, Item]) -> Iterator[tuple[str, Answer]]:
+    if path.is_dir():
+        if isinstance(benchmark, MME):
+            yield from _mme_folder(path, benchmark)
+        elif isinstance(benchmark, HardBlink):
+            yield from _hardblink_folder(path, items)
+        else:
+            raise ValueError(f"{path}: a folder of predictions is read for MME and HardBLINK only")
+    elif path.suffix in (".tsv", ".xlsx"):
+        for record in read_table(path):
+            if "prediction" not in record:
+                raise ValueError(f"{path}: there is no column prediction; there are {list(record)}")
+            yield record["index"], _answer(record["index"], record["prediction"])
+    elif path.suffix == ".json":
+        yield from _json(path)
+    elif path.suffix == ".jsonl":
+        yield from _jsonl(path, items)
+    else:
+        raise ValueError(f"{path}: predictions are read from {FORMS}")
+
+
+def _answer(key: str, text: Any, masks: Iterable[Mapping[str, Any]] = ()) -> Answer:
+    raw = "" if text is None else str(text)
+    return Answer(item_id=key, raw=raw, text=strip_perception(raw), masks=tuple(masks))
+
+
+def _jsonl(path: Path, items: Mapping[str, Item]) -> Iterator[tuple[str, Answer]]:
+    sentences = _by_sentence(items)
+    for number, row in enumerate(read_jsonl(path, keys=()), start=1):
+        where = f"{path}: row {number}"
+        key = _key(row, sentences, where)
+        if key not in items:
+            yield key, _answer(key, "")
+        elif "raw" in row:  # as `evaluate` writes it
+            masks = _masks(row.get("masks"), items[key], where)
+            text = strip_perception(str(row.get("text", row["raw"])))
+            yield key, Answer(item_id=key, raw=str(row["raw"]), text=text, masks=masks)
+        elif "segmentation" in row or "masks" in row:
+            given = row["masks"] if "masks" in row else row["segmentation"]
+            yield key, _answer(key, row.get("text", ""), _masks(given, items[key], where))
+        elif "prediction" in row or "text" in row:
+            yield key, _answer(key, row["prediction"] if "prediction" in row else row["text"])
+        else:
+            raise ValueError(f"{where}: expected prediction, text or segmentation, found the keys {sorted(row)}")
+
+
+def _by_sentence(items: Mapping[str, Item]) -> dict[str, str]:
+    """The item of a sentence id, for segmentation by expressions; sentence ids are unique in a data set."""
+    return {key.rpartition("/")[2]: key for key, item in items.items() if item.truth is not None and "/" in key}
+
+
+def _key(row: Mapping[str, Any], sentences: Mapping[str, str], where: str) -> str:
+    for name in ("item_id", "question_id", "idx"):
+        if name in row:
+            return str(row[name])
+    if "sent_id" in row:
+        sentence = str(row["sent_id"])
+        return f"{row['ref_id']}/{sentence}" if "ref_id" in row else sentences.get(sentence, sentence)
+    if "image" in row:
+        return Path(str(row["image"])).stem
+    raise ValueError(f"{where}: expected item_id, question_id, idx, sent_id or image, found the keys {sorted(row)}")
+
+
+def _masks(given: Any, item: Item, where: str) -> tuple[dict[str, Any], ...]:
+    if given is None:
+        return ()
+    if item.truth is None:  # masks that an answer to a question in words came with
+        return ()
+    masks = given if isinstance(given, list) else [given]
+    return tuple(checked(mask, size=item.truth["size"], where=f"{where} ({item.item_id})") for mask in masks)
+
+
+def _json(path: Path) -> Iterator[tuple[str, Answer]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    rows = content.get("val") if isinstance(content, dict) else None
+    if isinstance(rows, list):
+        if not all(isinstance(row, dict) and {"idx", "prediction"} <= row.keys() for row in rows):
+            raise ValueError(f'{path}: "val" holds objects with idx and prediction')
+        content = {}
+        for row in rows:
+            if row["idx"] in content:
+                raise ValueError(f"{path}: question {row['idx']} is predicted twice")
+            content[row["idx"]] = row["prediction"]
+    if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
+        raise ValueError(f'{path}: expected an object {{idx: prediction}}, or {{"val": [{{idx, prediction}}]}}')
+    yield from ((key, _answer(key, text)) for key, text in content.items())
+
+
+def _mme_folder(folder: Path, benchmark: MME) -> Iterator[tuple[str, Answer]]:
+    """By subtask, picture and question, so that the order of the lines does not matter."""
+    keys: dict[tuple[str, str, str], list[str]] = {}
+    for item in benchmark.items:
+        keys.setdefault((item.item_id.partition("/")[0], Path(str(item.image)).name, item.question), []).append(item.item_id)
+    for file in task_files(folder):
+        for number, row in read_lines(file):
+            if len(row) != 4:
+                raise ValueError(f"{file}:{number}: no prediction; expected image TAB question TAB answer TAB prediction")
+            waiting = keys.get((file.stem, Path(row[0]).name, row[1]), [f"{file.stem}/{row[0]}/{row[1]}"])
+            # The same question about the same picture may stand in a subtask more than once.
+            key = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+            yield key, _answer(key, row[3])
+
+
+def _hardblink_folder(folder: Path, items: Mapping[str, Item]) -> Iterator[tuple[str, Answer]]:
+    for n in SUBSETS:
+        if not any(key.startswith(f"{n}/") for key in items):
+            continue
+        found = sorted(folder.glob(f"*{n}pointscenter*.jsonl"))
+        if len(found) != 1:
+            names = [file.name for file in found]
+            raise ValueError(f"{folder}: expected one *{n}pointscenter*.jsonl, found {names}")
+        for row in read_jsonl(found[0], keys=("question_id",)):
+            if "text" not in row and "prediction" not in row:
+                raise ValueError(f"{found[0]}: question {row['question_id']}: expected text or prediction")
+            key = f"{n}/{row['question_id']}"
+            yield key, _answer(key, row["text"] if "text" in row else row["prediction"])
