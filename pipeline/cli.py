@@ -1,4 +1,4 @@
-"""The command ``perceptio``: the pipeline or a stage, a question about an image, answers scored or compared, a conversion."""
+"""The command ``perceptio``: the pipeline or a stage, a question about an image, answers scored or exported, a conversion."""
 
 import argparse
 import ast
@@ -55,6 +55,14 @@ def main() -> None:
     score.add_argument("--protocol", metavar="NAME", help="for RefCOCO, by whose rules: canonical, lisa, sa2va, xsam")
     score.add_argument("--json", action="store_true", help="print a list of {name, value, low, high, n, protocol}")
 
+    exported = commands.add_parser("export", help="write answers as the files that the benchmarks' own tools and servers take")
+    exported.add_argument("benchmark", metavar="BENCHMARK", help="as for score")
+    exported.add_argument("--predictions", type=Path, required=True, metavar="PATH", help="the answers, as for score")
+    exported.add_argument("--root", type=Path, metavar="DIR", help="as for score")
+    exported.add_argument(
+        "out", type=Path, metavar="OUT", help="new .xlsx or .tsv (tables), .jsonl, .json, or folder (MME, HardBLINK)"
+    )
+
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind, line in CONVERSIONS.items():
@@ -78,7 +86,14 @@ def main() -> None:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        handlers = {"repro": _repro, "predict": _predict, "compare": _compare, "score": _score, "convert": _convert}
+        handlers = {
+            "repro": _repro,
+            "predict": _predict,
+            "compare": _compare,
+            "score": _score,
+            "export": _export,
+            "convert": _convert,
+        }
         handlers[arguments.command](arguments)
     except (ValueError, FileNotFoundError) as error:
         print(f"perceptio: {error}", file=sys.stderr)
@@ -139,6 +154,12 @@ def _score(arguments: argparse.Namespace) -> None:
         protocol=arguments.protocol,
         as_json=arguments.json,
     )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from pipeline.score import export
+
+    export(arguments.benchmark, predictions=arguments.predictions, root=arguments.root, out=arguments.out)
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""``perceptio score``: a file of answers scored without the model."""
+"""``perceptio score`` and ``perceptio export``: a file of answers scored without the model, or written in an official form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 from perceptio_core.evaluation.benchmark import Benchmark, Metric
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.catalogue import official
+from perceptio_core.evaluation.export import export as write
 from perceptio_core.evaluation.load import load_benchmark
+from perceptio_core.evaluation.predictions import read_predictions
 from perceptio_core.evaluation.rescore import rescore, self_contained
 from perceptio_core.params.evaluate import BenchmarkParams
 
@@ -45,6 +47,19 @@ def score(name: str, *, predictions: Path, root: Path | None, protocol: str | No
         print(json.dumps([metric.to_json() for metric in metrics], indent=2, allow_nan=False, ensure_ascii=False))
     else:
         print("\n".join(_lines(metrics)))
+
+
+def export(name: str, *, predictions: Path, root: Path | None, out: Path) -> None:
+    """Write a file of answers in the form that the benchmark's own tools take; arguments as `score` has them.
+
+    Raises:
+        ValueError: as `score`; or `out` exists, or has a suffix that is none of this benchmark's.
+    """
+    if not predictions.exists():
+        raise ValueError(f"{predictions}: no such file or folder")
+    benchmark = find_benchmark(name, predictions=predictions, root=root, protocol=None).benchmark
+    write(benchmark, read_predictions(predictions, benchmark), out)
+    print(out)
 
 
 def find_benchmark(name: str, *, predictions: Path, root: Path | None, protocol: str | None) -> Found:

@@ -30,10 +30,11 @@ class AI2D:
     """
 
     def __init__(self, file: Path, *, limit: int | None = None, pictures: bool = True) -> None:
-        rows = spread(read_choice_rows(file, pictures=pictures), limit)
-        self._questions = [ChoiceQuestion(item=row.item, choices=row.choices) for row in rows]
-        if not self._questions:
+        self.rows = spread(read_choice_rows(file, pictures=pictures), limit)
+        """The questions with the columns of the table."""
+        if not self.rows:
             raise ValueError(f"{file}: no rows")
+        self._questions = [ChoiceQuestion(item=row.item, choices=row.choices) for row in self.rows]
         self._label = f"AI2D ({described(file)})"
 
     @property

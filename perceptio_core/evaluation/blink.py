@@ -46,19 +46,20 @@ class BlinkDepth:
             raise ValueError(f"{file}: columns {missing} are missing; there are {table.column_names}")
         rows = table.select(list(COLUMNS)).to_pylist()
         unique((row["idx"] for row in rows), what="idx", named_in=file)
-        self._questions = spread([_question(row, file) for row in rows], limit)
-        if not self._questions:
+        self.questions = spread([_question(row, file) for row in rows], limit)
+        """The questions with their options, in the order of the file."""
+        if not self.questions:
             raise ValueError(f"{file}: no rows")
 
     @property
     def items(self) -> list[Item]:
         """The questions in the order of the file."""
-        return [question.item for question in self._questions]
+        return [question.item for question in self.questions]
 
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
         """The metric blink_depth."""
         label = "BLINK, Relative_Depth, split val (2 points)"
-        return score_choices(self._questions, answers, name="blink_depth", label=label, bootstrap=bootstrap)
+        return score_choices(self.questions, answers, name="blink_depth", label=label, bootstrap=bootstrap)
 
 
 def _file(path: Path) -> Path:

@@ -35,17 +35,22 @@ class MMBench:
     """
 
     def __init__(self, file: Path, *, split: str | None = None, limit: int | None = None, pictures: bool = True) -> None:
-        self.rows = [row for row in read_choice_rows(file, pictures=pictures) if split is None or row.field("split") == split]
-        if not self.rows:
+        rows = [row for row in read_choice_rows(file, pictures=pictures) if split is None or row.field("split") == split]
+        if not rows:
             raise ValueError(f"{file}: no rows" + ("" if split is None else f" with split {split!r}"))
-        questions = grouped(self.rows, lambda row: row.index % ROTATION)
+        questions = grouped(rows, lambda row: row.index % ROTATION)
         self._questions: list[list[ChoiceRow]] = [questions[key] for key in spread(list(questions), limit)]
         self._label = described(file) + (f", split {split}" if split else "")
 
     @property
     def items(self) -> list[Item]:
         """The rows, a question's rotations together."""
-        return [row.item for question in self._questions for row in question]
+        return [row.item for row in self.rows]
+
+    @property
+    def rows(self) -> list[ChoiceRow]:
+        """The same with the columns of the table."""
+        return [row for question in self._questions for row in question]
 
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
         """mmbench, and its parts by split, l2-category and category."""

@@ -37,15 +37,17 @@ class ScienceQA:
     """
 
     def __init__(self, path: Path, *, split: str | None = None, limit: int | None = None, pictures: bool = True) -> None:
+        self.rows: list[ChoiceRow] = []
+        """The questions with the columns of the table; none where they are read from the folder."""
         if path.suffix == ".tsv":
             if split is not None:
                 raise ValueError(f"{path}: a table has one split; split {split!r} is allowed for the folder only")
-            questions = [_of_row(row) for row in read_choice_rows(path, pictures=pictures)]
+            self.rows = spread(read_choice_rows(path, pictures=pictures), limit)
+            self._questions = [_of_row(row) for row in self.rows]
             self._label = f"ScienceQA-image ({described(path)})"
         else:
-            questions = _read(path, split or "test")
+            self._questions = spread(_read(path, split or "test"), limit)
             self._label = f"ScienceQA-image, split {split or 'test'}"
-        self._questions = spread(questions, limit)
         if not self._questions:
             raise ValueError(f"{path}: no question with a picture")
 

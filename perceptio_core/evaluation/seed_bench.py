@@ -18,7 +18,7 @@ from perceptio_core.evaluation.answers import choice_prompt
 from perceptio_core.evaluation.benchmark import Answer, Item, Scores, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.choice import ChoiceQuestion, score_choices
-from perceptio_core.evaluation.choice_table import read_choice_rows
+from perceptio_core.evaluation.choice_table import ChoiceRow, read_choice_rows
 from perceptio_core.evaluation.official_files import described
 
 IMAGE_TYPES = range(1, 10)
@@ -40,14 +40,17 @@ class SeedImage:
     """
 
     def __init__(self, file: Path, *, limit: int | None = None, pictures: bool = True) -> None:
+        self.rows: list[ChoiceRow] = []
+        """The questions with the columns of the table; none where they are read from the JSON file."""
         if file.suffix == ".tsv":
-            rows = read_choice_rows(file, pictures=pictures)
-            questions = [ChoiceQuestion(item=row.item, choices=row.choices, part=row.field("category")) for row in rows]
+            self.rows = spread(read_choice_rows(file, pictures=pictures), limit)
+            self._questions = [
+                ChoiceQuestion(item=row.item, choices=row.choices, part=row.field("category")) for row in self.rows
+            ]
             self._label = f"SEED-Image ({described(file)})"
         else:
-            questions = _read(file)
+            self._questions = spread(_read(file), limit)
             self._label = "SEED-Image (SEED-Bench, question types 1-9)"
-        self._questions = spread(questions, limit)
 
     @property
     def items(self) -> list[Item]:
