@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from perceptio_core.evaluation.answers import parse_option
+from perceptio_core.evaluation.answers import parse_option, read_vlmevalkit_option
 from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped
 from perceptio_core.evaluation.bootstrap import Bootstrap
 
@@ -28,7 +28,7 @@ class ChoiceQuestion:
 def score_choices(
     questions: Sequence[ChoiceQuestion], answers: Mapping[str, Answer], *, name: str, label: str, bootstrap: Bootstrap
 ) -> Scores:
-    """Metric `name`, and ``<name>/<part>`` for the parts.
+    """Metric `name`; ``<name>/vlmevalkit``, the same answers as VLMEvalKit reads them; ``<name>/<part>`` for the parts.
 
     Args:
         questions: at least one.
@@ -42,6 +42,10 @@ def score_choices(
         for question in questions
     ]
     hits = [letter == question.item.expected for letter, question in zip(parsed, questions, strict=True)]
+    as_vlmevalkit = [
+        read_vlmevalkit_option(answers[question.item.item_id].text, question.choices) == question.item.expected
+        for question in questions
+    ]
     unparsed = sum(letter is None for letter in parsed)
     rule = f"{label}: accuracy, letter read by rules, {unparsed} of {len(hits)} unparsed count as wrong"
     unit = "per question"
@@ -51,14 +55,23 @@ def score_choices(
         main=name,
         breakdown=[
             accuracy(
-                [hits[index] for index in members],
-                name=f"{name}/{part}",
-                protocol=f"{label}: accuracy, letter read by rules, unparsed count as wrong",
+                as_vlmevalkit,
+                name=f"{name}/vlmevalkit",
+                protocol=f"{label}: accuracy, letter read by VLMEvalKit's exact matching",
                 bootstrap=bootstrap,
                 unit=unit,
-            )
-            for part, members in parts.items()
-            if part
+            ),
+            *(
+                accuracy(
+                    [hits[index] for index in members],
+                    name=f"{name}/{part}",
+                    protocol=f"{label}: accuracy, letter read by rules, unparsed count as wrong",
+                    bootstrap=bootstrap,
+                    unit=unit,
+                )
+                for part, members in parts.items()
+                if part
+            ),
         ],
         correct={question.item.item_id: float(hit) for question, hit in zip(questions, hits, strict=True)},
         unparsed=unparsed,

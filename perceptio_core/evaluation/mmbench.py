@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perceptio_core.data.records import spread
-from perceptio_core.evaluation.answers import parse_option
+from perceptio_core.evaluation.answers import parse_option, read_vlmevalkit_option
 from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.choice_table import ChoiceRow, read_choice_rows
@@ -53,7 +53,7 @@ class MMBench:
         return [row for question in self._questions for row in question]
 
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
-        """mmbench, and its parts by split, l2-category and category."""
+        """mmbench; mmbench/vlmevalkit, the same answers as VLMEvalKit reads them; parts by split, l2-category and category."""
         parsed = {
             row.item.item_id: parse_option(answers[row.item.item_id].text, letters="".join(row.choices), choices=row.choices)
             for question in self._questions
@@ -72,7 +72,19 @@ class MMBench:
         )
         unit = "per question"
         headline = [accuracy(hits, name="mmbench", protocol=rule, bootstrap=bootstrap, unit=unit)]
-        breakdown = []
+        as_vlmevalkit = [
+            all(read_vlmevalkit_option(answers[row.item.item_id].text, row.choices) == row.item.expected for row in question)
+            for question in self._questions
+        ]
+        breakdown = [
+            accuracy(
+                as_vlmevalkit,
+                name="mmbench/vlmevalkit",
+                protocol=f"MMBench circular, {self._label}, {len(parsed)} rows; letter read by VLMEvalKit's exact matching",
+                bootstrap=bootstrap,
+                unit=unit,
+            )
+        ]
         for part in ("split", "l2-category", "category"):
             pairs = [(question[0].field(part), hit) for question, hit in zip(self._questions, hits, strict=True)]
             for label, members in sorted(grouped(pairs, lambda pair: pair[0]).items()):
