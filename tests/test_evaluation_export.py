@@ -38,8 +38,9 @@ BOOTSTRAP = Bootstrap(samples=50)
 def make(kind: str, folder: Path) -> tuple[Benchmark, str]:
     """A small benchmark of the kind, and a name for its export."""
     match kind:
-        case "mme":
-            return MME(write_mme(folder / "mme", {"count": ["a.jpg", "b.jpg"], "OCR": ["c.jpg"]})), "out"
+        case "mme" | "mme_xlsx":
+            tasks = {"count": ["a.jpg", "b.jpg"], "OCR": ["c.jpg"]}
+            return MME(write_mme(folder / "mme", tasks)), "out" if kind == "mme" else "out.xlsx"
         case "mmbench_xlsx" | "mmbench_tsv":
             return MMBench(write_mmbench(folder / "m.tsv", mmbench_rows())), f"out.{kind.partition('_')[2]}"
         case "ai2d":
@@ -65,7 +66,19 @@ def make(kind: str, folder: Path) -> tuple[Benchmark, str]:
 
 TEXTS = ["Yes", "(A)", 'A "quoted"\tanswer\nin two lines', "=1+1", "B, \x07 certainly", "", "the answer is C", "no"]
 MASKS = {"refer": box(0, 3, 10, 12), "grefcoco": columns(3, 12), "reasonseg": filled(2, 2, 12, 9)}
-KINDS = ("mme", "mmbench_xlsx", "mmbench_tsv", "ai2d", "seed_table", "seed", "scienceqa", "hardblink", "blink", *MASKS)
+KINDS = (
+    "mme",
+    "mme_xlsx",
+    "mmbench_xlsx",
+    "mmbench_tsv",
+    "ai2d",
+    "seed_table",
+    "seed",
+    "scienceqa",
+    "hardblink",
+    "blink",
+    *MASKS,
+)
 
 
 def said(kind: str, items: list[Item]) -> dict[str, Answer]:

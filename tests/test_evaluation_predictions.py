@@ -189,6 +189,7 @@ def test_mmbench_results_that_lack_something(
     none = write_tsv(tmp_path / "none.tsv", [{"index": "1", "said": "A"}])
     error = refused(monkeypatch, capsys, "mmbench", "--predictions", none, "--root", tmp_path)
     assert "no column prediction" in error
+    assert "holds no right answers; --root DIR" in refused(monkeypatch, capsys, "mmbench", "--predictions", short)
     (tmp_path / "broken.xlsx").write_bytes(b"no workbook")
     error = refused(monkeypatch, capsys, "mmbench", "--predictions", tmp_path / "broken.xlsx")
     assert "broken.xlsx: cannot be read as a table" in error

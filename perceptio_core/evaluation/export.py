@@ -2,7 +2,7 @@
 
 | Benchmark | File |
 |---|---|
-| MME | folder of ``<task>.txt``, for MME's evaluation tool |
+| MME | folder of ``<task>.txt``, for MME's evaluation tool; or ``.xlsx``, ``.tsv`` for VLMEvalKit |
 | a table (MMBench, SEED, AI2D, ScienceQA) | ``.xlsx``, ``.tsv``: its columns and prediction; MMBench's server, VLMEvalKit |
 | SEED, ScienceQA from their own files | ``.jsonl`` of question_id and prediction, for SEED-Bench's leaderboard |
 | HardBLINK | folder of ``blink_{n}pointscenter_answers.jsonl``, for AURORA's scorer |
@@ -68,7 +68,7 @@ def _writer(benchmark: Benchmark) -> tuple[tuple[str, ...], Callable[[Answers, P
         rows = benchmark.rows
         return (".xlsx", ".tsv"), lambda answers, out: _table(rows, answers, out)
     if isinstance(benchmark, MME):
-        return ("",), lambda answers, out: _mme(items, answers, out)
+        return ("", ".xlsx", ".tsv"), lambda answers, out: _mme(items, answers, out)
     if isinstance(benchmark, HardBlink):
         return ("",), lambda answers, out: _hardblink(items, answers, out)
     if isinstance(benchmark, BlinkDepth):
@@ -84,8 +84,11 @@ def _writer(benchmark: Benchmark) -> tuple[tuple[str, ...], Callable[[Answers, P
 
 
 def _table(rows: Sequence[ChoiceRow], answers: Answers, out: Path) -> None:
-    columns = [*rows[0].fields, *(["prediction"] if "prediction" not in rows[0].fields else [])]
-    records = [{**row.fields, "prediction": answers[row.item.item_id].text} for row in rows]
+    _write_table([{**row.fields, "prediction": answers[row.item.item_id].text} for row in rows], out)
+
+
+def _write_table(records: Sequence[Mapping[str, str]], out: Path) -> None:
+    columns = list(records[0])
     if out.suffix == ".tsv":
         pd.DataFrame(records, columns=columns).to_csv(out, sep="\t", index=False)
         return
@@ -106,6 +109,9 @@ def _cell(sheet: Any, column: str, text: str) -> Any:
 
 
 def _mme(items: Sequence[Item], answers: Answers, out: Path) -> None:
+    if out.suffix:
+        _write_table([_mme_record(number, item, answers[item.item_id]) for number, item in enumerate(items)], out)
+        return
     out.mkdir()
     for task, members in grouped(items, lambda item: item.item_id.partition("/")[0]).items():
         lines = []
@@ -113,6 +119,19 @@ def _mme(items: Sequence[Item], answers: Answers, out: Path) -> None:
             said = " ".join(answers[item.item_id].text.split())  # a tab or a line end would be another column or line
             lines.append("\t".join([Path(str(item.image)).name, item.question, item.expected.capitalize(), said]))
         (out / f"{task}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _mme_record(number: int, item: Item, answer: Answer) -> dict[str, str]:
+    """A row of VLMEvalKit's MME table; its scorer pairs the two questions by category and image_path."""
+    task = item.item_id.partition("/")[0]
+    return {
+        "index": str(number),
+        "category": task,
+        "image_path": f"{task}/{Path(str(item.image)).name}",
+        "question": item.question,
+        "answer": item.expected.capitalize(),
+        "prediction": answer.text,
+    }
 
 
 def _hardblink(items: Sequence[Item], answers: Answers, out: Path) -> None:

@@ -8,6 +8,7 @@
 | folder of ``<task>.txt`` | MME | image TAB question TAB answer TAB prediction |
 | folder of ``*{n}pointscenter*.jsonl`` | HardBLINK | question_id and text, one file per subset |
 | ``.tsv``, ``.xlsx`` | MMBench, SEED, AI2D, ScienceQA | columns index and prediction |
+| ``.tsv``, ``.xlsx`` | MME | VLMEvalKit's columns category, image_path, question and prediction |
 | ``.json`` | BLINK | {idx: prediction}, or {"val": [{idx, prediction}]} |
 
 Perception spans are taken out of every text before it is read; the raw text is kept. Every question must have one prediction:
@@ -68,10 +69,13 @@ def _read(path: Path, benchmark: Benchmark, items: Mapping[str, Item]) -> Iterat
         else:
             raise ValueError(f"{path}: a folder of predictions is read for MME and HardBLINK only")
     elif path.suffix in (".tsv", ".xlsx"):
+        mme = _MmeKeys(benchmark) if isinstance(benchmark, MME) else None
+        needed = ["prediction"] if mme is None else ["category", "image_path", "question", "prediction"]
         for record in read_table(path):
-            if "prediction" not in record:
-                raise ValueError(f"{path}: there is no column prediction; there are {list(record)}")
-            yield record["index"], _answer(record["index"], record["prediction"])
+            if missing := [column for column in needed if column not in record]:
+                raise ValueError(f"{path}: there is no column {', '.join(missing)}; there are {list(record)}")
+            key = record["index"] if mme is None else mme.key(record["category"], record["image_path"], record["question"])
+            yield key, _answer(key, record["prediction"])
     elif path.suffix == ".json":
         yield from _json(path)
     elif path.suffix == ".jsonl":
@@ -150,18 +154,29 @@ def _json(path: Path) -> Iterator[tuple[str, Answer]]:
     yield from ((key, _answer(key, text)) for key, text in content.items())
 
 
+class _MmeKeys:
+    """MME's questions by subtask, picture and wording, so that the order of the lines does not matter."""
+
+    def __init__(self, benchmark: MME) -> None:
+        self._keys: dict[tuple[str, str, str], list[str]] = {}
+        for item in benchmark.items:
+            task = item.item_id.partition("/")[0]
+            self._keys.setdefault((task, Path(str(item.image)).name, item.question), []).append(item.item_id)
+
+    def key(self, task: str, image: str, question: str) -> str:
+        """The item; a name that no item has for a question that is not in the benchmark."""
+        waiting = self._keys.get((task, Path(image).name, question), [f"{task}/{image}/{question}"])
+        # The same question about the same picture may stand in a subtask more than once.
+        return waiting.pop(0) if len(waiting) > 1 else waiting[0]
+
+
 def _mme_folder(folder: Path, benchmark: MME) -> Iterator[tuple[str, Answer]]:
-    """By subtask, picture and question, so that the order of the lines does not matter."""
-    keys: dict[tuple[str, str, str], list[str]] = {}
-    for item in benchmark.items:
-        keys.setdefault((item.item_id.partition("/")[0], Path(str(item.image)).name, item.question), []).append(item.item_id)
+    keys = _MmeKeys(benchmark)
     for file in task_files(folder):
         for number, row in read_lines(file):
             if len(row) != 4:
                 raise ValueError(f"{file}:{number}: no prediction; expected image TAB question TAB answer TAB prediction")
-            waiting = keys.get((file.stem, Path(row[0]).name, row[1]), [f"{file.stem}/{row[0]}/{row[1]}"])
-            # The same question about the same picture may stand in a subtask more than once.
-            key = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+            key = keys.key(file.stem, row[0], row[1])
             yield key, _answer(key, row[3])
 
 

@@ -37,4 +37,5 @@ def self_contained(name: str, predictions: Path) -> Benchmark | None:
         records = read_table(predictions)
         if records and set(COLUMNS) <= records[0].keys():
             return MMBench(predictions, pictures=False)
+        raise ValueError(f"{predictions}: holds no right answers; --root DIR names the folder with the official files")
     return None
