@@ -43,7 +43,9 @@ def main() -> None:
     score = commands.add_parser(
         "score", help="score a file of answers without the model, ours or anyone's official result file"
     )
-    score.add_argument("benchmark", metavar="BENCHMARK", help="such as hardblink, mme, mmbench, seedbench, refcoco_val")
+    score.add_argument(
+        "benchmark", metavar="BENCHMARK", help="such as hardblink, mme, mmbench, refcoco_val; a wrong name lists all"
+    )
     score.add_argument("--predictions", type=Path, required=True, metavar="PATH", help="the answers: a file, or MME's folder")
     score.add_argument(
         "--root",

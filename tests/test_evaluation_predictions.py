@@ -26,6 +26,7 @@ from test_evaluation_choice_sets import table_rows, write_blink, write_scienceqa
 from test_evaluation_mme import write_mme
 from test_evaluation_multiple_choice import png as base64_png
 from test_evaluation_multiple_choice import rotations, write_hardblink, write_mmbench, write_seed
+from test_evaluation_multiple_choice import write_tsv as write_quoted
 from test_evaluation_reason_seg import box as polygon
 from test_evaluation_reason_seg import filled, write_pair
 from test_evaluation_res import box, write_refer
@@ -198,6 +199,24 @@ def test_mmbench_results_that_lack_something(
     assert "expected one table, found ['a.tsv', 'b.tsv']; name it: mmbench_dev_en, mmbench_dev_en_v11" in error
 
 
+def test_a_test_set_is_exported_for_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mmbench").mkdir()
+    rows = [{key: value for key, value in row.items() if key != "answer"} for row in mmbench_rows()[:2]]
+    write_quoted(tmp_path / "mmbench/MMBench_TEST_EN.tsv", rows)
+    own = jsonl(tmp_path / "own.jsonl", [{"item_id": row["index"], "raw": "A", "text": "A"} for row in rows])
+    error = refused(monkeypatch, capsys, "mmbench_test_en", "--predictions", own, "--root", tmp_path)
+    assert "are not public; perceptio export" in error
+    out = tmp_path / "model_MMBench_TEST_EN.xlsx"
+    arguments = ["mmbench_test_en", "--predictions", str(own), "--root", str(tmp_path), str(out)]
+    monkeypatch.setattr("sys.argv", ["perceptio", "export", *arguments])
+    main()
+    table = pd.read_excel(out)
+    assert table["prediction"].tolist() == ["A", "A"]
+    assert "answer" not in table
+
+
 # --------------------------------------------------------------------------------------------- other questions in words
 
 
@@ -333,6 +352,9 @@ def test_lines_that_do_not_fit_are_refused(tmp_path: Path, rows: list[dict[str, 
 
 def test_other_forms_are_refused(tmp_path: Path) -> None:
     benchmark = SeedImage(write_seed(tmp_path / "seedbench"))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"question_id": "\xe9"}')
+    with pytest.raises(ValueError, match=r"latin\.jsonl: not UTF-8"):
+        read_predictions(tmp_path / "latin.jsonl", benchmark)
     (tmp_path / "p.csv").write_text("")
     with pytest.raises(ValueError, match=r"read from \.jsonl, \.tsv, \.xlsx, \.json"):
         read_predictions(tmp_path / "p.csv", benchmark)

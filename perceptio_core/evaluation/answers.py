@@ -75,8 +75,8 @@ def read_vlmevalkit_option(text: str, choices: Mapping[str, str]) -> str | None:
     """The option by VLMEvalKit's exact matching, or None.
 
     After ``can_infer`` in its ``vlmeval/utils/matching_util.py``: the one option letter among the words, if it stands among
-    the last five; else the one option whose text the answer contains. (With the environment variable VERBOSE set, that code
-    also drops an A in a longer answer; this does not.)
+    the last five; else the one option whose text the answer contains. Not taken over: with the environment variable VERBOSE
+    set, that code drops an A in a longer answer; and its table reader takes an option "None" or "NA" for a missing one.
     """
     if any(refusal in text for refusal in _REFUSALS):
         return None

@@ -85,8 +85,8 @@ class Scores:
     """What is reached without the model, on the same questions."""
     breakdown: list[Metric] = field(default_factory=list)
     """Parts of the headline: subsets, categories, other readings of the same answers."""
-    correct: Mapping[str, float]
-    """Per item 0 or 1, or the IoU of a mask."""
+    correct: Mapping[str, float | None]
+    """Per item 0 or 1, or the IoU of a mask; None where the right answer is not public."""
     unparsed: int = 0
     """Answers from which no option, yes or no could be read; they count as wrong."""
     parsable: int = 0

@@ -16,7 +16,7 @@ def _referring(folder: str, *, split_by: str, splits: tuple[str, ...]) -> dict[s
 
 
 def _mmbench(language: str) -> dict[str, dict[str, Any]]:
-    names = (f"MMBench_DEV_{language}", f"MMBench_DEV_{language}_V11")
+    names = [f"MMBench_{split}_{language}{version}" for split in ("DEV", "TEST") for version in ("", "_V11")]
     return {name.lower(): {"kind": "mmbench", "path": f"mmbench/{name}.tsv"} for name in names}
 
 

@@ -19,7 +19,8 @@ import pandas as pd
 from perceptio_core.evaluation.answers import choice_prompt
 from perceptio_core.evaluation.benchmark import Item, unique
 
-COLUMNS = ("index", "question", "A", "B", "answer")
+COLUMNS = ("index", "question", "A", "B")
+ANSWER = "answer"
 POINTER_LENGTH = 64
 
 
@@ -69,18 +70,19 @@ def read_table(file: Path) -> list[dict[str, str]]:
     return records
 
 
-def read_choice_rows(file: Path, *, pictures: bool = True) -> list[ChoiceRow]:
+def read_choice_rows(file: Path, *, pictures: bool = True, answers: bool = True) -> list[ChoiceRow]:
     """The questions of a table.
 
     Args:
         file: TSV or XLSX.
         pictures: whether the pictures are read; to score answers none is needed.
+        answers: whether there must be a column with the right answers; without it `Item.expected` is empty.
 
     Raises:
         ValueError: a column or picture is missing, an index is no number or occurs twice, an answer is no option.
     """
     records = read_table(file)
-    columns = [*COLUMNS, *(["image"] if pictures else [])]
+    columns = [*COLUMNS, *([ANSWER] if answers else []), *(["image"] if pictures else [])]
     if missing := [column for column in columns if records and column not in records[0]]:
         raise ValueError(f"{file}: columns {missing} are missing; there are {list(records[0])}")
     images = {record["index"]: record.get("image", "") for record in records}
@@ -92,13 +94,14 @@ def _row(record: Mapping[str, str], images: Mapping[str, str] | None, file: Path
     if not index.isdecimal():
         raise ValueError(f"{file}: index {index!r} is not a number")
     choices = {letter: record[letter] for letter in string.ascii_uppercase if record.get(letter, "") != ""}
-    if record["answer"] not in choices:
-        raise ValueError(f"{file}: index {index}: answer {record['answer']!r} is none of the options {list(choices)}")
+    expected = record.get(ANSWER, "")
+    if ANSWER in record and expected not in choices:
+        raise ValueError(f"{file}: index {index}: answer {expected!r} is none of the options {list(choices)}")
     item = Item(
         item_id=index,
         image=b"" if images is None else _image(index, images, file),
         question=choice_prompt(record["question"], choices, hint=record.get("hint", "")),
-        expected=record["answer"],
+        expected=expected,
     )
     fields = {column: value for column, value in record.items() if column != "image"}
     return ChoiceRow(item=item, index=int(index), choices=choices, fields=fields)

@@ -1,7 +1,8 @@
 """MMBench, circular evaluation (arXiv 2307.06281), legacy and V11 files.
 
 Official file: a table as in `perceptio_core.evaluation.choice_table`. The rotations of a question's options are rows of
-their own, with the same ``index % 1e6``; a question counts only if the answers to *all* its rotations are right.
+their own, with the same ``index % 1e6``; a question counts only if the answers to *all* its rotations are right. The test
+sets come without the column answer: they can be asked, and the answers exported for MMBench's server, but not scored.
 
 Overall is the mean over questions, per split; then by l2-category and category. No judge model, no random guess.
 """
@@ -35,7 +36,8 @@ class MMBench:
     """
 
     def __init__(self, file: Path, *, split: str | None = None, limit: int | None = None, pictures: bool = True) -> None:
-        rows = [row for row in read_choice_rows(file, pictures=pictures) if split is None or row.field("split") == split]
+        table = read_choice_rows(file, pictures=pictures, answers=False)
+        rows = [row for row in table if split is None or row.field("split") == split]
         if not rows:
             raise ValueError(f"{file}: no rows" + ("" if split is None else f" with split {split!r}"))
         questions = grouped(rows, lambda row: row.index % ROTATION)
@@ -53,19 +55,25 @@ class MMBench:
         return [row for question in self._questions for row in question]
 
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
-        """mmbench; mmbench/vlmevalkit, the same answers as VLMEvalKit reads them; parts by split, l2-category and category."""
+        """mmbench; as parts mmbench/vlmevalkit, the same answers as VLMEvalKit reads them, and splits and categories.
+
+        Without right answers there is no metric.
+        """
         parsed = {
             row.item.item_id: parse_option(answers[row.item.item_id].text, letters="".join(row.choices), choices=row.choices)
             for question in self._questions
             for row in question
         }
+        unparsed = sum(letter is None for letter in parsed.values())
+        if not self.rows[0].item.expected:
+            nothing = dict.fromkeys(parsed)
+            return Scores(headline=[], main="mmbench", correct=nothing, unparsed=unparsed, parsable=len(parsed))
         correct = {
             row.item.item_id: float(parsed[row.item.item_id] == row.item.expected)
             for question in self._questions
             for row in question
         }
         hits = [all(correct[row.item.item_id] for row in question) for question in self._questions]
-        unparsed = sum(letter is None for letter in parsed.values())
         rule = (
             f"MMBench circular, {self._label}: all rotations of a question right, {len(parsed)} rows; letter read by rules, "
             f"{unparsed} unparsed count as wrong"

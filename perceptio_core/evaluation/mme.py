@@ -190,10 +190,14 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
     """(line number, columns) of the lines of a subtask: image, question, answer and, in a results file, prediction.
 
     Raises:
-        ValueError: a line has other columns, or an answer that is neither yes nor no; names file and line.
+        ValueError: not UTF-8, or a line has other columns, or an answer that is neither yes nor no; names file and line.
     """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 ({error})") from error
     # Not splitlines: a question may hold a separator that only Unicode takes for a line end.
-    lines = [line.rstrip("\r") for line in file.read_text(encoding="utf-8").split("\n")]
+    lines = [line.rstrip("\r") for line in text.split("\n")]
     rows = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip()]
     for number, row in rows:
         if len(row) not in (3, 4) or row[2].strip().lower() not in ("yes", "no"):

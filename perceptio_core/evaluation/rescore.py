@@ -6,7 +6,7 @@ from pathlib import Path
 
 from perceptio_core.evaluation.benchmark import Benchmark, Metric, unparsed_share
 from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.choice_table import COLUMNS, read_table
+from perceptio_core.evaluation.choice_table import ANSWER, COLUMNS, read_table
 from perceptio_core.evaluation.mmbench import MMBench
 from perceptio_core.evaluation.mme import MME
 from perceptio_core.evaluation.predictions import read_predictions
@@ -19,6 +19,8 @@ def rescore(benchmark: Benchmark, predictions: Path, *, bootstrap: Bootstrap) ->
         ValueError: the predictions are malformed or not those of this benchmark.
     """
     scores = benchmark.score(read_predictions(predictions, benchmark), bootstrap=bootstrap)
+    if not scores.headline:
+        raise ValueError(f"{predictions}: the right answers to this benchmark are not public; perceptio export writes the file")
     return [*scores.headline, *scores.baselines, *unparsed_share([scores], bootstrap), *scores.breakdown]
 
 
@@ -35,7 +37,7 @@ def self_contained(name: str, predictions: Path) -> Benchmark | None:
         return MME(predictions, pictures=False)
     if name.startswith("mmbench") and predictions.suffix in (".tsv", ".xlsx"):
         records = read_table(predictions)
-        if records and set(COLUMNS) <= records[0].keys():
+        if records and {*COLUMNS, ANSWER} <= records[0].keys():
             return MMBench(predictions, pictures=False)
         raise ValueError(f"{predictions}: holds no right answers; --root DIR names the folder with the official files")
     return None

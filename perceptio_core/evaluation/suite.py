@@ -96,6 +96,10 @@ def _renamed(metric: Metric, entry: BenchmarkParams) -> Metric:
     return replace(metric, name=f"{entry.name}_{metric.name}", protocol="; ".join([metric.protocol, *ways]))
 
 
+def _rounded(correct: float | None) -> float | None:
+    return None if correct is None else round(correct, 6)
+
+
 def _write_predictions(path: Path, benchmark: Benchmark, answers: dict[str, Answer], score: Scores) -> None:
     write_jsonl(
         path,
@@ -104,7 +108,7 @@ def _write_predictions(path: Path, benchmark: Benchmark, answers: dict[str, Answ
                 **to_row(answers[item.item_id]),
                 "question": item.question,
                 "expected": item.expected,
-                "correct": round(score.correct[item.item_id], 6),
+                "correct": _rounded(score.correct[item.item_id]),
             }
             for item in benchmark.items
         ),
