@@ -6,6 +6,7 @@ from pathlib import Path
 import openpyxl
 import pandas as pd
 import pytest
+from PIL import Image
 
 from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.ai2d import AI2D
@@ -22,6 +23,7 @@ from perceptio_core.evaluation.reason_seg import ReasonSeg
 from perceptio_core.evaluation.res import ReferringSegmentation
 from perceptio_core.evaluation.scienceqa import ScienceQA
 from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.params.evaluate import EvaluateParams
 from pipeline.cli import main
 from test_evaluation_choice_sets import table_rows, write_blink, write_scienceqa, write_tsv
 from test_evaluation_grefcoco import REFS, columns, write_grefcoco
@@ -31,6 +33,7 @@ from test_evaluation_predictions import mmbench_rows
 from test_evaluation_reason_seg import box as polygon
 from test_evaluation_reason_seg import filled, write_pair
 from test_evaluation_res import box, write_refer
+from test_evaluation_suite import run_suite
 
 BOOTSTRAP = Bootstrap(samples=50)
 
@@ -127,6 +130,39 @@ def test_the_workbook_has_text_where_text_is_meant(tmp_path: Path) -> None:
     table = pd.read_excel(tmp_path / "model_MMBench_DEV_EN.xlsx")  # as VLMEvalKit loads it
     assert sorted(table["index"]) == [1, 2, 1000001, 1000002, 2000002]
     assert list(table.columns[:2]) == ["index", "question"]
+
+
+def test_every_kind_passes_through_the_suite(tmp_path: Path) -> None:
+    """Asked, scored and written, with a predictor that says B and masks the left half."""
+    for kind in ("grefcoco", "reasonseg", "ai2d", "scienceqa", "blink"):
+        make(kind, tmp_path)
+    images = tmp_path / "g/images/mscoco/images/train2014"
+    images.mkdir(parents=True)
+    Image.new("RGB", (40, 10)).save(images / "COCO_train2014_000000000007.jpg")
+    entries = [
+        {"kind": "grefcoco", "path": "g", "split": "val"},
+        {"kind": "grefcoco", "path": "g", "split": "testA", "name": "grefcoco_testa"},
+        {"kind": "reasonseg", "path": "val"},
+        {"kind": "ai2d", "path": "a.tsv"},
+        {"kind": "scienceqa", "path": "sqa", "split": "test"},
+        {"kind": "blink_depth", "path": "val-0.parquet"},
+    ]
+    values = {"batch_size": 2, "max_new_tokens": 4, "bootstrap_samples": 20, "benchmarks": entries}
+    params = EvaluateParams.from_mapping(values, where="test")
+    (tmp_path / "j").mkdir()
+    metrics = run_suite(params, root=tmp_path, out="out")
+    assert [metric.name for metric in metrics] == [
+        *("grefcoco_ciou", "grefcoco_giou", "grefcoco_n_acc", "grefcoco_t_acc"),
+        *("grefcoco_testa_ciou", "grefcoco_testa_giou", "grefcoco_testa_t_acc"),
+        *("reasonseg_giou", "reasonseg_ciou"),
+        *("ai2d", "scienceqa_image", "blink_depth", "unparsed"),
+    ]
+    values_by_name = {metric.name: metric.value for metric in metrics}
+    assert values_by_name["grefcoco_ciou"] == pytest.approx(100 * (200 + 0 + 100) / (200 + 300 + 2 * 200 + 200))
+    right = (values_by_name["ai2d"], values_by_name["blink_depth"], values_by_name["scienceqa_image"])
+    assert right == pytest.approx((100 / 3, 200 / 3, 0.0))  # B is right once, twice and never
+    names = {path.name for path in (tmp_path / "out/predictions").iterdir()}
+    assert {"grefcoco.jsonl", "grefcoco_testa.jsonl", "reasonseg.jsonl", "blink_depth.jsonl"} <= names
 
 
 def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
