@@ -238,6 +238,9 @@ def test_hardblink_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     # The official answers of the benchmark are a perfect result file.
     metrics = run(monkeypatch, capsys, "hardblink", "--predictions", tmp_path / "hardblink/answers", "--root", tmp_path)
     assert metrics["hardblink_mean"]["value"] == 100.0
+    one = tmp_path / "said/blink_3pointscenter_answers.jsonl"
+    metrics = run(monkeypatch, capsys, "hardblink_3", "--predictions", one, "--root", tmp_path)
+    assert (metrics["hardblink_3"]["value"], metrics["hardblink_3"]["n"]) == (75.0, 4)
     (tmp_path / "said/blink_4pointscenter_answers.jsonl").unlink()
     error = refused(monkeypatch, capsys, "hardblink", "--predictions", tmp_path / "said", "--root", tmp_path)
     assert "expected one *4pointscenter*.jsonl" in error

@@ -30,6 +30,7 @@ CATALOGUE: Mapping[str, Mapping[str, Any]] = {
     },
     **{f"reasonseg_{split}": {"kind": "reasonseg", "path": f"reason_seg/ReasonSeg/{split}"} for split in ("val", "test")},
     "hardblink": {"kind": "hardblink", "path": "hardblink"},
+    **{f"hardblink_{n}": {"kind": "hardblink", "path": "hardblink", "split": str(n)} for n in (3, 4, 5)},
     "blink_depth": {"kind": "blink_depth", "path": "blink/Relative_Depth"},
     **_mmbench("EN"),
     **_mmbench("CN"),

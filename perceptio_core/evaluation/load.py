@@ -8,7 +8,7 @@ from perceptio_core.evaluation.ai2d import AI2D
 from perceptio_core.evaluation.benchmark import Benchmark
 from perceptio_core.evaluation.blink import BlinkDepth
 from perceptio_core.evaluation.grefcoco import GeneralisedReferring
-from perceptio_core.evaluation.hardblink import HardBlink
+from perceptio_core.evaluation.hardblink import SUBSETS, HardBlink
 from perceptio_core.evaluation.mmbench import MMBench
 from perceptio_core.evaluation.mme import MME
 from perceptio_core.evaluation.reason_seg import ReasonSeg
@@ -49,7 +49,8 @@ def load_benchmark(params: BenchmarkParams, *, root: Path, pictures: bool = True
         case "reasonseg":
             return ReasonSeg(path, name=params.label, limit=params.limit)
         case "hardblink":
-            return HardBlink(path, limit=params.limit)
+            subsets = SUBSETS if params.split is None else (int(params.split),)
+            return HardBlink(path, limit=params.limit, subsets=subsets)
         case "blink_depth":
             return BlinkDepth(path, limit=params.limit)
         case "mmbench":

@@ -6,7 +6,7 @@
 | ``.jsonl`` | SEED, ScienceQA, AI2D, MMBench | question_id and prediction (or text) |
 | ``.jsonl`` | segmentation | sent_id (and ref_id), or image for ReasonSeg; segmentation: COCO RLE, a list of them, or null |
 | folder of ``<task>.txt`` | MME | image TAB question TAB answer TAB prediction |
-| folder of ``*{n}pointscenter*.jsonl`` | HardBLINK | question_id and text, one file per subset |
+| folder of ``*{n}pointscenter*.jsonl``, or one of them for one subset | HardBLINK | question_id and text |
 | ``.tsv``, ``.xlsx`` | MMBench, SEED, AI2D, ScienceQA | columns index and prediction |
 | ``.tsv``, ``.xlsx`` | MME | VLMEvalKit's columns category, image_path, question and prediction |
 | ``.json`` | BLINK | {idx: prediction}, or {"val": [{idx, prediction}]} |
@@ -79,7 +79,7 @@ def _read(path: Path, benchmark: Benchmark, items: Mapping[str, Item]) -> Iterat
     elif path.suffix == ".json":
         yield from _json(path)
     elif path.suffix == ".jsonl":
-        yield from _jsonl(path, items)
+        yield from _jsonl(path, items, subset=_only_subset(benchmark))
     else:
         raise ValueError(f"{path}: predictions are read from {FORMS}")
 
@@ -89,11 +89,19 @@ def _answer(key: str, text: Any, masks: Iterable[Mapping[str, Any]] = ()) -> Ans
     return Answer(item_id=key, raw=raw, text=strip_perception(raw), masks=tuple(masks))
 
 
-def _jsonl(path: Path, items: Mapping[str, Item]) -> Iterator[tuple[str, Answer]]:
+def _only_subset(benchmark: Benchmark) -> str | None:
+    """The subset of a HardBLINK that has one; its official files number the questions of each subset by themselves."""
+    subsets = {item.item_id.partition("/")[0] for item in benchmark.items} if isinstance(benchmark, HardBlink) else set()
+    return subsets.pop() if len(subsets) == 1 else None
+
+
+def _jsonl(path: Path, items: Mapping[str, Item], *, subset: str | None) -> Iterator[tuple[str, Answer]]:
     sentences = _by_sentence(items)
     for number, row in enumerate(read_jsonl(path, keys=()), start=1):
         where = f"{path}: row {number}"
         key = _key(row, sentences, where)
+        if subset is not None and "question_id" in row:
+            key = f"{subset}/{key}"
         if key not in items:
             yield key, _answer(key, "")
         elif "raw" in row:  # as `evaluate` writes it

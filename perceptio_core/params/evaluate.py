@@ -11,7 +11,7 @@ Kind = Literal["refer", "grefcoco", "reasonseg", "hardblink", "blink_depth", "mm
 SPLIT_REQUIRED = ("refer", "grefcoco")
 SETS = (*SPLIT_REQUIRED, "reasonseg")
 """Kinds of which several sets stand side by side: a name tells their metrics apart."""
-SPLIT_ALLOWED = (*SPLIT_REQUIRED, "mmbench", "scienceqa")
+SPLIT_ALLOWED = (*SPLIT_REQUIRED, "mmbench", "scienceqa", "hardblink")
 ResProtocolName = Literal["canonical", "lisa", "sa2va", "xsam"]
 """How referring segmentation is scored; `perceptio_core.evaluation.res_protocols` says what each is."""
 Replacement = Literal["oracle", "random", "zeroed", "other"]
@@ -30,8 +30,8 @@ class BenchmarkParams(Section):
     """Below the data root: a folder (reasonseg: of the split); mmbench, ai2d: the TSV; seedbench: the JSON or TSV; scienceqa:
     the folder or TSV; blink_depth: the parquet or its folder."""
     split: str | None = None
-    """refer: val, testA, testB or test. grefcoco: val, testA or testB. scienceqa's folder: val or test (null). mmbench: a
-    value of the column split; null keeps all rows."""
+    """refer: val, testA, testB or test. grefcoco: val, testA or testB. scienceqa's folder: val or test (null).
+    hardblink: 3, 4 or 5, as text, for one subset; null keeps all. mmbench: a value of the column split; null keeps all rows."""
     split_by: str | None = None
     """refer: unc, umd or google; null where the folder holds one file of references."""
     images: str | None = None
@@ -77,6 +77,8 @@ class BenchmarkParams(Section):
             raise ValueError(f"split is required for {self.kind}: val, testA, testB or (refer) test")
         if self.kind not in SPLIT_ALLOWED and self.split is not None:
             raise ValueError(f"split is allowed for {', '.join(SPLIT_ALLOWED)} only")
+        if self.kind == "hardblink" and self.split not in (None, "3", "4", "5"):
+            raise ValueError('split of hardblink must be "3", "4" or "5"')
         if self.kind not in SPLIT_REQUIRED and self.images is not None:
             raise ValueError("images is allowed for refer and grefcoco only")
         if self.kind != "refer" and (self.split_by is not None or self.protocol != "canonical"):
