@@ -9,7 +9,7 @@ from typing import Any
 
 from perceptio_core.evaluation.benchmark import Benchmark, Metric
 from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.catalogue import official
+from perceptio_core.evaluation.catalogue import CATALOGUE, FAMILIES, official
 from perceptio_core.evaluation.export import export as write
 from perceptio_core.evaluation.load import load_benchmark
 from perceptio_core.evaluation.predictions import read_predictions
@@ -86,7 +86,7 @@ def _of_profile(name: str, protocol: str | None) -> Found:
     if name not in entries:
         raise ValueError(
             f"the active profile {active} has no benchmark {name!r}, but {', '.join(entries)}; "
-            f"--root DIR names the folder with a benchmark's official files"
+            f"with --root DIR, the folder of the official files, there are {', '.join([*CATALOGUE, *FAMILIES])}"
         )
     root = data_root(profile.sources, StagePaths(active).out("sources"))
     benchmark = load_benchmark(_by_rules_of(entries[name], protocol), root=root)
