@@ -317,6 +317,12 @@ def test_hostile_masks_are_refused(tmp_path: Path, segmentation: Any, message: s
         read_predictions(jsonl(tmp_path / "m.jsonl", [{"sent_id": 3, "segmentation": segmentation}]), benchmark)
 
 
+def test_text_where_masks_are_asked_for_is_refused(tmp_path: Path) -> None:
+    benchmark = ReferringSegmentation(write_refer(tmp_path / "refcocog"), split="val")
+    with pytest.raises(ValueError, match=r"row 1: expected segmentation \(null for no mask\)"):
+        read_predictions(jsonl(tmp_path / "m.jsonl", [{"sent_id": 3, "text": "[SEG]"}]), benchmark)
+
+
 def test_reason_seg_masks_by_picture(tmp_path: Path) -> None:
     write_pair(tmp_path / "val", "a", [{"label": "target", "points": polygon(0, 0, 9, 9)}])
     benchmark = ReasonSeg(tmp_path / "val")
@@ -342,7 +348,8 @@ def test_our_own_rows_keep_the_raw_text_and_strip_again(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([{"question_id": "100", "prediction": "A"}] * 2, "question 100 is predicted twice"),
-        ([{"question_id": "100"}], "row 1: expected prediction, text or segmentation"),
+        ([{"question_id": "100"}], "row 1: expected prediction or text"),
+        ([{"question_id": "100", "segmentation": None}], "row 1: expected prediction or text"),
         ([{"prediction": "A"}], "row 1: expected item_id, question_id, idx, sent_id or image"),
         ([], "3 of 3 questions have no prediction, such as 100, 101, 102"),
     ],

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from perceptio_core.evaluation.mme import MME, read_lines, task_files
 from perceptio_core.grammar import strip_perception
 
 FORMS = ".jsonl, .tsv, .xlsx, .json, or a folder (MME, HardBLINK)"
+_ABSENT = object()
 _SHOWN = 3  # of the questions without a prediction
 _log = logging.getLogger(__name__)
 
@@ -84,9 +86,9 @@ def _read(path: Path, benchmark: Benchmark, items: Mapping[str, Item]) -> Iterat
         raise ValueError(f"{path}: predictions are read from {FORMS}")
 
 
-def _answer(key: str, text: Any, masks: Iterable[Mapping[str, Any]] = ()) -> Answer:
+def _answer(key: str, text: Any) -> Answer:
     raw = "" if text is None else str(text)
-    return Answer(item_id=key, raw=raw, text=strip_perception(raw), masks=tuple(masks))
+    return Answer(item_id=key, raw=raw, text=strip_perception(raw))
 
 
 def _only_subset(benchmark: Benchmark) -> str | None:
@@ -102,24 +104,30 @@ def _jsonl(path: Path, items: Mapping[str, Item], *, subset: str | None) -> Iter
         key = _key(row, sentences, where)
         if subset is not None and "question_id" in row:
             key = f"{subset}/{key}"
-        if key not in items:
-            yield key, _answer(key, "")
-        elif "raw" in row:  # as `evaluate` writes it
-            masks = _masks(row.get("masks"), items[key], where)
-            text = strip_perception(str(row.get("text", row["raw"])))
-            yield key, Answer(item_id=key, raw=str(row["raw"]), text=text, masks=masks)
-        elif "segmentation" in row or "masks" in row:
-            given = row["masks"] if "masks" in row else row["segmentation"]
-            yield key, _answer(key, row.get("text", ""), _masks(given, items[key], where))
-        elif "prediction" in row or "text" in row:
-            yield key, _answer(key, row["prediction"] if "prediction" in row else row["text"])
-        else:
-            raise ValueError(f"{where}: expected prediction, text or segmentation, found the keys {sorted(row)}")
+        yield key, _row_answer(key, row, items[key], where) if key in items else _answer(key, "")
+
+
+def _row_answer(key: str, row: Mapping[str, Any], item: Item, where: str) -> Answer:
+    """What a row says to the item: masks where masks are asked for, else text; our own rows hold both, and the raw text."""
+    if item.truth is not None:
+        given = next((row[name] for name in ("masks", "segmentation") if name in row), _ABSENT)
+        if given is _ABSENT:
+            raise ValueError(f"{where}: expected segmentation (null for no mask), found the keys {sorted(row)}")
+        masks = _masks(given, item.truth["size"], f"{where} ({item.item_id})")
+        return replace(_answer(key, row.get("raw", row.get("text"))), masks=masks)
+    text = next((row[name] for name in ("text", "prediction", "raw") if name in row), _ABSENT)
+    if text is _ABSENT:
+        raise ValueError(f"{where}: expected prediction or text, found the keys {sorted(row)}")
+    return replace(_answer(key, text), raw=str(row.get("raw", text)))
 
 
 def _by_sentence(items: Mapping[str, Item]) -> dict[str, str]:
-    """The item of a sentence id, for segmentation by expressions; sentence ids are unique in a data set."""
-    return {key.rpartition("/")[2]: key for key, item in items.items() if item.truth is not None and "/" in key}
+    """The item of a sentence id, for segmentation by expressions; none for an id that several items have."""
+    named: dict[str, list[str]] = {}
+    for key, item in items.items():
+        if item.truth is not None:
+            named.setdefault(key.rpartition("/")[2], []).append(key)
+    return {sentence: keys[0] for sentence, keys in named.items() if len(keys) == 1}
 
 
 def _key(row: Mapping[str, Any], sentences: Mapping[str, str], where: str) -> str:
@@ -134,13 +142,9 @@ def _key(row: Mapping[str, Any], sentences: Mapping[str, str], where: str) -> st
     raise ValueError(f"{where}: expected item_id, question_id, idx, sent_id or image, found the keys {sorted(row)}")
 
 
-def _masks(given: Any, item: Item, where: str) -> tuple[dict[str, Any], ...]:
-    if given is None:
-        return ()
-    if item.truth is None:  # masks that an answer to a question in words came with
-        return ()
-    masks = given if isinstance(given, list) else [given]
-    return tuple(checked(mask, size=item.truth["size"], where=f"{where} ({item.item_id})") for mask in masks)
+def _masks(given: Any, size: Sequence[int], where: str) -> tuple[dict[str, Any], ...]:
+    masks = [] if given is None else given if isinstance(given, list) else [given]
+    return tuple(checked(mask, size=size, where=where) for mask in masks)
 
 
 def _json(path: Path) -> Iterator[tuple[str, Answer]]:
@@ -154,9 +158,9 @@ def _json(path: Path) -> Iterator[tuple[str, Answer]]:
             raise ValueError(f'{path}: "val" holds objects with idx and prediction')
         content = {}
         for row in rows:
-            if row["idx"] in content:
+            if str(row["idx"]) in content:
                 raise ValueError(f"{path}: question {row['idx']} is predicted twice")
-            content[row["idx"]] = row["prediction"]
+            content[str(row["idx"])] = row["prediction"]
     if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
         raise ValueError(f'{path}: expected an object {{idx: prediction}}, or {{"val": [{{idx, prediction}}]}}')
     yield from ((key, _answer(key, text)) for key, text in content.items())
