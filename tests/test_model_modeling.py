@@ -238,6 +238,21 @@ def test_depth_losses_reach_the_language_model_and_not_the_codebook(parts):
     assert not model.codebook.training
 
 
+def test_a_loaded_model_has_no_table_without_data(tmp_path):
+    """`sam2` keeps tables outside its parameters and, where there is a GPU, copies them to it while it is built."""
+    model, _ = tiny_perceptio(tmp_path)
+    model.save_pretrained(tmp_path / "checkpoint")
+    again = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "checkpoint")
+    tables = [
+        value
+        for module in again.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor) and name == "freqs_cis"
+    ]
+    assert tables
+    assert not any(table.is_meta for table in tables)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_checkpoint_comes_back_to_the_bit(tmp_path, tied):
     model, processor = tiny_perceptio(tmp_path, tied=tied)
