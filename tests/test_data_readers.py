@@ -241,6 +241,7 @@ def test_uncompressed_and_compressed_forms_agree():
         {"size": [4, 3], "counts": [5, 2, 6]},
         {"size": [4, 3], "counts": [13, -1]},
         {"size": [4, 3], "counts": "zzzz"},
+        {"size": [4, 3], "counts": rle.encode(np.ones((2, 2), bool))["counts"]},  # runs that end before the picture does
         {"size": [4, 3], "counts": 5},
     ],
 )

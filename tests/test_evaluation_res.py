@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
-from perceptio_core.data.rle import decode, encode
+from perceptio_core.data.rle import decode, encode, run_lengths
 from perceptio_core.evaluation.benchmark import Answer
 from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.masks import checked, overlap, run_lengths, union
+from perceptio_core.evaluation.masks import checked, overlap, union
 from perceptio_core.evaluation.res import ReferringSegmentation
 
 BOOTSTRAP = Bootstrap(samples=200)
