@@ -38,7 +38,7 @@ lint: environment
 	@ruff format --check .
 	@mypy
 
-foundations: environment ## Pretrain mini's small foundation models again (hours; foundations/mini/README.md says how they were made)
+foundations: environment ## Pretrain mini's small foundation models again (minutes on a GPU, many hours without; foundations/mini/README.md says how they were made)
 	@python -m perceptio_core.foundations
 
 clean: ## Remove what runs made (artifacts, DVC's cache, unfinished work); keeps .venv
