@@ -1,8 +1,9 @@
 """Attention over a packed row, each way that there is: how far it is from float32, and what it costs, forwards and backwards.
 
-Ways: one kernel for all samples (what packed rows take on GPUs), one kernel a sample, the padded batch with a mask that
-`transformers` would make of the same samples, and, where the packages are there, `transformers`' ``flash_attention_2`` and
-xformers. Those that need a GPU are left out on CPUs.
+Ways: the padded batch with a mask that `transformers` would make of the same samples; one kernel a sample, which is the
+model's own; one kernel for all samples, torch's `varlen_attn`; and `transformers`' ``flash_attention_2`` where its package is
+there. The last two are for GPUs. xformers' kernel is not among them: the wheel that was tried, built for torch 2.10, runs no
+kernel beside 2.11.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
-from perceptio_core.model.packed_attention import attend_at_once, attend_one_by_one, packed_places, takes_one_kernel
+from perceptio_core.model.packed_attention import attend_one_by_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +94,11 @@ def compare(shape: Shape, *, device: torch.device, dtype: torch.dtype, repeats: 
 def _ways(shape: Shape, rows: Sequence[Tensor]) -> Iterator[tuple[str, Callable[[], Way]]]:
     """The ways that this machine knows, the padded batch first."""
     lengths, groups = list(shape.lengths), shape.heads // shape.key_heads
-    places = packed_places(shape.lengths, device=rows[0].device)
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=rows[0].device)
+    longest = max(lengths)
 
     def padded() -> Way:
         inputs = [pad_sequence(row[0].transpose(0, 1).split(lengths), batch_first=True).transpose(1, 2) for row in rows]
-        longest = inputs[0].shape[2]
         there_BT = torch.arange(longest, device=rows[0].device) < torch.tensor(lengths, device=rows[0].device)[:, None]
         causal_TT = torch.ones(longest, longest, dtype=torch.bool, device=rows[0].device).tril()
         mask = (causal_TT & there_BT[:, None]).unsqueeze(1)
@@ -116,31 +117,24 @@ def _ways(shape: Shape, rows: Sequence[Tensor]) -> Iterator[tuple[str, Callable[
         "one kernel a sample",
         lambda: packed_way(partial(attend_one_by_one, lengths=lengths, dropout=0.0, scaling=None)),
     )
-    if takes_one_kernel(rows[2]):
-        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=rows[2].device)
-        yield (
-            "one kernel",
-            lambda: packed_way(partial(attend_at_once, bounds=bounds, longest=max(lengths), scaling=None)),
-        )
+    if rows[0].is_cuda:
+        yield "one kernel", lambda: packed_way(partial(_varlen, bounds=bounds, longest=longest))
     if rows[0].is_cuda and is_flash_attn_2_available():
         layer = SimpleNamespace(is_causal=True, config=SimpleNamespace(_attn_implementation="flash_attention_2"))
+        places = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
         yield "flash_attention_2", lambda: packed_way(lambda *qkv: flash_attention_forward(layer, *qkv, None, **places)[0])
-    if rows[0].is_cuda and find_spec("xformers"):
-        yield "xformers", lambda: packed_way(_xformers(lengths, groups))
 
 
-def _xformers(lengths: list[int], groups: int) -> Callable[..., Tensor]:
-    from xformers.ops import memory_efficient_attention
-    from xformers.ops.fmha.attn_bias import BlockDiagonalCausalMask
-
-    mask = BlockDiagonalCausalMask.from_seqlens(lengths)
-
-    def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        row = (query, repeat_kv(key, groups), repeat_kv(value, groups))
-        attended: Tensor = memory_efficient_attention(*(tensor.transpose(1, 2) for tensor in row), attn_bias=mask)
-        return attended
-
-    return run
+def _varlen(query: Tensor, key: Tensor, value: Tensor, *, bounds: Tensor, longest: int) -> Tensor:
+    """(1, T, heads, dim) of a row whose samples begin at `bounds`, which ends with T."""
+    groups = query.shape[1] // key.shape[1]
+    rows_THC = [
+        repeat_kv(tensor, repeats)[0].transpose(0, 1) for tensor, repeats in ((query, 1), (key, groups), (value, groups))
+    ]
+    # A window without end to the left and of nothing to the right is the causal mask, sample by sample.
+    attended: Any = varlen_attn(*rows_THC, bounds, bounds, longest, longest, window_size=(-1, 0))
+    row: Tensor = attended[None]
+    return row
 
 
 def _leaves(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -54,6 +54,7 @@ from perceptio_core.training.optimizer import ParameterGroup, build_optimizer
 ROWS = {
     "two samples": (3700, 3700),
     "fourteen samples": (3700, 3200, 900, 420, 3600, 650, 3700, 380, 1500, 700, 3700, 560, 3400, 390),
+    "64 short samples": (200,) * 64,
 }
 """Tokens of the samples of the packed rows that attention is measured on."""
 

@@ -132,7 +132,7 @@ def measured() -> dict[str, object]:
         "measurements": {
             "attention, 1B, two samples": {
                 "padded": {"error": 0.002, "milliseconds": 4.0},
-                "xformers": {"failed": "no kernel"},
+                "flash_attention_2": {"failed": "no kernel"},
             },
             "perceptio-1b, training": training | memory | {"shape": shape},
             "perceptio-8b, training": {"failed": "Traceback\n  line\nOutOfMemoryError: too much\n"},
@@ -146,7 +146,7 @@ def test_the_page_shows_what_was_measured_and_names_what_was_not() -> None:
     assert "| perceptio-1b | 0.50 | 8 | 59,200 | – | 31.0% | 8.0 | 7.2 | 0.90 |" in text
     assert "| perceptio-8b | – | – | – | – | – | – | – | – |" in text
     assert "| 1B, two samples | padded | 2.0e-03 | – | 4.00 | – |" in text
-    assert "- attention, 1B, two samples, xformers: failed, no kernel" in text
+    assert "- attention, 1B, two samples, flash_attention_2: failed, no kernel" in text
     assert "- perceptio-8b, training: failed, OutOfMemoryError: too much" in text
 
 
