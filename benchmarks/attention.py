@@ -1,8 +1,8 @@
 """Attention over a packed row, each way that there is: how far it is from float32, and what it costs, forwards and backwards.
 
-Ways: the padded batch with a mask that `transformers` would make of the same samples; one kernel a sample, which is the
-model's own; one kernel for all samples, torch's `varlen_attn`; and `transformers`' ``flash_attention_2`` where its package is
-there. The last two are for GPUs. xformers' kernel is not among them: the wheel that was tried, built for torch 2.10, runs no
+Ways: the padded batch with a mask that `transformers` would make of the same samples; one kernel a sample; one kernel for all
+samples, which packed rows take on GPUs; and `transformers`' ``flash_attention_2`` where its package is there. The last two are
+for GPUs. xformers' kernel is not among them: the wheel that was tried, built for torch 2.10, runs no
 kernel beside 2.11.
 """
 
@@ -19,13 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.integrations.flash_attention import flash_attention_forward
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
-from perceptio_core.model.packed_attention import attend_one_by_one
+from perceptio_core.model.packed_attention import attend_at_once, attend_one_by_one, packed_places, takes_one_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +53,12 @@ class Way:
 
 
 def compare(shape: Shape, *, device: torch.device, dtype: torch.dtype, repeats: int = 10) -> dict[str, dict[str, Any]]:
-    """Error, time and memory of every way, by its name; a way that fails has its message instead.
+    """Error and time of every way, by its name; a way that fails has its message instead.
 
     The error is relative, the norm of the difference from float32 over the norm of float32, of the output and of the three
     gradients together; `max_difference` is the largest single one of the output. Milliseconds are the median of `repeats`
-    forward and backward passes, and `speed` is how often they fit into the padded batch's.
+    forward and backward passes, and `speed` is how often they fit into the padded batch's. `first_milliseconds` are those of
+    the way's first pass, with whatever a kernel prepares for lengths that it has not met.
     """
     draw = torch.Generator().manual_seed(0)
     rows = [
@@ -75,8 +75,10 @@ def compare(shape: Shape, *, device: torch.device, dtype: torch.dtype, repeats: 
     for name, make in _ways(shape, rows):
         try:
             way = make()
+            started = now(device)
             results = _results(way, gradient)
             found[name] = {
+                "first_milliseconds": 1000 * (now(device) - started),
                 "error": _distance(results[:1], reference[:1]),
                 "gradient_error": _distance(results[1:], reference[1:]),
                 "max_difference": float((results[0].float() - reference[0]).abs().max()),
@@ -94,11 +96,11 @@ def compare(shape: Shape, *, device: torch.device, dtype: torch.dtype, repeats: 
 def _ways(shape: Shape, rows: Sequence[Tensor]) -> Iterator[tuple[str, Callable[[], Way]]]:
     """The ways that this machine knows, the padded batch first."""
     lengths, groups = list(shape.lengths), shape.heads // shape.key_heads
-    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=rows[0].device)
-    longest = max(lengths)
+    places = packed_places(shape.lengths, device=rows[0].device)
 
     def padded() -> Way:
         inputs = [pad_sequence(row[0].transpose(0, 1).split(lengths), batch_first=True).transpose(1, 2) for row in rows]
+        longest = inputs[0].shape[2]
         there_BT = torch.arange(longest, device=rows[0].device) < torch.tensor(lengths, device=rows[0].device)[:, None]
         causal_TT = torch.ones(longest, longest, dtype=torch.bool, device=rows[0].device).tril()
         mask = (causal_TT & there_BT[:, None]).unsqueeze(1)
@@ -117,24 +119,15 @@ def _ways(shape: Shape, rows: Sequence[Tensor]) -> Iterator[tuple[str, Callable[
         "one kernel a sample",
         lambda: packed_way(partial(attend_one_by_one, lengths=lengths, dropout=0.0, scaling=None)),
     )
-    if rows[0].is_cuda:
-        yield "one kernel", lambda: packed_way(partial(_varlen, bounds=bounds, longest=longest))
+    if takes_one_kernel(rows[2]):
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=rows[2].device)
+        yield (
+            "one kernel",
+            lambda: packed_way(partial(attend_at_once, bounds=bounds, longest=max(lengths), scaling=None)),
+        )
     if rows[0].is_cuda and is_flash_attn_2_available():
         layer = SimpleNamespace(is_causal=True, config=SimpleNamespace(_attn_implementation="flash_attention_2"))
-        places = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
         yield "flash_attention_2", lambda: packed_way(lambda *qkv: flash_attention_forward(layer, *qkv, None, **places)[0])
-
-
-def _varlen(query: Tensor, key: Tensor, value: Tensor, *, bounds: Tensor, longest: int) -> Tensor:
-    """(1, T, heads, dim) of a row whose samples begin at `bounds`, which ends with T."""
-    groups = query.shape[1] // key.shape[1]
-    rows_THC = [
-        repeat_kv(tensor, repeats)[0].transpose(0, 1) for tensor, repeats in ((query, 1), (key, groups), (value, groups))
-    ]
-    # A window without end to the left and of nothing to the right is the causal mask, sample by sample.
-    attended: Any = varlen_attn(*rows_THC, bounds, bounds, longest, longest, window_size=(-1, 0))
-    row: Tensor = attended[None]
-    return row
 
 
 def _leaves(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -31,7 +31,7 @@ from perceptio_core.model.adapters import add_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
-from perceptio_core.model.packed_attention import PACKED
+from perceptio_core.model.packed_attention import PACKED, packed_places
 from perceptio_core.params import load_profile
 from perceptio_core.segmentation.sam2 import mini_config
 from perceptio_core.training.precision import detect_precision
@@ -201,7 +201,7 @@ def _packed(model: PerceptioForConditionalGeneration, batch: PerceptioBatch) -> 
         position_ids=batch.positions_T[None],
         pixel_values=batch.pixels_PCHW,
         use_cache=False,
-        sample_lengths=batch.lengths,
+        **packed_places(batch.lengths, device=batch.input_ids_T.device),
     )
     return output.last_hidden_state.float().square().mean()
 

@@ -83,13 +83,14 @@ def section(content: Found) -> str:
         "Attention of one layer over a packed row in bf16, forwards and backwards; error: relative, against float32:",
         "",
         *_table(
-            ["row", "way", "error", "error of the gradients", "ms", "times the padded batch's speed"],
+            ["row", "way", "error", "error of the gradients", "ms, first pass", "ms", "times the padded batch's speed"],
             [
                 [
                     row,
                     way,
                     _value(result, "error", "{:.1e}"),
                     _value(result, "gradient_error", "{:.1e}"),
+                    _value(result, "first_milliseconds", "{:.0f}"),
                     _value(result, "milliseconds", "{:.2f}"),
                     _value(result, "speed", "{:.2f}"),
                 ]

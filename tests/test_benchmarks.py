@@ -99,6 +99,7 @@ def test_attention_compares_the_ways_of_the_machine(tmp_path: Path) -> None:
         assert result["error"] < 1e-6
         assert result["gradient_error"] < 1e-6
         assert result["milliseconds"] > 0
+        assert result["first_milliseconds"] > 0
     assert ways["padded"]["speed"] == 1
     halved = compare(shape, device=CPU, dtype=torch.bfloat16, repeats=1)
     assert 1e-4 < halved["padded"]["error"] < 2e-2
@@ -145,7 +146,7 @@ def test_the_page_shows_what_was_measured_and_names_what_was_not() -> None:
     assert "2 samples with 7400 tokens, 26 tiles, 10 masks and 200 depth codes" in text
     assert "| perceptio-1b | 0.50 | 8 | 59,200 | – | 31.0% | 8.0 | 7.2 | 0.90 |" in text
     assert "| perceptio-8b | – | – | – | – | – | – | – | – |" in text
-    assert "| 1B, two samples | padded | 2.0e-03 | – | 4.00 | – |" in text
+    assert "| 1B, two samples | padded | 2.0e-03 | – | – | 4.00 | – |" in text
     assert "- attention, 1B, two samples, flash_attention_2: failed, no kernel" in text
     assert "- perceptio-8b, training: failed, OutOfMemoryError: too much" in text
 

@@ -7,7 +7,7 @@ from perceptio_core.grammar import PAPER_ORDER, Role
 from perceptio_core.model.adapters import add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
-from perceptio_core.model.packed_attention import packed_attention
+from perceptio_core.model.packed_attention import packed_attention, packed_places
 from perceptio_core.model.processing import PerceptioProcessor
 from tiny import LOSS_WEIGHTS, tiny_foundations, tiny_perceptio, tiny_sample
 
@@ -110,14 +110,11 @@ def test_nothing_leaks_between_the_samples_of_a_row(parts):
 
     def states(first):
         batch = processor.collate([first, second])
+        places = packed_places(batch.lengths, device=torch.device("cpu"))
         ids, positions = batch.input_ids_T[None], batch.positions_T[None]
         with torch.no_grad():
             output = model.vlm.model(
-                input_ids=ids,
-                position_ids=positions,
-                pixel_values=batch.pixels_PCHW,
-                use_cache=False,
-                sample_lengths=batch.lengths,
+                input_ids=ids, position_ids=positions, pixel_values=batch.pixels_PCHW, use_cache=False, **places
             )
         return output.last_hidden_state[0].split(batch.lengths)
 
@@ -134,7 +131,8 @@ def test_packed_attention_is_attention_under_the_mask_of_each_sample(heads, key_
         torch.randn(1, n, sum(lengths), dim, generator=draw, dtype=torch.float32, requires_grad=True)
         for n in (heads, key_heads, key_heads)
     )
-    got, _ = packed_attention(nn.Module(), query, key, value, None, sample_lengths=lengths, scaling=0.3)
+    cu_seq_lens = packed_places(lengths, device=query.device)["cu_seq_lens_q"]
+    got, _ = packed_attention(nn.Module(), query, key, value, None, cu_seq_lens_q=cu_seq_lens, scaling=0.3)
 
     q, k, v = (tensor.detach().double().requires_grad_() for tensor in (query, key, value))
     mask = torch.block_diag(*[torch.ones(n, n).tril() for n in lengths]) == 0
@@ -316,7 +314,9 @@ def test_attention_takes_values_in_bf16_beside_queries_in_float32():
     """As autocast makes them: what the rotary angles touch is float32."""
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 7, 16, generator=draw) for _ in range(3))
-    exact, _ = packed_attention(torch.nn.Module(), query, key, value, None, sample_lengths=(3, 4))
-    mixed, _ = packed_attention(torch.nn.Module(), query, key, value.bfloat16(), None, sample_lengths=(3, 4))
+    exact, _ = packed_attention(torch.nn.Module(), query, key, value, None, **packed_places((3, 4), device=query.device))
+    mixed, _ = packed_attention(
+        torch.nn.Module(), query, key, value.bfloat16(), None, **packed_places((3, 4), device=query.device)
+    )
     assert mixed.dtype == torch.float32
     torch.testing.assert_close(mixed, exact, rtol=0, atol=2**-7)

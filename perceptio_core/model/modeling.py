@@ -35,7 +35,7 @@ from perceptio_core.model.losses import (
     reconstruction_loss,
     token_loss,
 )
-from perceptio_core.model.packed_attention import PACKED
+from perceptio_core.model.packed_attention import PACKED, packed_places
 from perceptio_core.model.processing import Prompts
 from perceptio_core.segmentation.bridge import SegmentationBridge, sam2_pixels, to_original
 from perceptio_core.segmentation.losses import mask_losses
@@ -235,7 +235,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             position_ids=batch.positions_T[None],
             pixel_values=batch.pixels_PCHW,
             use_cache=False,
-            sample_lengths=batch.lengths,
+            **packed_places(batch.lengths, device=batch.input_ids_T.device),
         ).last_hidden_state[0]
         return states
 

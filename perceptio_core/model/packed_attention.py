@@ -1,40 +1,59 @@
 """Attention over samples packed into one row: each token sees the earlier tokens of its own sample and nothing else.
 
-Registered with `transformers` under the name `PACKED`. The mask of a row of T tokens, T x T, is never built: the samples are
-attended to one after the other, each with the causal kernel of torch. Called without the lengths of the samples, as `generate`
-does, it is `transformers`' own ``sdpa``.
+Registered with `transformers` under the name `PACKED`. The mask of a row of T tokens, T x T, is never built: on GPUs that
+compute in 16 bit, one call of FlashAttention-2's kernel for sequences of various lengths, which comes with torch, attends to
+all samples; elsewhere the samples are attended to one after the other, each with the causal kernel of torch. Called without
+the places of the samples, as `generate` does, it is `transformers`' own ``sdpa``.
 
-The peer is torch's one kernel for sequences of various lengths, `varlen_attn`. Milliseconds of a layer, forwards and backwards,
-in bf16 on one H200 with torch 2.11 (`benchmarks.attention`; the table is in ``docs/results.md``):
+Milliseconds of a layer, forwards and backwards, in bf16 on one H200 with torch 2.11 (`benchmarks.attention`; the whole table
+is in ``docs/results.md``). The lengths were the same ten times over:
 
-====================================  ==========  ==========  =============
-row                                   a sample a  one kernel  padded batch
-                                      time        for all     under a mask
-====================================  ==========  ==========  =============
-1B, 2 samples of 3700 tokens          0.95        1.47        2.13
-1B, 14 samples of 380 to 3700 tokens  3.10        2.91        11.85
-8B, 2 samples                         1.92        3.25        5.81
-8B, 14 samples                        6.32        9.07        38.10
-====================================  ==========  ==========  =============
+====================================  ===========  ===========  ============
+row                                   one kernel   one kernel   padded batch
+                                      for all      a sample     under a mask
+====================================  ===========  ===========  ============
+1B, 2 samples of 3700 tokens          1.47         0.95         2.13
+1B, 14 samples of 380 to 3700 tokens  2.91         3.10         11.85
+8B, 2 samples                         3.25         1.92         5.81
+8B, 14 samples                        9.07         6.32         38.10
+====================================  ===========  ===========  ============
 
-`varlen_attn` is FlashAttention-2 for causal rows, while torch prefers cuDNN's kernel for single samples on Hopper. What a loop
-costs in launches grows with the number of samples: rows of many short ones, which may turn the order, were not measured.
+One kernel a sample is ahead there, by 2 to 4 % of a training step: on Hopper torch takes cuDNN's for it. But cuDNN makes a
+plan for each new length, forwards and backwards, and in training most samples have a length of their own. Others measured a
+second for such a plan (https://github.com/modelscope/FunASR/issues/3704: a B200, torch 2.11); here it was not measured. So it
+is one kernel for all, which plans nothing and is launched once a layer, however many samples there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED = "perceptio_packed"
+
+
+def packed_places(lengths: tuple[int, ...], *, device: torch.device) -> dict[str, Tensor | int]:
+    """Keyword arguments of a language model's forward that say where the samples of a packed row begin and end.
+
+    They are those of `transformers`' flash attention, which takes packed rows by itself.
+
+    Args:
+        lengths: tokens of each sample, in the order of the row; at least one sample.
+        device: of the row.
+    """
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    longest = max(lengths)
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
 
 
 def packed_attention(
@@ -44,7 +63,8 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    sample_lengths: Sequence[int] | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
@@ -57,8 +77,8 @@ def packed_attention(
         key: (B, heads of keys, T, dim).
         value: as `key`.
         attention_mask: of unpacked calls.
-        sample_lengths: tokens of each sample in the order of the row, as they were given to the language model's forward;
-            numbers, not a tensor, for which every layer would wait. None for an unpacked call.
+        cu_seq_lens_q: where the samples begin, and T; from `packed_places`. None for an unpacked call.
+        max_length_q: tokens of the longest sample, from there too.
         dropout: on the attention weights, in [0, 1).
         scaling: of the scores; dim ** -0.5 if None.
         **kwargs: of unpacked calls.
@@ -66,24 +86,63 @@ def packed_attention(
     Returns:
         (B, T, heads, dim), and None in the place of the attention weights.
     """
-    dtype, on_cpu = query.dtype, query.device.type == "cpu"
-    # Rotated by float32 angles, queries and keys are float32 beside values in 16 bit. On CPUs torch's kernel takes twice as
-    # long in bf16 as in float32.
-    if value.dtype in (torch.bfloat16, torch.float16):
-        query, key, value = (tensor.to(torch.float32 if on_cpu else value.dtype) for tensor in (query, key, value))
-    exact = torch.autocast("cpu", enabled=False) if on_cpu else nullcontext()
+    dtype = query.dtype
+    if cu_seq_lens_q is not None and max_length_q is not None and dropout == 0 and takes_one_kernel(value):
+        return attend_at_once(query, key, value, cu_seq_lens_q, longest=max_length_q, scaling=scaling).to(dtype), None
+    device = query.device.type
+    # On CPUs torch's kernel takes twice as long in bf16 as in float32.
+    exact = torch.autocast(device, enabled=False) if device == "cpu" else nullcontext()
+    # Rotated by float32 angles, queries and keys are float32 beside values in bf16.
+    if device == "cpu" and value.dtype in (torch.bfloat16, torch.float16):
+        query, key, value = query.float(), key.float(), value.float()
     with exact:
-        if sample_lengths is None:
+        if cu_seq_lens_q is None:
             attended: Tensor = sdpa_attention_forward(
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
             )[0]
         else:
-            attended = attend_one_by_one(query, key, value, sample_lengths, dropout=dropout, scaling=scaling)
+            lengths = cu_seq_lens_q.diff().tolist()
+            attended = attend_one_by_one(query, key, value, lengths, dropout=dropout, scaling=scaling)
     return attended.to(dtype), None
 
 
+def takes_one_kernel(value: Tensor) -> bool:
+    """Whether `attend_at_once` can do it: 16-bit numbers on a GPU with native bf16, the kind that its kernel is made for."""
+    return value.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and _computes_bf16()
+
+
+@cache
+def _computes_bf16() -> bool:
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def attend_at_once(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, *, longest: int, scaling: float | None) -> Tensor:
+    """Attention of a packed row in one kernel, in the precision of `value`.
+
+    Args:
+        query: (1, heads, T, dim), at most 256 wide.
+        key: (1, heads of keys, T, dim).
+        value: as `key`.
+        bounds: int32, where the samples begin, and T.
+        longest: tokens of the longest sample.
+        scaling: of the scores; dim ** -0.5 if None.
+
+    Returns:
+        (1, T, heads, dim).
+    """
+    groups = query.shape[1] // key.shape[1]
+    q_THC, k_THC, v_THC = (
+        repeat_kv(tensor, repeats).to(value.dtype)[0].transpose(0, 1)
+        for tensor, repeats in ((query, 1), (key, groups), (value, groups))
+    )
+    # A window without end to the left and of nothing to the right is the causal mask, sample by sample.
+    attended: Any = varlen_attn(q_THC, k_THC, v_THC, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0))
+    row: Tensor = attended[None]
+    return row
+
+
 def attend_one_by_one(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], *, dropout: float, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], *, dropout: float, scaling: float | None
 ) -> Tensor:
     """Attention of a packed row, sample by sample, on any device and in any precision.
 
@@ -98,11 +157,11 @@ def attend_one_by_one(
     Returns:
         (1, T, heads, dim).
     """
-    groups, parts = query.shape[1] // key.shape[1], list(lengths)
+    groups = query.shape[1] // key.shape[1]
     samples = zip(
-        query.split(parts, dim=2),
-        repeat_kv(key, groups).split(parts, dim=2),
-        repeat_kv(value, groups).split(parts, dim=2),
+        query.split(lengths, dim=2),
+        repeat_kv(key, groups).split(lengths, dim=2),
+        repeat_kv(value, groups).split(lengths, dim=2),
         strict=True,
     )
     attended = [F.scaled_dot_product_attention(*sample, dropout_p=dropout, scale=scaling, is_causal=True) for sample in samples]
