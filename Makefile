@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Both set up .venv first, once.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo control test lint foundations clean environment
+.PHONY: help demo control studio test lint foundations clean environment
 
 # The first Python here that is new enough; `make demo PYTHON=/path/to/python3` takes another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -21,6 +21,14 @@ demo: environment ## The main job: raw images to a benchmark report (about 25 mi
 
 control: environment ## The same, with the control beside it: the same base trained the same way without perception tokens
 	@perceptio repro --variants full,control
+
+studio: environment ## The ablation study of docs/results.md: some thirty trainings one after the other (hours; resumable)
+	@perceptio repro --profile studio --variants all
+	@perceptio repro --profile studio-k32 --variants full
+	@perceptio repro --profile studio-k512 --variants full
+	@perceptio repro --profile studio-n25 --variants full
+	@perceptio repro --profile studio-n100 --variants full
+	@perceptio study
 
 test: environment lint ## Lint, types, unit tests, and the smoke profile end to end
 	@python -m pytest

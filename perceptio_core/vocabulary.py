@@ -6,6 +6,7 @@ special tokens: no text of a user or a data set becomes one of them by accident 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -110,18 +111,33 @@ class Vocabulary:
         return (ids >= self.first_code) & (ids < self.first_code + self.num_codes)
 
 
+APART = 0.5
+"""How far the rows of codes that start from words are drawn apart, in standard deviations of the old rows."""
+
+
 @torch.no_grad()
-def add_rows(model: PreTrainedModel, *, vocabulary: Vocabulary, vocabulary_size: int, seed: int = 0) -> None:
+def add_rows(
+    model: PreTrainedModel,
+    *,
+    vocabulary: Vocabulary,
+    vocabulary_size: int,
+    code_word_ids: Sequence[int] = (),
+    seed: int = 0,
+) -> None:
     """Give the added tokens rows in the input embedding and the output head, in place.
 
     A new row is drawn from the diagonal Gaussian fitted to the old rows of its matrix, so that new tokens start at the
-    scale of trained ones and apart from one another (ours). The old rows stay equal to the bit. Matrices that the
-    base model padded beyond its tokenizer are never shrunk.
+    scale of trained ones and apart from one another (ours). The codes of the depth codebook, which are in the order of the
+    nearness that they stand for, may start from words for levels instead: the first code's rows from the first word's, the
+    last code's from the last word's, the others' between them, all drawn apart by `APART` (ours). What the base knows of
+    levels then holds for codes from the first step on. The old rows stay equal to the bit. Matrices that the base model
+    padded beyond its tokenizer are never shrunk.
 
     Args:
         model: a causal language model with input and output embeddings, tied or not.
         vocabulary: ids of the added tokens.
         vocabulary_size: number of tokens of the tokenizer, the added ones included.
+        code_word_ids: ids of words for levels, the farthest first; none: codes are drawn like the other added tokens.
         seed: of the draw; independent of torch's global generators.
     """
     rows = model.get_input_embeddings().weight.shape[0]
@@ -131,9 +147,20 @@ def add_rows(model: PreTrainedModel, *, vocabulary: Vocabulary, vocabulary_size:
             model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
     weights = {id(layer.weight): layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     added = torch.tensor(vocabulary.ids)
+    codes = slice(vocabulary.first_code - int(added.min()), vocabulary.first_code - int(added.min()) + vocabulary.num_codes)
     generator = torch.Generator().manual_seed(seed)
     for weight in weights.values():
         old = weight[: int(added.min())].float()
-        noise = torch.randn(len(added), weight.shape[1], generator=generator)
-        new = old.mean(0) + old.std(0) * noise.to(old.device)
+        noise = (old.std(0).cpu() * torch.randn(len(added), weight.shape[1], generator=generator)).to(old.device)
+        new = old.mean(0) + noise
+        if code_word_ids:
+            new[codes] = _between(old[list(code_word_ids)], count=vocabulary.num_codes) + APART * noise[codes]
         weight[added.to(weight.device)] = new.to(weight.dtype)
+
+
+def _between(rows_WD: torch.Tensor, *, count: int) -> torch.Tensor:
+    """`count` rows, evenly spaced from the first of `rows_WD` to the last, linear between neighbours."""
+    place_C = torch.linspace(0, len(rows_WD) - 1, count, device=rows_WD.device)
+    low_C = place_C.long().clamp(max=max(len(rows_WD) - 2, 0))
+    share_C1 = (place_C - low_C)[:, None]
+    return torch.lerp(rows_WD[low_C], rows_WD[(low_C + 1).clamp(max=len(rows_WD) - 1)], share_C1)

@@ -1,4 +1,4 @@
-"""The command ``perceptio``: the pipeline, a stage of it, a question about an image, two models compared, or a conversion."""
+"""The command ``perceptio``: the pipeline, a stage of it, a question, two models compared, the study, or a conversion."""
 
 import argparse
 import ast
@@ -26,7 +26,7 @@ def main() -> None:
 
     repro = commands.add_parser("repro", help="bring every stage up to date, from raw images to the report")
     repro.add_argument("--profile", help="make profiles/PROFILE.yaml the active one (writes params.yaml)")
-    repro.add_argument("--variants", help="the variants to train, as in full,control (writes params.yaml)")
+    repro.add_argument("--variants", help="the variants to train, as in full,control, or all (writes params.yaml)")
 
     predict = commands.add_parser("predict", help="answer a question about an image; write its mask and depth pictures")
     predict.add_argument("image", type=Path, metavar="IMAGE")
@@ -39,6 +39,12 @@ def main() -> None:
         "first", type=Path, metavar="A", help="such as artifacts/mini/evaluate/full/predictions/hardblink.jsonl"
     )
     against.add_argument("second", type=Path, metavar="B", help="another model's answers to the same questions")
+
+    study = commands.add_parser("study", help="gather what was run of the ablation study, and renew docs/results.md")
+    study.add_argument("--rows", type=Path, nargs="*", default=[], help="further files of rows, such as from another machine")
+    study.add_argument(
+        "--out", type=Path, default=Path("docs"), help="folder of results.md and results/studio.json (default: docs)"
+    )
 
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
@@ -63,7 +69,9 @@ def main() -> None:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        {"repro": _repro, "predict": _predict, "compare": _compare, "convert": _convert}[arguments.command](arguments)
+        {"repro": _repro, "predict": _predict, "compare": _compare, "study": _study, "convert": _convert}[arguments.command](
+            arguments
+        )
     except (ValueError, FileNotFoundError) as error:
         print(f"perceptio: {error}", file=sys.stderr)
         sys.exit(2)
@@ -111,6 +119,21 @@ def _compare(arguments: argparse.Namespace) -> None:
     from perceptio_core.evaluation.compare import compare
 
     print(compare(arguments.first, arguments.second))
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from perceptio_core.report.study import gather, merge, read_rows, write_rows
+    from perceptio_core.report.study_tables import fill
+    from stages.common import ARTIFACTS
+
+    for file in arguments.rows:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: not found")
+    file = arguments.out / "results" / "studio.json"
+    rows = merge(read_rows(file), *(read_rows(other) for other in arguments.rows), gather(ARTIFACTS))
+    write_rows(file, rows)
+    fill(arguments.out / "results.md", rows)
+    print(f"{file}: {len(rows)} rows; {arguments.out / 'results.md'}")
 
 
 def _convert(arguments: argparse.Namespace) -> None:

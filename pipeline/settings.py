@@ -11,6 +11,8 @@ from perceptio_core.params import load_profile
 from perceptio_core.params.base import read_yaml
 
 PARAMS_FILE = Path("params.yaml")
+ALL = "all"
+"""In the place of a list of variants: every one that the profile has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,16 @@ def read_active() -> Active:
 def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
     """Check the selection against the profile's file, and write what differs into params.yaml (comments stay).
 
+    The one variant `all` stands for all of the profile's.
+
     Raises:
         ValueError: no such profile or variant, or a profile that does not validate.
     """
     current = read_active()
-    wanted = Active(profile=profile or current.profile, variants=tuple(variants or current.variants))
-    parameters = load_profile(wanted.profile)
+    parameters = load_profile(profile or current.profile)
+    if variants == [ALL]:
+        variants = list(parameters.variants)
+    wanted = Active(profile=parameters.name, variants=tuple(variants or current.variants))
     for name in wanted.variants:
         parameters.variant(name)
     if wanted != current:

@@ -66,11 +66,13 @@ def main() -> None:
         loss_weights=params.loss_weights.model_dump(),
         max_tiles=params.max_tiles,
         seed=params.seed,
+        code_words=params.code_words,
     )
     batches = joint_batches(
         shards=shards,
         processor=processor,
         mixture=params.mixture.model_dump(),
+        markers=params.markers,
         batch_size=params.batch_size,
         validate=params.validation_batches > 0,
         seed=params.seed,

@@ -10,7 +10,7 @@ from perceptio_core.data.joint import ShardJob, ShardMaker, plan
 from perceptio_core.data.manifest import data_root, read_images, read_quarantine, read_records
 from perceptio_core.data.records import Refused
 from perceptio_core.data.shards import ShardPart, load_part, save_part, write_index
-from perceptio_core.data.workers import in_order
+from perceptio_core.data.workers import cores, in_order
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.params import load_profile
 from perceptio_core.params.joint_shards import JointShardsParams
@@ -57,7 +57,8 @@ def main() -> None:
     left = [job for job in jobs if not (parts / f"{job.name}.json").is_file()]
     reasons = read_quarantine(depth / "quarantine.jsonl")
     start = (root, depth, codebook, params, reasons, parts, out)
-    made = in_order(_make, left, workers=min(params.workers, max(1, len(left))), start=_start, arguments=start)
+    workers = min(params.workers or cores(), max(1, len(left)))
+    made = in_order(_make, left, workers=workers, start=_start, arguments=start)
     total = sum(len(job.images) for job in left)
     images = (None for job, _ in zip(left, made, strict=True) for _ in job.images)
     for _ in track(images, total=total, label="joint shards", unit="images"):

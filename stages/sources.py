@@ -5,6 +5,7 @@ import shutil
 
 from perceptio_core.data.collect import collect
 from perceptio_core.data.manifest import write_manifest
+from perceptio_core.data.workers import cores
 from perceptio_core.params import load_profile
 from perceptio_core.scenes.writers import write_world
 from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
@@ -28,17 +29,18 @@ def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION)
     params = load_profile(arguments.profile).sources
+    workers = params.workers or cores()
     paths = StagePaths(arguments.profile)
     work = paths.work("sources", fingerprint(params))
     out = work / "out"
     out.mkdir(exist_ok=True)
     if params.render is not None:
         root = out / "root"
-        write_world(root, params=params.render, workers=params.workers)
+        write_world(root, params=params.render, workers=workers)
     else:
         root = params.expanded_root()
     collected = collect(
-        params.datasets, root=root, journal=work / "checked.jsonl", max_pixels=params.max_pixels, workers=params.workers
+        params.datasets, root=root, journal=work / "checked.jsonl", max_pixels=params.max_pixels, workers=workers
     )
     write_manifest(out, images=collected.images, records=collected.records, quarantine=collected.quarantine)
     counts = collected.counts()

@@ -17,7 +17,7 @@ from perceptio_core.evaluation.benchmark import Item
 from perceptio_core.evaluation.depth_codes import CodeSource, code_source
 from perceptio_core.evaluation.runner import ask
 from perceptio_core.evaluation.suite import evaluate
-from perceptio_core.params.evaluate import EvaluateParams, Replacement
+from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams, Replacement
 
 RAW = "[SEG]<depth_start><depth_3><depth_0><depth_end>"
 
@@ -236,3 +236,9 @@ def test_referring_sets_may_stand_side_by_side() -> None:
     two = {"kind": "refer", "path": "refcocog", "split": "val", "name": "refcocog"}
     params = EvaluateParams.from_mapping({**PARAMS, "benchmarks": [one, two]}, where="test")
     assert [entry.label for entry in params.benchmarks] == ["res", "refcocog"]
+
+
+def test_a_benchmark_may_leave_out_variants_by_a_pattern():
+    entry = BenchmarkParams(kind="mme", path="mme", except_variants=("*control*", "no_seg"))
+    variants = ("full", "control", "labels_100_control", "no_seg", "no_seg_s1")
+    assert [entry.is_for(variant) for variant in variants] == [True, False, False, False, True]

@@ -7,6 +7,7 @@ from pydantic import PositiveInt
 
 from perceptio_core.params import PROFILES, SECTIONS, load_profile
 from perceptio_core.params.base import Section, read_yaml
+from pipeline.settings import select
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -88,6 +89,53 @@ def test_variants_override_single_keys() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "changes", "codes"),
+    [
+        ("studio-k32", {"num_codes": 32}, 64),
+        ("studio-k512", {"num_codes": 512}, 64),
+        ("studio-n25", {"resolution": 80, "widths": (16, 32, 64, 64)}, 25),
+        ("studio-n100", {"resolution": 80}, 100),
+    ],
+)
+def test_the_other_codebooks_of_the_study_differ_in_nothing_else(name: str, changes: dict[str, object], codes: int) -> None:
+    studio, other = (load_profile(profile, folder=REPOSITORY / PROFILES) for profile in ("studio", name))
+    assert studio.depth_codebook.model_copy(update=changes) == other.depth_codebook
+    assert (other.depth_codebook.resolution // 2 ** len(other.depth_codebook.widths)) ** 2 == codes
+    for section in set(SECTIONS) - {"depth_codebook"}:
+        assert getattr(other, section) == getattr(studio, section), section
+    assert list(other.variants) == ["full"]
+
+
+def test_the_study_varies_one_thing_at_a_time() -> None:
+    """Each variant of profile studio, its seed apart, is the full model or the control with the change that its name says."""
+    studio = load_profile("studio", folder=REPOSITORY / PROFILES)
+    full, control = studio.variant("full"), studio.variant("control")
+    assert not control.spans.depth
+    assert not control.spans.segmentation
+    fields = set(type(full).model_fields)
+
+    def changed(name: str, base: str) -> set[str]:
+        variant, other = studio.variant(name), studio.variant(base)
+        return {field for field in fields if getattr(variant, field) != getattr(other, field)}
+
+    assert changed("control", "full") == {"spans", "mixture"}
+    assert changed("no_seg", "full") == {"spans"}
+    assert changed("no_depth", "full") == {"spans", "mixture"}
+    assert changed("depth_first", "full") == {"order"}
+    assert changed("no_code_words", "full") == {"code_words"}
+    for loss in ("marker", "token", "count", "reconstruction"):
+        assert changed(f"no_{loss}", "full") == {"loss_weights"}
+        assert getattr(studio.variant(f"no_{loss}").loss_weights, loss) == 0
+    for base in ("full", "no_depth", "no_seg", "control"):
+        assert [changed(f"{base}_s{seed}", base) for seed in (1, 2)] == [{"seed"}] * 2
+        assert [studio.variant(f"{base}_s{seed}").seed for seed in (1, 2)] == [1, 2]
+    for regime in ("labels_100", "labels_1000", "labels_10000", "more_points", "new_question", "new_question_back"):
+        for base in ("full", "control"):
+            assert changed(f"{regime}_{base}", base) == {"markers"}
+        assert changed(f"{regime}_control", f"{regime}_full") == {"spans", "mixture"}
+
+
+@pytest.mark.parametrize(
     ("before", "after", "message"),
     [
         ("\nreport:", "\nreports:", r"unknown sections \['reports'\]; allowed are"),
@@ -101,6 +149,15 @@ def test_a_mistake_anywhere_in_a_profile_is_found(tmp_path: Path, before: str, a
     (tmp_path / "mine.yaml").write_text(text.replace(before, after))
     with pytest.raises(ValueError, match=message):
         load_profile("mine", folder=tmp_path)
+
+
+def test_all_stands_for_every_variant_of_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "profiles").symlink_to(REPOSITORY / PROFILES)
+    (tmp_path / "params.yaml").write_text("# kept\nprofile: mini\nvariants: [full]\n")
+    monkeypatch.chdir(tmp_path)
+    assert select(profile="smoke", variants=["all"]).variants == ("full", "control")
+    assert (tmp_path / "params.yaml").read_text() == "# kept\nprofile: smoke\nvariants: [full, control]\n"
+    assert select(profile="mini", variants=["full"]).variants == ("full",)
 
 
 def test_an_unknown_profile_names_those_that_exist() -> None:

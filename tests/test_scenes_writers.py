@@ -15,12 +15,14 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from perceptio_core.data.markers import answer, sample_markers
+from perceptio_core.evaluation.hardblink import HardBlink
+from perceptio_core.evaluation.res import ReferringSegmentation
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes import writers
-from perceptio_core.scenes.layouts import hardblink, pictures, refer
+from perceptio_core.scenes.layouts import hardblink, hardblink_pairs, pictures, refer
 from perceptio_core.scenes.render import render
 from perceptio_core.scenes.view import look
-from perceptio_core.scenes.world import SEEDS_PER_SPLIT, sample_scene, split_seed
+from perceptio_core.scenes.world import SEEDS_PER_SPLIT, UNLIKE, USUAL, sample_scene, split_seed
 from perceptio_core.scenes.writers import write_world
 
 PARAMS = RenderParams(train=5, val=2, test=3, hardblink=2, mmbench=6, seedbench=5, mme=2)
@@ -33,9 +35,9 @@ def written(tmp_path_factory):
     """(root, seeds of all scenes that were rendered)."""
     root, seeds = tmp_path_factory.mktemp("world"), []
 
-    def watched(seed, size):
+    def watched(seed, size, **options):
         seeds.append(seed)
-        return sample_scene(seed, size)
+        return sample_scene(seed, size, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "sample_scene", watched)
@@ -264,3 +266,67 @@ def test_short_cuts_are_near_the_majority_letter():
     assert majority < 0.45
     for cue in ("y", "area", "brightness"):
         assert right[cue] / asked.total() < majority + 0.08, cue
+
+
+@pytest.fixture(scope="module")
+def with_further_tests(tmp_path_factory):
+    root = tmp_path_factory.mktemp("further")
+    write_world(root, params=PARAMS.model_copy(update={"new_scenes": 3, "pairs": 2}), workers=1)
+    return root
+
+
+def test_further_tests_leave_the_rest_of_the_world_as_it_is(written, with_further_tests):
+    further, plain = digests(with_further_tests), digests(written[0])
+    assert json.loads((written[0] / "world.json").read_text()) == PARAMS.model_dump(exclude={"new_scenes", "pairs"})
+    del further["world.json"], plain["world.json"]
+    assert {name: further[name] for name in plain} == plain
+    folders = {name.split("/")[0] for name in further.keys() - plain.keys()}
+    assert folders == {"refcoco_new", "hardblink_new", "hardblink_pairs"}
+
+
+def test_further_tests_are_read_as_the_official_ones_are(with_further_tests):
+    new, pairs = (HardBlink(with_further_tests / f"hardblink_{name}") for name in ("new", "pairs"))
+    assert [item.question for item in new.items] == [hardblink.QUESTION] * 9
+    assert len(pairs.items) == 6
+    masks = ReferringSegmentation(with_further_tests / "refcoco_new", split="test", split_by="umd")
+    assert len(masks.items) > 3
+    sizes = {Image.open(item.image).size for item in masks.items}
+    assert sizes == {(128, 128)}
+
+
+def test_the_answer_to_a_pair_is_the_nearer_of_the_two(tmp_path):
+    params = PARAMS.model_copy(update={"pairs": 3})
+    for number in range(9):
+        row = hardblink_pairs.make(params, tmp_path, number)
+        named = row["text"].removeprefix("Which point is closer to the camera, ").removesuffix("?").split(" or ")
+        assert len(set(named)) == 2
+        marked = np.asarray(
+            Image.open(tmp_path / "hardblink_pairs/images" / f"blink{row['subset']}pointscenter/{row['question_id']}.png")
+        )
+        for attempt in range(pictures.TRIES):
+            place = row["question_id"] * pictures.TRIES + attempt
+            one = pictures.scene(params, split="test", block=f"hardblink_pairs_{row['subset']}", number=place)
+            if (one.rendering.image == marked).all(axis=2).mean() > 0.5:
+                break
+        depths = {p["letter"]: one.rendering.depth[p["y"], p["x"]] for p in row["points"] if p["letter"] in named}
+        assert row["answer"] == f"({min(depths, key=depths.get)})"
+
+
+def test_unlike_worlds_share_no_range_with_the_usual_ones():
+    """Read off the worlds themselves: camera, proportions, sizes and surfaces lie apart."""
+
+    def measured(domain):
+        worlds = [sample_scene(split_seed("test", i), domain=domain) for i in range(40)]
+        things = [thing for world in worlds for thing in world.objects if thing.role == "object"]
+        return {
+            "height": [world.camera.height for world in worlds],
+            "pitch": [world.camera.pitch for world in worlds],
+            "focal": [-world.camera.focal for world in worlds],
+            "texture": [world.ground.scale for world in worlds],
+            "tall": [thing.half[1] / thing.half[0] for thing in things if thing.shape != "sphere"],
+        }, {round(thing.half[0], 3) for thing in things}
+
+    usual, unlike = measured(USUAL), measured(UNLIKE)
+    for name in usual[0]:
+        assert max(usual[0][name]) < min(unlike[0][name]), name
+    assert not usual[1] & unlike[1]

@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.rle import encode
 from perceptio_core.data.shards import ShardSample, write_index, write_shard
 from perceptio_core.grammar import Role
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
-from perceptio_core.params.cotrain import CotrainParams
+from perceptio_core.params.cotrain import CotrainParams, MarkerQuestions
 from perceptio_core.training.joint_batches import joint_batches
 from perceptio_core.training.randomness import seed_generators
 from stages import cotrain
@@ -232,6 +233,40 @@ def test_parts_of_a_step_are_its_samples_once_each(artifacts: Path) -> None:
     assert len(whole) == 8
     assert sorted(parts) == sorted(whole)
     assert batches.train(6, 0, 1).keys != whole
+
+
+def test_labels_that_are_left_out_leave_the_depth_codes(artifacts: Path) -> None:
+    """Of the marker samples one picture is left, with its codes; the other tasks are drawn as before."""
+    made = artifacts / "artifacts/tiny"
+    _, processor = assemble(
+        foundations=made / "foundations",
+        codebook=made / "depth_codebook",
+        order=("segmentation", "depth"),
+        loss_weights=LOSS_WEIGHTS,
+        max_tiles=1,
+        seed=0,
+    )
+
+    def keys(markers: MarkerQuestions) -> tuple[list[str], int]:
+        batches = joint_batches(
+            shards=made / "joint_shards",
+            processor=processor,
+            mixture=MIXTURE,
+            batch_size=40,
+            validate=False,
+            seed=3,
+            markers=markers,
+        )
+        batch = batches.train(0, 0, 1)
+        return list(batch.keys), int((batch.roles_T == Role.DEPTH_START).sum())
+
+    dataset = JointDataset(made / "joint_shards", "train")
+    marked = {dataset[int(number)].key for number in dataset.tasks["marker"]}
+    everything, spans = keys(MarkerQuestions())
+    one, spans_of_one = keys(MarkerQuestions(limit=1))
+    assert spans == spans_of_one == 40
+    assert [key for key in one if key not in marked] == [key for key in everything if key not in marked]
+    assert len({key for key in everything if key in marked}) > len({key for key in one if key in marked}) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import InternVLForConditionalGeneration
 
-from perceptio_core.vocabulary import Vocabulary, add_rows, added_tokens
+from perceptio_core.vocabulary import APART, Vocabulary, add_rows, added_tokens
 from tiny import tiny_internvl, tiny_tokenizer
 
 
@@ -66,3 +66,26 @@ def test_rows_that_the_base_padded_are_kept(tmp_path):
     vocabulary = Vocabulary.add_to(tokenizer, num_codes=4)
     add_rows(model, vocabulary=vocabulary, vocabulary_size=len(tokenizer))
     assert model.get_input_embeddings().weight.shape[0] == 400
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_codes_start_between_the_words_for_their_levels(tmp_path, tied):
+    model = InternVLForConditionalGeneration.from_pretrained(tiny_internvl(tmp_path, tied=tied))
+    tokenizer = tiny_tokenizer()
+    words = [tokenizer.convert_tokens_to_ids(word) for word in "abc"]
+    before = [weight.detach().clone() for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)]
+    vocabulary = Vocabulary.add_to(tokenizer, num_codes=401)
+    add_rows(model, vocabulary=vocabulary, vocabulary_size=len(tokenizer), code_word_ids=words, seed=1)
+    for old, weight in zip(before, (model.get_input_embeddings().weight, model.get_output_embeddings().weight), strict=True):
+        codes = weight.detach()[vocabulary.first_code :][:401]
+        expected = {0: old[words[0]], 100: (old[words[0]] + old[words[1]]) / 2, 200: old[words[1]], 400: old[words[2]]}
+        spread = APART * old.std(0)
+        for code, row in expected.items():
+            # 25 codes to each side are moved by at most 1/8 of the way to the next word
+            near = codes[max(0, code - 25) : code + 26]
+            slope = (old[words[1]] - old[words[0]]).abs().max() + (old[words[2]] - old[words[1]]).abs().max()
+            assert (near.mean(0) - row).abs().max() < slope / 16 + 5 * spread.max() / len(near) ** 0.5
+        assert len(codes.unique(dim=0)) == 401
+        assert torch.equal(weight.detach()[: len(old)], old)
+    seg = model.get_input_embeddings().weight.detach()[vocabulary.seg]
+    assert min((seg - before[0][word]).norm() for word in words) > (before[0].std(0)).norm()

@@ -104,11 +104,10 @@ class JointDataset:
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
         shard, key = int(self._shard_S[number]), self._keys[number]
-        image_offset, image_size, json_offset, json_size = map(int, self._spans_S4[number])
-        file = self._open(shard)
+        image_offset, image_size, _, _ = map(int, self._spans_S4[number])
         try:
-            content = json.loads(os.pread(file, json_size, json_offset))
-            image = open_with_format(os.pread(file, image_size, image_offset), name="image").image
+            content = self.content(number)
+            image = open_with_format(os.pread(self._open(shard), image_size, image_offset), name="image").image
             return Sample(
                 key=key,
                 record_id=content["record_id"],
@@ -124,6 +123,16 @@ class JointDataset:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self._shards[shard]}: sample {key} is damaged: {error}") from error
+
+    def content(self, number: int) -> dict[str, Any]:
+        """What the sample with this index says, as it lies in the shard: all fields of `Sample` but the image.
+
+        Raises:
+            ValueError: it is no JSON.
+        """
+        _, _, json_offset, json_size = map(int, self._spans_S4[number])
+        content: dict[str, Any] = json.loads(os.pread(self._open(int(self._shard_S[number])), json_size, json_offset))
+        return content
 
     def _open(self, shard: int) -> int:
         """File descriptor of a shard: opened once per process, read with pread, which keeps no place."""

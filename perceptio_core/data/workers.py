@@ -1,9 +1,10 @@
-"""A pool of worker processes that end with the process that started them."""
+"""A pool of worker processes that end with the process that started them, and how many there may be."""
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,11 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _PR_SET_PDEATHSIG = 1
+
+
+def cores() -> int:
+    """Processor cores that this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(

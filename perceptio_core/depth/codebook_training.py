@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ FLOOR = 0.02  # of the peak learning rate
 REPORT_EVERY = 10.0  # seconds
 LEAST_SHARE = 0.01  # of a map's highest inverse depth; farther pixels are left out of AbsRel
 COUNTS = (3, 4, 5)  # marked points of a look-up
+_READERS = 4  # threads that decode maps, a batch each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +76,12 @@ def train_codebook(*, params: DepthCodebookParams, store: DepthStore, keys: Sequ
         mine = draw[rank * share : (rank + 1) * share]
         return torch.stack([codebook.normalise(store[keys[i]]) for i in mine])
 
-    with ThreadPoolExecutor(1) as reader:  # decodes the next batch while this one trains
-        coming = reader.submit(batch, step)
+    with ThreadPoolExecutor(_READERS) as readers:  # they decode the next batches while this one trains
+        coming = deque(readers.submit(batch, number) for number in range(step, min(step + _READERS, params.steps)))
         while step < params.steps:
-            x_B1RR = coming.result().to(codebook.embedding.device)
-            coming = reader.submit(batch, min(step + 1, params.steps - 1))
+            x_B1RR = coming.popleft().result().to(codebook.embedding.device)
+            if step + _READERS < params.steps:
+                coming.append(readers.submit(batch, step + _READERS))
             torch.manual_seed(hash((params.seed, step)) % 2**31)
             for group in optimizer.param_groups:
                 group["lr"] = params.learning_rate * _factor(step, params.steps)

@@ -12,6 +12,7 @@ that answers as well with random codes has not read them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -126,9 +127,10 @@ class TeacherEncoder:
         """Codes (B, N) of RGB pictures."""
         self._teacher = self._teacher or Teacher.from_pretrained(self._folder)
         maps = []
-        for picture in pictures:  # one by one: their sizes differ
-            size = stored_size(height=picture.height, width=picture.width, long_side=self._long_side)
-            maps += self._teacher.inverse_depth([self._teacher.pixels(picture)], [size])
+        for (width, height), alike in groupby(pictures, key=lambda picture: picture.size):
+            size = stored_size(height=height, width=width, long_side=self._long_side)
+            pixels = [self._teacher.pixels(picture) for picture in alike]
+            maps += self._teacher.inverse_depth(pixels, [size] * len(pixels))
         normalised_B1RR = torch.stack([self._codebook.normalise(depth_HW) for depth_HW in maps])
         codes_BN: Codes = self._codebook.encode(normalised_B1RR.to(self._codebook.embedding.device)).cpu().numpy()
         return codes_BN

@@ -77,7 +77,7 @@ def evaluate(
     Returns:
         The headline metrics.
     """
-    chosen = [entry for entry in params.benchmarks if variant not in entry.except_variants]
+    chosen = [entry for entry in params.benchmarks if entry.is_for(variant)]
     # All files are read before the first question is asked: a broken one is found now, not in an hour.
     benchmarks = [(entry, load_benchmark(entry, root=root)) for entry in chosen]
     bootstrap = Bootstrap(samples=params.bootstrap_samples, seed=params.seed)

@@ -224,7 +224,7 @@ def main() -> None:
         description="Pretrain mini's SAM2 on rendered scenes (cached below .work/scenes) and write OUT/sam2/ with its weights, "
         "config and metrics. Stop it at any time: the same command goes on from the last checkpoint."
     )
-    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=2100, help="optimiser steps (%(default)s)")
     parser.add_argument("--batch", type=int, default=48, help="images a step (%(default)s)")
     parser.add_argument("--lr", type=float, default=1.2e-3, help="peak learning rate (%(default)s)")
     arguments, command = begin(parser, "sam2")

@@ -37,6 +37,7 @@ def assemble(
     loss_weights: Mapping[str, float],
     max_tiles: int,
     seed: int,
+    code_words: Sequence[str] = (),
 ) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
     """Join the parts; only the added token rows and the prompt MLP are new, drawn from `seed`.
 
@@ -50,9 +51,11 @@ def assemble(
         loss_weights: weight >= 0 of each of `LOSSES`.
         max_tiles: most tiles per image for the vision tower.
         seed: of the new weights.
+        code_words: words for levels, the farthest first, between whose rows those of the depth codes start; see `add_rows`.
 
     Raises:
-        ValueError: a loss weight is missing, unknown or negative, or `SEGMENTATION_START` does not fit the model.
+        ValueError: a loss weight is missing, unknown or negative; a word of `code_words` is not a single token of the base;
+            or `SEGMENTATION_START` does not fit the model.
     """
     model, processor = join(
         vlm=InternVLForConditionalGeneration.from_pretrained(foundations / "internvl"),
@@ -64,6 +67,7 @@ def assemble(
         loss_weights=loss_weights,
         max_tiles=max_tiles,
         seed=seed,
+        code_words=code_words,
     )
     start = foundations / "internvl" / SEGMENTATION_START
     if start.is_file():
@@ -82,6 +86,7 @@ def join(
     loss_weights: Mapping[str, float],
     max_tiles: int,
     seed: int,
+    code_words: Sequence[str] = (),
 ) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
     """`assemble` for parts that are there already, on whatever device; what is new lies on torch's default device.
 
@@ -95,14 +100,24 @@ def join(
         loss_weights: weight >= 0 of each of `LOSSES`.
         max_tiles: most tiles per image for the vision tower.
         seed: of the new weights.
+        code_words: as `assemble` has them.
 
     Raises:
-        ValueError: a loss weight is missing, unknown or negative.
+        ValueError: a loss weight is missing, unknown or negative, or a word of `code_words` is not a single token.
     """
     if set(loss_weights) != set(LOSSES) or min(loss_weights.values()) < 0:
         raise ValueError(f"loss_weights must hold a weight >= 0 for each of {', '.join(LOSSES)}, got {dict(loss_weights)}")
+    words = {word: processor.tokenizer.encode(word, add_special_tokens=False) for word in code_words}
+    if longer := sorted(word for word, ids in words.items() if len(ids) != 1):
+        raise ValueError(f"code_words: {', '.join(map(repr, longer))} are not single tokens of the base's tokenizer")
     vocabulary = Vocabulary.add_to(processor.tokenizer, num_codes=codebook.num_codes)
-    add_rows(vlm, vocabulary=vocabulary, vocabulary_size=len(processor.tokenizer), seed=seed)
+    add_rows(
+        vlm,
+        vocabulary=vocabulary,
+        vocabulary_size=len(processor.tokenizer),
+        code_word_ids=[ids[0] for ids in words.values()],
+        seed=seed,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         hidden = vlm.config.text_config.hidden_size

@@ -42,6 +42,12 @@ class PerceptioConfig(PreTrainedConfig):
     loss_weights: dict[str, float] | None = None
     max_tiles: int = 1
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        # Versions of `transformers` before `sub_configs_defaults` leave what a file says of a part a plain mapping.
+        if isinstance(self.vlm_config, dict):
+            self.vlm_config = InternVLConfig(**self.vlm_config)
+        super().__post_init__(**kwargs)
+
     @property
     def sam_size(self) -> int:
         """Side in pixels of the square that SAM2 sees."""

@@ -89,7 +89,12 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         if self.vlm.config._attn_implementation == "sdpa":
             self.vlm.set_attn_implementation(PACKED)
         hidden = self.vlm.config.text_config.hidden_size
-        self.bridge = bridge or SegmentationBridge(sam=build_sam2(config.sam2_config or {}), hidden_dim=hidden)
+        if bridge is None:
+            # transformers builds models on the meta device before it loads their weights; `sam2`, where there is a GPU, copies
+            # a table to it on the way, and nothing can be copied from there.
+            with torch.device("cpu"):
+                bridge = SegmentationBridge(sam=build_sam2(config.sam2_config or {}), hidden_dim=hidden)
+        self.bridge = bridge
         self.codebook = codebook or DepthCodebook(**config.codebook_config or {})
         self.adapters: list[LoraModel] = []  # a list, so that torch does not take it for a part
         self.fresh_prompt = True  # whether the prompt MLP has still its random start; `assemble` knows better

@@ -1,6 +1,6 @@
 """Parameters of co-training. Where the paper is silent the defaults in the profiles follow Sa2VA, and the text says so."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -67,6 +67,28 @@ class TaskMixture(Section):
     depth_map: NonNegativeFloat
 
 
+class MarkerQuestions(Section):
+    """Which depth-order labels train: all, but where a study asks what the perception tokens are worth when labels are few,
+    or of another kind than what is tested. The depth codes of other samples are not touched (ours).
+    """
+
+    limit: PositiveInt | None = None
+    """At most this many marked pictures, drawn by the seed; null keeps all. A smaller limit keeps a part of what a larger one
+    keeps."""
+    points: Annotated[tuple[Annotated[int, Field(ge=2, le=5)], ...], Field(min_length=1)] = (2, 3, 4, 5)
+    """Only pictures with one of these numbers of points."""
+    kinds: Annotated[tuple[Literal["nearest", "comparison"], ...], Field(min_length=1)] = ("nearest", "comparison")
+    """Of a marked picture's turns, the question for the nearest point, the comparisons of two points, or both."""
+
+    @property
+    def takes_every_picture(self) -> bool:
+        """Whether no marked picture is left out for its points or its turns, the limit aside."""
+        return set(self.points) == {2, 3, 4, 5} and "nearest" in self.kinds
+
+
+ALL_MARKERS = MarkerQuestions()
+
+
 class CotrainParams(Section):
     """The `cotrain` section; the `variants` section of a profile overrides single keys of it per variant."""
 
@@ -83,6 +105,9 @@ class CotrainParams(Section):
     """Whether each layer of InternVL is computed a second time in the backward pass instead of being remembered: about a
     third more time for a fraction of the activations' memory."""
     learning_rates: LearningRates
+    code_words: tuple[str, ...] = ()
+    """Words of the base for levels, each a single token, the farthest first: the rows of the depth codes, which are in the
+    order of nearness, start between theirs. None: they start like those of the other added tokens."""
     vision_start: float = Field(ge=0, lt=1)
     """Share of the steps before the projector and the vision tower begin to learn (Sa2VA: 0). From the first step on, they
     would answer the large early gradients of the added rows with an offset common to all image tokens, in which what the
@@ -105,6 +130,8 @@ class CotrainParams(Section):
     max_tiles: PositiveInt
     """Most tiles per image for the vision tower, the thumbnail on top (InternVL: 12); 1 = the whole image as one tile."""
     mixture: TaskMixture
+    markers: MarkerQuestions = ALL_MARKERS
+    """Which of the samples of the task `marker` are drawn from, and which of their turns."""
     checkpoint_every: PositiveInt
     """Steps between checkpoints: how much a killed run loses at most."""
     validate_every: PositiveInt

@@ -1,5 +1,6 @@
 """Parameters of the stage `evaluate`."""
 
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Literal, Self
 
@@ -37,7 +38,8 @@ class BenchmarkParams(Section):
     """Codes in the depth spans: the model's own; or, as a control, oracle (the teacher's of this picture), random, zeroed
     (code 0 everywhere) or other (the teacher's of another picture)."""
     except_variants: tuple[str, ...] = ()
-    """Not for these variants: the control, for one, has no [SEG] and is not asked for masks."""
+    """Not for these variants, or those whose name fits a pattern such as *control*: the control, for one, has no [SEG] and is
+    not asked for masks."""
     panels: int = Field(default=2, ge=0)
     """Questions of this benchmark that the report shows."""
 
@@ -47,6 +49,10 @@ class BenchmarkParams(Section):
         if self.kind == "refer":
             return self.name or "res"
         return f"{self.name}_{self.kind}" if self.name else self.kind
+
+    def is_for(self, variant: str) -> bool:
+        """Whether the entry is asked of this variant."""
+        return not any(fnmatchcase(variant, pattern) for pattern in self.except_variants)
 
     @property
     def is_control(self) -> bool:

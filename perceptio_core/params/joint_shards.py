@@ -32,5 +32,5 @@ class JointShardsParams(Section):
     """Share of the images that also give a sample whose answer is the depth codes alone."""
     max_pixels: PositiveInt = 64_000_000
     """Larger images are quarantined before they are decoded."""
-    workers: Annotated[int, Field(ge=1, le=256)] = 2
-    """Processes; 1 works in the stage's own."""
+    workers: Annotated[int, Field(ge=1, le=256)] | None = 2
+    """Processes; 1 works in the stage's own, null: one per processor core that is there."""

@@ -8,6 +8,7 @@ from perceptio_core.params.base import Section
 
 Scenes = Annotated[int, Field(ge=1, le=200_000)]
 Items = Annotated[int, Field(ge=1, le=1000)]
+FurtherItems = Annotated[int, Field(ge=0, le=1000)]
 
 
 class RenderParams(Section):
@@ -26,3 +27,11 @@ class RenderParams(Section):
     mmbench: Items = 80  # questions, each with all rotations of its options
     seedbench: Items = 150  # questions
     mme: Items = 40  # pictures in each subtask, with two questions each
+    # Further tests, for studies; 0 leaves one out, and the rest of the world is the same bytes with it or without.
+    new_scenes: FurtherItems = 0  # scenes of refcoco_new, and questions in each subset of hardblink_new: an unlike world
+    pairs: FurtherItems = 0  # questions in each subset of hardblink_pairs, about two of the points
+
+    def stamp(self) -> str:
+        """What marks a world as one of these parameters: one line of JSON, without the further tests that are left out."""
+        left_out = {name for name in ("new_scenes", "pairs") if getattr(self, name) == 0}
+        return f"{self.model_dump_json(exclude=left_out)}\n"

@@ -57,8 +57,8 @@ class SourcesParams(Section):
     datasets: Annotated[tuple[DatasetParams, ...], Field(min_length=1)]
     max_pixels: PositiveInt = 64_000_000
     """Images with more pixels are quarantined, by their header, before they are decoded."""
-    workers: Annotated[int, Field(ge=1, le=256)] = 2
-    """Processes that render, and threads that check images."""
+    workers: Annotated[int, Field(ge=1, le=256)] | None = 2
+    """Processes that render, and threads that check images; null: one per processor core that is there."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

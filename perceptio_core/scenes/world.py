@@ -7,6 +7,7 @@ z forward, metres; the camera stands at (0, height, 0) and looks along +z, pitch
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,6 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "white": (0.88, 0.88, 0.88),
 }
 PLATFORM_COLORS = ((0.45, 0.33, 0.22), (0.36, 0.36, 0.38), (0.55, 0.50, 0.42), (0.24, 0.22, 0.22))
-HALF_EXTENT = {"small": (0.19, 0.22), "large": (0.44, 0.51)}  # metres, half of the object's width
 NEAR, FAR = 1.5, 9.0  # metres, range of object depths
 # Thick fog: far things fade into a bluish haze of any brightness, so that distance shows in colour and contrast at every
 # place of the picture, while "the brightest is nearest" (or farthest) does not hold.
@@ -33,6 +33,56 @@ NEAR, FAR = 1.5, 9.0  # metres, range of object depths
 HAZE_LENGTH = (2.6, 3.2)  # metres over which contrast falls to 1/e
 HAZE_TINT = (-0.10, 0.0, 0.12)
 APPARENT = (0.045, 0.17)  # half width in the image as a share of the image width: legible, yet no object fills the view
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """From which ranges the camera, the surfaces and the proportions of a world are drawn, all uniformly.
+
+    Attributes:
+        height: of the camera, metres.
+        pitch: of the camera, down, degrees.
+        view: horizontal field of view, degrees.
+        surface_scale: of the textures of ground and wall, metres.
+        surface_value: mean of the surfaces' colours, 0..1.
+        surface_contrast: of a texture's second colour, as a factor on the first.
+        tall: height of boxes, cylinders and cones as a multiple of their width.
+        half_extent: half of the width, metres, by size.
+    """
+
+    height: tuple[float, float]
+    pitch: tuple[float, float]
+    view: tuple[float, float]
+    surface_scale: tuple[float, float]
+    surface_value: tuple[float, float]
+    surface_contrast: tuple[float, float]
+    tall: tuple[float, float]
+    half_extent: Mapping[str, tuple[float, float]]
+
+
+USUAL = Domain(
+    height=(1.0, 3.2),
+    pitch=(-2.0, 24.0),
+    view=(48.0, 74.0),
+    surface_scale=(0.4, 1.1),
+    surface_value=(0.25, 0.70),
+    surface_contrast=(0.55, 0.85),
+    tall=(0.8, 1.35),
+    half_extent={"small": (0.19, 0.22), "large": (0.44, 0.51)},
+)
+"""The worlds of training and of the benchmarks."""
+UNLIKE = Domain(
+    height=(3.6, 4.6),
+    pitch=(27.0, 36.0),
+    view=(80.0, 96.0),
+    surface_scale=(1.5, 2.4),
+    surface_value=(0.74, 0.86),
+    surface_contrast=(0.25, 0.45),
+    tall=(1.6, 2.1),
+    half_extent={"small": (0.27, 0.31), "large": (0.34, 0.38)},
+)
+"""Worlds that share no range with `USUAL`: another camera, other surfaces, other sizes and proportions. Light and haze are as
+there: what is asked is whether depth is read, and in the haze a part of it can be seen."""
 SPLITS = {"train": 0, "val": 1, "test": 2}
 SEEDS_PER_SPLIT = 1 << 30
 
@@ -99,14 +149,14 @@ def split_seed(split: str, index: int) -> int:
     return SPLITS[split] * SEEDS_PER_SPLIT + index
 
 
-def sample_scene(seed: int, size: int = 128) -> World:
+def sample_scene(seed: int, size: int = 128, *, domain: Domain = USUAL) -> World:
     """Draw the world of a seed. `size` is the side of the square image in pixels and changes nothing else."""
     rng = np.random.default_rng(seed)
     camera = Camera(
-        height=rng.uniform(1.0, 3.2),
-        pitch=math.radians(rng.uniform(-2.0, 24.0)),
+        height=rng.uniform(*domain.height),
+        pitch=math.radians(rng.uniform(*domain.pitch)),
         roll=math.radians(rng.normal(0.0, 1.5)),
-        focal=0.5 / math.tan(math.radians(rng.uniform(48.0, 74.0)) / 2),
+        focal=0.5 / math.tan(math.radians(rng.uniform(*domain.view)) / 2),
     )
     azimuth, elevation = rng.uniform(0, 2 * math.pi), math.radians(rng.uniform(35, 75))
     haze_value = rng.uniform(0.30, 0.80)
@@ -122,12 +172,12 @@ def sample_scene(seed: int, size: int = 128) -> World:
         ambient=rng.uniform(0.35, 0.55),
         haze_rgb=_rgb(haze_value + rng.normal(0, 0.03, 3) + np.array(HAZE_TINT)),
         haze_length=rng.uniform(*HAZE_LENGTH),
-        ground=_surface(rng),
-        wall=_surface(rng),
+        ground=_surface(rng, domain),
+        wall=_surface(rng, domain),
         wall_depth=rng.uniform(9.0, 17.0) if rng.random() < 0.35 else math.inf,
         noise=rng.uniform(0.004, 0.016),
         blur=rng.uniform(0.08, 0.18),
-        objects=_place_objects(rng, camera),
+        objects=_place_objects(rng, camera, domain),
     )
 
 
@@ -145,36 +195,36 @@ def _rgb(values: np.ndarray) -> tuple[float, float, float]:
     return float(r), float(g), float(b)
 
 
-def _surface(rng: np.random.Generator) -> Surface:
-    base = rng.uniform(0.25, 0.70) + rng.normal(0, 0.06, 3)
+def _surface(rng: np.random.Generator, domain: Domain) -> Surface:
+    base = rng.uniform(*domain.surface_value) + rng.normal(0, 0.06, 3)
     return Surface(
         kind=int(rng.integers(0, 4)),
-        scale=rng.uniform(0.4, 1.1),
+        scale=rng.uniform(*domain.surface_scale),
         yaw=rng.uniform(0, math.pi / 2),
         rgb_a=_rgb(base),
-        rgb_b=_rgb(base * rng.uniform(0.55, 0.85)),
+        rgb_b=_rgb(base * rng.uniform(*domain.surface_contrast)),
     )
 
 
-def _place_objects(rng: np.random.Generator, camera: Camera) -> list[SceneObject]:
+def _place_objects(rng: np.random.Generator, camera: Camera, domain: Domain) -> list[SceneObject]:
     wanted = int(rng.integers(4, 9))
     placed: list[SceneObject] = []
     count = 0
     for _ in range(wanted * 12):
         if count == wanted:
             break
-        group = _propose(rng, camera, placed)
+        group = _propose(rng, camera, domain, placed)
         if group and not any(_collide(new, old) for new in group for old in placed):
             placed.extend(group)
             count += 1
     return placed
 
 
-def _propose(rng: np.random.Generator, camera: Camera, placed: list[SceneObject]) -> list[SceneObject]:
+def _propose(rng: np.random.Generator, camera: Camera, domain: Domain, placed: list[SceneObject]) -> list[SceneObject]:
     """An object, with the pillar that carries it if any; empty if the drawn place is below the ground."""
     shape, size = str(rng.choice(SHAPES)), str(rng.choice(SIZES))
-    width = rng.uniform(*HALF_EXTENT[size])
-    tall = 1.0 if shape == "sphere" else rng.uniform(0.8, 1.35)
+    width = rng.uniform(*domain.half_extent[size])
+    tall = 1.0 if shape == "sphere" else rng.uniform(*domain.tall)
     half = (width, width * tall, width)
     carriers = [o for o in placed if o.shape in ("box", "cylinder") and o.half[0] > 0.9 * width and o.role == "object"]
     if carriers and rng.random() < 0.15:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from perceptio_core.params.render import RenderParams
 from perceptio_core.progress import track
-from perceptio_core.scenes.layouts import hardblink, mmbench, mme, refer, seedbench
+from perceptio_core.scenes.layouts import hardblink, hardblink_new, hardblink_pairs, mmbench, mme, refer, refer_new, seedbench
 
 CHUNK = 100  # items that a killed run loses at most, for each worker
 
@@ -44,11 +44,15 @@ LAYOUTS: dict[str, Layout] = {
     "mmbench": mmbench,
     "seedbench": seedbench,
     "mme": mme,
+    "refcoco_new": refer_new,
+    "hardblink_new": hardblink_new,
+    "hardblink_pairs": hardblink_pairs,
 }
 
 
 def write_world(root: Path, *, params: RenderParams, workers: int) -> None:
-    """Render and write refcoco, llava, hardblink, mmbench, seedbench and mme under `root`; nothing is done twice.
+    """Render and write refcoco, llava, hardblink, mmbench, seedbench and mme, and the further tests that the parameters ask
+    for, under `root`; nothing is done twice.
 
     Args:
         root: the folder to write; empty, absent, or left by a killed run with the same parameters.
@@ -61,7 +65,7 @@ def write_world(root: Path, *, params: RenderParams, workers: int) -> None:
     if workers < 1:
         raise ValueError(f"workers is {workers}: allowed is 1 or more")
     root.mkdir(parents=True, exist_ok=True)
-    stamp = f"{params.model_dump_json()}\n"
+    stamp = params.stamp()
     parts, finished = root / ".parts", root / "world.json"
     if finished.is_file() and finished.read_text() == stamp:
         return
@@ -80,6 +84,8 @@ def write_world(root: Path, *, params: RenderParams, workers: int) -> None:
     for _ in track(_work_off(root, params, left, workers), total=total, label="rendering", unit="scenes"):
         pass
     for name, layout in LAYOUTS.items():
+        if not layout.items(params):
+            continue
         rows = [row for chunk in chunks if chunk[0] == name for row in json.loads(_part(root, chunk).read_text())]
         layout.assemble(params, root, rows)
     finished.write_text(stamp)

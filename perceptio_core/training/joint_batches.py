@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perceptio_core.data.dataset import JointDataset, Sample
+from perceptio_core.data.labels import TASK, labelled, turns_of
 from perceptio_core.data.mixture import MixtureSampler
 from perceptio_core.data.rle import decode
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.processing import PerceptioProcessor
+from perceptio_core.params.cotrain import ALL_MARKERS, MarkerQuestions
 from perceptio_core.training.loop import Batches
 
 
@@ -36,6 +38,7 @@ def joint_batches(
     batch_size: int,
     validate: bool,
     seed: int,
+    markers: MarkerQuestions = ALL_MARKERS,
 ) -> Batches:
     """Training and validation batches as pure functions of step, part and index.
 
@@ -52,35 +55,38 @@ def joint_batches(
         validate: whether validation batches will be asked for; they follow the same mixture, less the tasks that the
             validation split has no sample of.
         seed: of the order of samples.
+        markers: which of the depth-order labels train; the validation batches hold the same kinds, without a limit.
 
     Raises:
-        ValueError: no shards, or a task with weight and without training samples.
+        ValueError: no shards, a task with weight and without training samples, or fewer labels than `markers` wants.
     """
     train = JointDataset(shards, "train")
-    train_sampler = MixtureSampler(tasks=train.tasks, weights=mixture, seed=seed)
+    train_tasks = {**train.tasks, TASK: labelled(train, wanted=markers, limit=markers.limit, seed=seed)}
+    train_sampler = MixtureSampler(tasks=train_tasks, weights=mixture, seed=seed)
 
     def train_batch(step: int, part: int, parts: int) -> PerceptioBatch:
         indices = train_sampler.indices(step, batch_size, rank=part, world_size=parts)
-        return processor.collate([_decoded(train[index]) for index in indices])
+        return processor.collate([_decoded(train[index], markers) for index in indices])
 
     if not validate:
         return Batches(train=train_batch, validation=_no_validation)
     held_out = JointDataset(shards, "val")
-    weights = {task: weight for task, weight in mixture.items() if task in held_out.tasks}
-    held_out_sampler = MixtureSampler(tasks=held_out.tasks, weights=weights, seed=seed)
+    held_out_tasks = {**held_out.tasks, TASK: labelled(held_out, wanted=markers, limit=None, seed=seed)}
+    weights = {task: weight for task, weight in mixture.items() if len(held_out_tasks.get(task, ()))}
+    held_out_sampler = MixtureSampler(tasks=held_out_tasks, weights=weights, seed=seed)
 
     def validation_batch(index: int) -> PerceptioBatch:
         indices = held_out_sampler.indices(index, batch_size)
-        return processor.collate([_decoded(held_out[index]) for index in indices])
+        return processor.collate([_decoded(held_out[index], markers) for index in indices])
 
     return Batches(train=train_batch, validation=validation_batch)
 
 
-def _decoded(sample: Sample) -> _Decoded:
+def _decoded(sample: Sample, markers: MarkerQuestions) -> _Decoded:
     return _Decoded(
         key=sample.key,
         image=sample.image,
-        turns=sample.turns,
+        turns=turns_of(sample.turns, wanted=markers) if sample.task == TASK else sample.turns,
         masks=[decode(rle) for rle in sample.masks],
         mask_turns=sample.mask_turns,
         depth_codes=sample.depth_codes,

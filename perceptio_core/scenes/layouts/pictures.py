@@ -12,7 +12,7 @@ from PIL import Image
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes.render import Rendering, render
 from perceptio_core.scenes.view import View, look
-from perceptio_core.scenes.world import World, sample_scene, split_seed
+from perceptio_core.scenes.world import USUAL, Domain, World, sample_scene, split_seed
 
 WORLDS = 1 << 22  # scenes of a split set aside for each seed of the parameters
 BLOCK = 1 << 18  # scenes set aside for each data set within them
@@ -29,6 +29,9 @@ BLOCKS = {
     "mme_position": 8,
     "mme_color": 9,
     "mme_numerical_calculation": 10,
+    "hardblink_pairs_3": 11,
+    "hardblink_pairs_4": 12,
+    "hardblink_pairs_5": 13,
 }
 TRIES = 200  # scenes that are looked through for one benchmark item before it is given up
 Found = TypeVar("Found")
@@ -44,8 +47,8 @@ class Scene:
     rng: np.random.Generator
 
 
-def scene(params: RenderParams, *, split: str, block: str, number: int) -> Scene:
-    """Scene `number` (0..BLOCK-1) of a data set's block in a split.
+def scene(params: RenderParams, *, split: str, block: str, number: int, domain: Domain = USUAL) -> Scene:
+    """Scene `number` (0..BLOCK-1) of a data set's block in a split, drawn from a domain: another one, other scenes.
 
     Raises:
         ValueError: the number lies outside of the block.
@@ -53,20 +56,22 @@ def scene(params: RenderParams, *, split: str, block: str, number: int) -> Scene
     if not 0 <= number < BLOCK:
         raise ValueError(f"scene {number} of {block}: allowed are 0..{BLOCK - 1}")
     seed = split_seed(split, params.seed * WORLDS + BLOCKS[block] * BLOCK + number)
-    world = sample_scene(seed, params.size)
+    world = sample_scene(seed, params.size, domain=domain)
     rendering = render(world)
     rng = np.random.default_rng((seed, 2))  # 0 is the world's own stream, 1 the sensor noise of its rendering
     return Scene(world=world, rendering=rendering, view=look(world, rendering), rng=rng)
 
 
-def suitable(params: RenderParams, *, block: str, number: int, find: Callable[[Scene], Found | None]) -> tuple[Scene, Found]:
+def suitable(
+    params: RenderParams, *, block: str, number: int, find: Callable[[Scene], Found | None], domain: Domain = USUAL
+) -> tuple[Scene, Found]:
     """The first of the test scenes set aside for item `number` of a benchmark in which `find` finds something, and what.
 
     Raises:
         RuntimeError: none of `TRIES` scenes suits.
     """
     for attempt in range(TRIES):
-        one = scene(params, split="test", block=block, number=number * TRIES + attempt)
+        one = scene(params, split="test", block=block, number=number * TRIES + attempt, domain=domain)
         found = find(one)
         if found is not None:
             return one, found

@@ -16,9 +16,9 @@ from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes.expressions import referring_expressions
 from perceptio_core.scenes.language import turns_about
 from perceptio_core.scenes.layouts.pictures import Scene, scene, write_jpeg
-from perceptio_core.scenes.world import SHAPES, SPLITS
+from perceptio_core.scenes.world import SHAPES, SPLITS, USUAL, Domain
 
-IMAGES = "refcoco/images/mscoco/images/train2014"
+IMAGES = "images/mscoco/images/train2014"  # below the folder of the references
 REFS_PER_IMAGE = 3  # RefCOCO has about 2.5 objects referred to in an image, and 2.8 expressions for each
 SENTENCES_PER_REF = 3
 TURNS_PER_IMAGE = 4  # of a conversation
@@ -33,10 +33,23 @@ def items(params: RenderParams) -> int:
 def make(params: RenderParams, root: Path, number: int) -> dict[str, Any]:
     """Write the picture of a scene; its row holds annotations, referred objects with sentences, and turns."""
     split, local = _split_of(params, number)
-    one = scene(params, split=split, block="refcoco", number=local)
-    image_id = 1 + (1 + SPLITS[split]) * IDS_PER_SPLIT + local
+    return make_scene(params, root / "refcoco", split=split, number=local)
+
+
+def assemble(params: RenderParams, root: Path, rows: list[dict[str, Any]]) -> None:
+    """Number annotations, refs and sentences through, and write the three files."""
+    write_references(params, root / "refcoco", rows)
+    (root / "llava").mkdir(exist_ok=True)
+    dialogues = [_dialogue(row) for row in rows if row["turns"]]
+    (root / "llava" / "train.json").write_text(json.dumps(dialogues, indent=0))
+
+
+def make_scene(params: RenderParams, folder: Path, *, split: str, number: int, domain: Domain = USUAL) -> dict[str, Any]:
+    """Write the picture of a scene of a split below a folder in REFER's layout; the row is as of `make`."""
+    one = scene(params, split=split, block="refcoco", number=number, domain=domain)
+    image_id = 1 + (1 + SPLITS[split]) * IDS_PER_SPLIT + number
     file_name = f"COCO_train2014_{image_id:012d}.jpg"
-    write_jpeg(root / IMAGES / file_name, one.rendering.image)
+    write_jpeg(folder / IMAGES / file_name, one.rendering.image)
     refs = _refs(one)
     turns = turns_about(one.view, one.rng, TURNS_PER_IMAGE) if split == "train" else []
     return {
@@ -48,8 +61,8 @@ def make(params: RenderParams, root: Path, number: int) -> dict[str, Any]:
     }
 
 
-def assemble(params: RenderParams, root: Path, rows: list[dict[str, Any]]) -> None:
-    """Number annotations, refs and sentences through, and write the three files."""
+def write_references(params: RenderParams, folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Number annotations, refs and sentences through, and write REFER's two files."""
     annotations: list[dict[str, Any]] = []
     refs: list[dict[str, Any]] = []
     sentence = 0
@@ -86,11 +99,8 @@ def assemble(params: RenderParams, root: Path, rows: list[dict[str, Any]]) -> No
         "annotations": annotations,
         "categories": [{"supercategory": "primitive", "id": i, "name": name} for i, name in enumerate(SHAPES, start=1)],
     }
-    (root / "refcoco" / "instances.json").write_text(json.dumps(instances))
-    (root / "refcoco" / "refs(umd).p").write_bytes(pickle.dumps(refs, protocol=2))
-    (root / "llava").mkdir(exist_ok=True)
-    dialogues = [_dialogue(row) for row in rows if row["turns"]]
-    (root / "llava" / "train.json").write_text(json.dumps(dialogues, indent=0))
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / "refs(umd).p").write_bytes(pickle.dumps(refs, protocol=2))
 
 
 def _split_of(params: RenderParams, number: int) -> tuple[str, int]:
@@ -139,4 +149,4 @@ def _dialogue(row: dict[str, Any]) -> dict[str, Any]:
     for question, answer in row["turns"]:
         said += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     said[0]["value"] = f"<image>\n{said[0]['value']}"
-    return {"id": f"{row['image']['id']:012d}", "image": f"{IMAGES}/{row['image']['file_name']}", "conversations": said}
+    return {"id": f"{row['image']['id']:012d}", "image": f"refcoco/{IMAGES}/{row['image']['file_name']}", "conversations": said}

@@ -1,0 +1,93 @@
+"""Depth-order labels left out: by number, by points and by kind of question, and nothing else with them."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from perceptio_core.data.dataset import JointDataset
+from perceptio_core.data.labels import labelled, turns_of
+from perceptio_core.data.markers import COMPARISON, QUESTION
+from perceptio_core.data.shards import ShardSample, write_index, write_shard
+from perceptio_core.params.cotrain import MarkerQuestions
+
+POINTS = (2, 3, 3, 4, 5, 5, 2, 4)  # of the marked pictures, in order
+
+
+def turns(comparisons):
+    return [[QUESTION, "(A)"], *[[COMPARISON.format("A", "B"), "(B)"]] * comparisons]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, format="PNG")
+    common = {"image_key": "k", "masks": [], "mask_turns": [], "depth_codes": [0], "source": "s"}
+    contents = [{"task": "conversation", "turns": [["Hello?", "Yes."]], "points": None}]
+    for number, count in enumerate(POINTS):
+        points = [{"letter": letter, "x": 1, "y": 1} for letter in "ABCDE"[:count]]
+        contents.append({"task": "marker", "turns": turns(0 if number == 7 else 2), "points": points})
+    samples = [
+        ShardSample(image=stream.getvalue(), extension="png", content={**common, "record_id": str(i), **content})
+        for i, content in enumerate(contents)
+    ]
+    part = write_shard(folder, name="train-00000", split="train", samples=samples, quarantine=[])
+    write_index(folder, [part], quarantine=[], about={})
+    return JointDataset(folder, "train")
+
+
+def test_everything_is_kept_by_default(dataset):
+    assert labelled(dataset, wanted=MarkerQuestions(), limit=None, seed=0).tolist() == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (MarkerQuestions(points=(2, 3)), [1, 2, 3, 7]),
+        (MarkerQuestions(points=(5,)), [5, 6]),
+        (MarkerQuestions(kinds=("comparison",)), [1, 2, 3, 4, 5, 6, 7]),  # the last has no comparison
+        (MarkerQuestions(kinds=("nearest",), points=(4,)), [4, 8]),
+        (MarkerQuestions(kinds=("comparison",), points=(4,)), [4]),
+    ],
+)
+def test_pictures_are_chosen_by_points_and_by_what_is_left_of_them(dataset, wanted, expected):
+    assert labelled(dataset, wanted=wanted, limit=None, seed=0).tolist() == expected
+
+
+def test_a_smaller_limit_keeps_a_part_of_a_larger_one_and_the_seed_decides_which(dataset):
+    kept = [set(labelled(dataset, wanted=MarkerQuestions(), limit=n, seed=0).tolist()) for n in range(9)]
+    assert [len(some) for some in kept] == list(range(9))
+    assert all(less <= more for less, more in itertools.pairwise(kept))
+    drawn = {tuple(labelled(dataset, wanted=MarkerQuestions(), limit=3, seed=seed)) for seed in range(20)}
+    assert len(drawn) > 5
+    assert np.all(np.diff(labelled(dataset, wanted=MarkerQuestions(), limit=5, seed=1)) > 0)
+
+
+def test_too_large_a_limit_is_refused(dataset):
+    with pytest.raises(ValueError, match=r"markers\.limit is 5; allowed are at most 4, the pictures with 2, 3 points"):
+        labelled(dataset, wanted=MarkerQuestions(points=(2, 3)), limit=5, seed=0)
+
+
+def test_turns_are_chosen_by_kind():
+    both = [tuple(turn) for turn in turns(2)]
+    assert turns_of(both, wanted=MarkerQuestions()) == both
+    assert turns_of(both, wanted=MarkerQuestions(kinds=("nearest",))) == both[:1]
+    assert turns_of(both, wanted=MarkerQuestions(kinds=("comparison",))) == both[1:]
+    assert turns_of(both[:1], wanted=MarkerQuestions(kinds=("comparison",))) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"limit": 0}, r"limit.*greater than 0"),
+        ({"points": [6]}, r"points.*less than or equal to 5"),
+        ({"kinds": []}, "kinds"),
+        ({"kinds": ["all"]}, r"kinds.*nearest"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        MarkerQuestions.from_mapping(values, where="p: markers")
