@@ -1,4 +1,6 @@
-"""The command ``perceptio``: the pipeline, a stage of it, a question, two models compared, the study, or a conversion."""
+"""The command ``perceptio``: the pipeline or a stage, a question about an image, answers scored, compared or exported, the
+study, a conversion.
+"""
 
 import argparse
 import ast
@@ -46,6 +48,31 @@ def main() -> None:
         "--out", type=Path, default=Path("docs"), help="folder of results.md and results/studio.json (default: docs)"
     )
 
+    score = commands.add_parser(
+        "score", help="score a file of answers without the model, ours or anyone's official result file"
+    )
+    score.add_argument(
+        "benchmark", metavar="BENCHMARK", help="such as hardblink, mme, mmbench, refcoco_val; a wrong name lists all"
+    )
+    score.add_argument("--predictions", type=Path, required=True, metavar="PATH", help="the answers: a file, or MME's folder")
+    score.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="the folder that holds the benchmarks' official files (default: the answers' own file where it holds the right "
+        "answers, as MME's and MMBench's do; else the active profile's benchmark of that name)",
+    )
+    score.add_argument("--protocol", metavar="NAME", help="for RefCOCO, by whose rules: canonical, lisa, sa2va, xsam")
+    score.add_argument("--json", action="store_true", help="print a list of {name, value, low, high, n, protocol}")
+
+    exported = commands.add_parser("export", help="write answers as the files that the benchmarks' own tools and servers take")
+    exported.add_argument("benchmark", metavar="BENCHMARK", help="as for score")
+    exported.add_argument("--predictions", type=Path, required=True, metavar="PATH", help="the answers, as for score")
+    exported.add_argument("--root", type=Path, metavar="DIR", help="as for score")
+    exported.add_argument(
+        "out", type=Path, metavar="OUT", help="new .xlsx or .tsv (tables), .jsonl, .json, or folder (MME, HardBLINK)"
+    )
+
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind, line in CONVERSIONS.items():
@@ -69,9 +96,16 @@ def main() -> None:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        {"repro": _repro, "predict": _predict, "compare": _compare, "study": _study, "convert": _convert}[arguments.command](
-            arguments
-        )
+        handlers = {
+            "repro": _repro,
+            "predict": _predict,
+            "compare": _compare,
+            "score": _score,
+            "export": _export,
+            "study": _study,
+            "convert": _convert,
+        }
+        handlers[arguments.command](arguments)
     except (ValueError, FileNotFoundError) as error:
         print(f"perceptio: {error}", file=sys.stderr)
         sys.exit(2)
@@ -134,6 +168,24 @@ def _study(arguments: argparse.Namespace) -> None:
     write_rows(file, rows)
     fill(arguments.out / "results.md", rows)
     print(f"{file}: {len(rows)} rows; {arguments.out / 'results.md'}")
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from pipeline.score import score
+
+    score(
+        arguments.benchmark,
+        predictions=arguments.predictions,
+        root=arguments.root,
+        protocol=arguments.protocol,
+        as_json=arguments.json,
+    )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from pipeline.score import export
+
+    export(arguments.benchmark, predictions=arguments.predictions, root=arguments.root, out=arguments.out)
 
 
 def _convert(arguments: argparse.Namespace) -> None:

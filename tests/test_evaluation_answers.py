@@ -2,7 +2,7 @@
 
 import pytest
 
-from perceptio_core.evaluation.answers import choice_prompt, mentioned_letters, parse_option
+from perceptio_core.evaluation.answers import choice_prompt, mentioned_letters, parse_option, read_vlmevalkit_option
 from perceptio_core.evaluation.mme import read_lmms_eval, read_official, read_vlmevalkit
 from perceptio_core.grammar import strip_perception
 
@@ -96,6 +96,33 @@ def test_text_of_an_option(text: str, expected: str | None) -> None:
 )
 def test_mentioned_letters(text: str, expected: set[str]) -> None:
     assert mentioned_letters(text, letters="ABC") == expected
+
+
+VLMEVALKIT_OPTIONS = [
+    # (answer, VLMEvalKit's exact matching, ours)
+    ("B", "B", "B"),
+    ("(B)", "B", "B"),
+    ("b", None, "B"),
+    ("[B].", "B", "B"),
+    ("Answer: B", "B", "B"),
+    ("**C**", "C", "C"),
+    ("B. Solution A", "B", "B"),  # two letters among the words; the text of B is in it, and that of no other
+    ("Solution A", "A", "B"),  # the letter A is among the words
+    ("It is red", "C", "C"),
+    ("The box is reddish", "C", None),  # a text contained in a word
+    ("It must be C since the thing that I see there is tall", None, "C"),  # C is not among the last five words
+    ("I'm sorry, but without the image provided I say B", None, "B"),
+    ("Z", None, None),
+    ("B or C", None, None),
+    ("", None, None),
+    ("A dark thing", "A", None),  # the article
+]
+
+
+@pytest.mark.parametrize(("text", "theirs", "ours"), VLMEVALKIT_OPTIONS)
+def test_two_readings_of_an_option(text: str, theirs: str | None, ours: str | None) -> None:
+    assert read_vlmevalkit_option(text, CHOICES) == theirs
+    assert parse_option(text, letters="ABCD", choices=CHOICES) == ours
 
 
 YES_NO = [

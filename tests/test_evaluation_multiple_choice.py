@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from perceptio_core.data.images import open_image
+from perceptio_core.evaluation.ai2d import AI2D
 from perceptio_core.evaluation.benchmark import Answer, Benchmark, Metric
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.hardblink import HardBlink
@@ -152,11 +153,15 @@ COLUMNS = ["index", "question", "hint", *"ABCD", "answer", "category", "image", 
 
 
 def write_mmbench(path: Path, rows: list[dict[str, str]]) -> Path:
+    return write_tsv(path, [{column: row.get(column, "") for column in COLUMNS} for row in rows])
+
+
+def write_tsv(path: Path, rows: list[dict[str, str]]) -> Path:
     def field(value: str) -> str:
         return '"' + value.replace('"', '""') + '"' if any(c in value for c in '\t\n"') else value
 
-    lines = ["\t".join(field(row.get(column, "")) for column in COLUMNS) for row in rows]
-    path.write_text("\t".join(COLUMNS) + "\n" + "\n".join(lines) + "\n")
+    lines = ["\t".join(field(value) for value in row.values()) for row in rows]
+    path.write_text("\t".join(rows[0]) + "\n" + "\n".join(lines) + "\n")
     return path
 
 
@@ -213,6 +218,18 @@ def test_mmbench_circular_by_hand(tmp_path: Path) -> None:
     assert len(MMBench(tmp_path / "mini.tsv", split="test").items) == 3
     with pytest.raises(ValueError, match="no rows with split 'val'"):
         MMBench(tmp_path / "mini.tsv", split="val")
+
+
+def test_a_test_set_without_answers_can_be_asked_but_not_scored(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != "answer"} for row in rotations(1, ["cat", "dog"], "dog", png())]
+    file = write_tsv(tmp_path / "MMBench_TEST_EN.tsv", rows)
+    benchmark = MMBench(file)
+    assert [item.expected for item in benchmark.items] == ["", ""]
+    scores = benchmark.score(answers({"1": "A", "1000001": "?"}), bootstrap=BOOTSTRAP)
+    assert (scores.headline, scores.breakdown, scores.unparsed) == ([], [], 1)
+    assert scores.correct == {"1": None, "1000001": None}
+    with pytest.raises(ValueError, match=r"columns \['answer'\] are missing"):
+        AI2D(file)
 
 
 @pytest.mark.parametrize(

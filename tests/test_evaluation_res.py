@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 from perceptio_core.data.rle import decode, encode
 from perceptio_core.evaluation.benchmark import Answer
 from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.masks import overlap, union
+from perceptio_core.evaluation.masks import checked, overlap, run_lengths, union
 from perceptio_core.evaluation.res import ReferringSegmentation
 
 BOOTSTRAP = Bootstrap(samples=200)
@@ -119,16 +119,28 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_overlap_agrees_with_pycocotools(seed: int) -> None:
+def test_overlap_agrees_with_plain_arrays_and_pycocotools(seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, two = rng.random((2, 33, 47)) < 0.4
-    intersection, union_ = overlap(one, two)
+    intersection, union_ = overlap(encode(one), encode(two))
+    assert (intersection, union_) == (np.count_nonzero(one & two), np.count_nonzero(one | two))
     expected = coco.iou([dict(encode(one))], [dict(encode(two))], [0])[0, 0]
     assert intersection / union_ == pytest.approx(expected)
-    assert union_ == coco.area(coco.merge([dict(encode(one)), dict(encode(two))]))
-    np.testing.assert_array_equal(union([encode(one), encode(two)], size=(33, 47)), one | two)
+    np.testing.assert_array_equal(decode(union([encode(one), encode(two)], size=(33, 47))), one | two)
     np.testing.assert_array_equal(decode(encode(one)), one)
     assert json.loads(json.dumps(encode(one))) == encode(one)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_run_lengths_are_those_that_the_library_packed(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.repeat(rng.random((rng.integers(1, 60), rng.integers(1, 9))) < rng.random(), rng.integers(1, 40), axis=1)
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], flat])))
+    expected = np.diff(np.concatenate([[0], changes, [len(flat)]]))
+    rle = encode(mask)
+    np.testing.assert_array_equal(run_lengths(rle["counts"]), expected)
+    assert checked(rle, size=mask.shape, where="here") == rle
 
 
 def test_real_refcoco_val() -> None:

@@ -180,7 +180,7 @@ def test_suite_writes_everything(tmp_path: Path) -> None:
     assert [panel["image"] for panel in panels] == ["seed/SEED-Bench-image/0.png", "seed/SEED-Bench-image/1.png"]
     assert panels[0]["depth_codes"] == [3, 0]
     assert panels[0]["mask"]["size"] == [6, 8]
-    assert read(tmp_path / "out/breakdown.jsonl")[0]["name"] == "seed_image/Scene"
+    assert [row["name"] for row in read(tmp_path / "out/breakdown.jsonl")] == ["seed_image/vlmevalkit", "seed_image/Scene"]
     once("again")
     for file in ("predictions/seedbench.jsonl", "panels.jsonl", "breakdown.jsonl", "quarantine.jsonl"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
@@ -213,8 +213,14 @@ def test_a_control_gets_other_codes_and_one_line_of_its_own(tmp_path: Path) -> N
         (lambda p: p["benchmarks"][0].update(kind="pope"), "kind"),
         (lambda p: p["benchmarks"][0].update(path="../x"), "below the data root"),
         (lambda p: p["benchmarks"][0].update(path="/x"), "below the data root"),
-        (lambda p: p["benchmarks"][0].update(split="val"), "refer and mmbench only"),
+        (
+            lambda p: p["benchmarks"][0].update(split="val"),
+            "split is allowed for refer, grefcoco, mmbench, scienceqa, hardblink only",
+        ),
         (lambda p: p["benchmarks"][0].update(kind="refer"), "split is required"),
+        (lambda p: p["benchmarks"][0].update(kind="grefcoco"), "split is required"),
+        (lambda p: p["benchmarks"][0].update(kind="hardblink", split="6"), '"3", "4" or "5"'),
+        (lambda p: p["benchmarks"][0].update(images="x"), "refer and grefcoco only"),
         (lambda p: p["benchmarks"][0].update(split_by="umd"), "refer only"),
         (lambda p: p["benchmarks"].append(dict(p["benchmarks"][0])), "same name: seedbench"),
         (lambda p: p["benchmarks"][0].update(codes="random"), "needs a name"),

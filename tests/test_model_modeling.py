@@ -9,6 +9,7 @@ from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import packed_attention, packed_places
 from perceptio_core.model.processing import PerceptioProcessor
+from perceptio_core.segmentation.sam2 import mini_config
 from tiny import LOSS_WEIGHTS, tiny_foundations, tiny_perceptio, tiny_sample
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
@@ -236,6 +237,18 @@ def test_depth_losses_reach_the_language_model_and_not_the_codebook(parts):
     assert all(parameter.grad is None for parameter in model.codebook.parameters())
     model.train()
     assert not model.codebook.training
+
+
+def test_tables_of_sam2_have_data_while_a_checkpoint_is_loaded(tmp_path):
+    """`transformers` builds on the meta device; `sam2` copies its tables to the GPU at once, if there is one."""
+    config = tiny_perceptio(tmp_path)[0].config
+    config.sam2_config = mini_config()
+    with torch.device("meta"):
+        model = PerceptioForConditionalGeneration(config)
+    assert model.vlm.get_input_embeddings().weight.is_meta
+    tables = [vars(module)["freqs_cis"] for module in model.modules() if "freqs_cis" in vars(module)]
+    assert tables
+    assert not any(table.is_meta for table in tables)
 
 
 @pytest.mark.parametrize("tied", [True, False])

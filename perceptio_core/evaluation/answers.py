@@ -1,6 +1,7 @@
 """Multiple choice: the prompt, and reading the option that an answer settles on.
 
-The reading is ours: no judge model and no random fall-back.
+The reading is ours: no judge model and no random fall-back. VLMEvalKit's, without its judge, stands beside it, since many
+published figures are read that way.
 
 An answer counts as parsed only if it settles on one option. The rules, the first that applies:
 
@@ -59,6 +60,37 @@ def parse_option(text: str, *, letters: str, choices: Mapping[str, str] | None =
     if named:
         return named.pop() if len(named) == 1 else None
     return next(iter(contained)) if len(contained) == 1 else None
+
+
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+_TAIL = 5  # words from the end within which the letter must stand for the first time
+
+
+def read_vlmevalkit_option(text: str, choices: Mapping[str, str]) -> str | None:
+    """The option by VLMEvalKit's exact matching, or None.
+
+    After ``can_infer`` in its ``vlmeval/utils/matching_util.py``: the one option letter among the words, if it stands among
+    the last five; else the one option whose text the answer contains. Not taken over: with the environment variable VERBOSE
+    set, that code drops an A in a longer answer; and its table reader takes an option "None" or "NA" for a missing one.
+    """
+    if any(refusal in text for refusal in _REFUSALS):
+        return None
+    words = re.sub(r"[.()\[\],:;!*#{}]", " ", text).split()
+    named = [letter for letter in choices if letter in words]
+    if len(named) == 1 and words.index(named[0]) > len(words) - _TAIL:
+        return named[0]
+    if not named and "Z" in words:
+        return None
+    lowered = text.lower()
+    if len(lowered) > 2 * sum(len(choice) for choice in choices.values()):
+        return None
+    contained = [letter for letter, choice in choices.items() if choice.lower() in lowered]
+    return contained[0] if len(contained) == 1 else None
 
 
 def mentioned_letters(text: str, *, letters: str) -> set[str]:

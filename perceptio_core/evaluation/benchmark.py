@@ -85,8 +85,8 @@ class Scores:
     """What is reached without the model, on the same questions."""
     breakdown: list[Metric] = field(default_factory=list)
     """Parts of the headline: subsets, categories, other readings of the same answers."""
-    correct: Mapping[str, float]
-    """Per item 0 or 1, or the IoU of a mask."""
+    correct: Mapping[str, float | None]
+    """Per item 0 or 1, or the IoU of a mask; None where the right answer is not public."""
     unparsed: int = 0
     """Answers from which no option, yes or no could be read; they count as wrong."""
     parsable: int = 0
@@ -122,6 +122,16 @@ def accuracy(hits: Sequence[bool] | Sequence[float], *, name: str, protocol: str
     return Metric(
         name=name, value=100.0 * float(values.mean()), low=low, high=high, n=len(values), protocol=f"{protocol}; {unit}"
     )
+
+
+def unparsed_share(scores: Sequence[Scores], bootstrap: Bootstrap) -> list[Metric]:
+    """The metric ``unparsed``: the share of answers that could not be read; none where no answer had to be."""
+    missed, asked = sum(score.unparsed for score in scores), sum(score.parsable for score in scores)
+    if asked == 0:
+        return []
+    flags = [True] * missed + [False] * (asked - missed)
+    protocol = f"{missed} of {asked} answers from which no option, yes or no could be read (all count as wrong)"
+    return [accuracy(flags, name="unparsed", protocol=protocol, bootstrap=bootstrap, unit="per question")]
 
 
 def grouped(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 _CHUNK = 1 << 20  # counts drawn at once: bounds the memory, not the result
 
 Floats = NDArray[np.float64]
+Statistic = Callable[[list[Floats]], Floats]
+"""Takes the resampled means of all strata (each (samples, k)), gives (samples,) values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +45,17 @@ class Bootstrap:
             means.append(np.concatenate(parts))
         return means
 
-    def interval(self, strata: Sequence[Floats], statistic: Callable[[list[Floats]], Floats]) -> tuple[float, float]:
+    def interval(self, strata: Sequence[Floats], statistic: Statistic) -> tuple[float, float]:
         """The 2.5 % and 97.5 % quantiles of `statistic` over the resamples.
 
         Args:
             strata: per stratum the values (n, k) of its units.
-            statistic: takes the resampled means of all strata (each (samples, k)), gives (samples,) values.
+            statistic: of the resampled means.
         """
-        low, high = np.quantile(statistic(self.means(strata)), (0.025, 0.975))
-        return float(low), float(high)
+        return self.intervals(strata, [statistic])[0]
+
+    def intervals(self, strata: Sequence[Floats], statistics: Sequence[Statistic]) -> list[tuple[float, float]]:
+        """The same of several statistics over the same resamples, which are the costly part."""
+        means = self.means(strata)
+        bounds = [np.quantile(statistic(means), (0.025, 0.975)) for statistic in statistics]
+        return [(float(low), float(high)) for low, high in bounds]

@@ -41,15 +41,15 @@ class _Question:
 
 
 class HardBlink:
-    """The three subsets below one folder.
+    """The three subsets below one folder, or some of them.
 
     Raises:
         ValueError: a file is missing or malformed, or questions and answers do not match.
     """
 
-    def __init__(self, folder: Path, *, limit: int | None = None) -> None:
+    def __init__(self, folder: Path, *, limit: int | None = None, subsets: Sequence[int] = SUBSETS) -> None:
         points = _read_points(folder)
-        questions = [question for n in SUBSETS for question in _read_subset(folder, n, points)]
+        questions = [question for n in subsets for question in _read_subset(folder, n, points)]
         self._questions = spread(questions, limit)
 
     @property
@@ -70,7 +70,10 @@ class HardBlink:
             named = mentioned_letters(text, letters=letters) | ({parsed} if parsed else set())
             strict.setdefault(question.subset, []).append(parsed == question.item.expected)
             lenient.setdefault(question.subset, []).append(question.item.expected in named)
-        rule = "HardBLINK, generated answers, strict: the one letter the answer settles on, unparsable counts as wrong"
+        rule = (
+            "HardBLINK, generated answers, strict: the one letter the answer settles on, "
+            f"{unparsed} of {len(self._questions)} unparsed count as wrong"
+        )
         headline = [
             accuracy(hits, name=f"hardblink_{n}", protocol=rule, bootstrap=bootstrap, unit=f"{n} points, per question")
             for n, hits in strict.items()

@@ -12,12 +12,17 @@ def read_jsonl(path: Path, *, keys: Sequence[str]) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, empty lines left out.
 
     Raises:
-        ValueError: there is no such file, or a line is no JSON object or lacks one of `keys`; names file and line.
+        ValueError: there is no such file, it is not UTF-8, or a line is no JSON object or lacks one of `keys`; names file
+            and line.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error})") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

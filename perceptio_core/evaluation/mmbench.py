@@ -1,75 +1,73 @@
-"""MMBench, circular evaluation (arXiv 2307.06281).
+"""MMBench, circular evaluation (arXiv 2307.06281), legacy and V11 files.
 
-Official file: a TSV with the columns index, question, hint, A, B, C, D, answer, category, image, source, l2-category,
-comment, split. Fields may be quoted and hold line breaks and quotes. ``image`` is base64, or (at most 64 characters) the
-index of the row that has the picture. The rotations of a question's options are rows of their own, with the same
-``index % 1e6``; a question counts only if the answers to *all* its rotations are right.
+Official file: a table as in `perceptio_core.evaluation.choice_table`. The rotations of a question's options are rows of
+their own, with the same ``index % 1e6``; a question counts only if the answers to *all* its rotations are right. The test
+sets come without the column answer: they can be asked, and the answers exported for MMBench's server, but not scored.
 
 Overall is the mean over questions, per split; then by l2-category and category. No judge model, no random guess.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from perceptio_core.data.records import spread
-from perceptio_core.evaluation.answers import choice_prompt, parse_option
-from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped, unique
+from perceptio_core.evaluation.answers import parse_option, read_vlmevalkit_option
+from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped
 from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.choice_table import ChoiceRow, read_choice_rows
+from perceptio_core.evaluation.official_files import described
 
-LETTERS = "ABCD"
-COLUMNS = ("index", "question", *LETTERS[:2], "answer", "image")
 ROTATION = 1_000_000
-POINTER_LENGTH = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    item: Item
-    index: int
-    choices: Mapping[str, str]
-    split: str
-    l2_category: str
-    category: str
 
 
 class MMBench:
-    """One MMBench TSV.
+    """One MMBench table.
 
     Args:
-        file: the TSV.
+        file: the TSV; or, without pictures, a results file, TSV or XLSX.
         split: keep the rows with this split only; None keeps all.
         limit: at most this many questions, each with all its rotations.
+        pictures: whether the pictures are read; to score answers none is needed.
 
     Raises:
         ValueError: a column or picture is missing, an index occurs twice, an answer is no option, nothing is left.
     """
 
-    def __init__(self, file: Path, *, split: str | None = None, limit: int | None = None) -> None:
-        rows = [row for row in _read(file) if split is None or row.split == split]
+    def __init__(self, file: Path, *, split: str | None = None, limit: int | None = None, pictures: bool = True) -> None:
+        table = read_choice_rows(file, pictures=pictures, answers=False)
+        rows = [row for row in table if split is None or row.field("split") == split]
         if not rows:
             raise ValueError(f"{file}: no rows" + ("" if split is None else f" with split {split!r}"))
         questions = grouped(rows, lambda row: row.index % ROTATION)
-        self._questions: list[list[_Row]] = [questions[key] for key in spread(list(questions), limit)]
+        self._questions: list[list[ChoiceRow]] = [questions[key] for key in spread(list(questions), limit)]
+        self._label = described(file) + (f", split {split}" if split else "")
 
     @property
     def items(self) -> list[Item]:
         """The rows, a question's rotations together."""
-        return [row.item for question in self._questions for row in question]
+        return [row.item for row in self.rows]
+
+    @property
+    def rows(self) -> list[ChoiceRow]:
+        """The same with the columns of the table."""
+        return [row for question in self._questions for row in question]
 
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
-        """mmbench, and its parts by split, l2-category and category."""
+        """mmbench; as parts mmbench/vlmevalkit, the same answers as VLMEvalKit reads them, and splits and categories.
+
+        Without right answers there is no metric.
+        """
         parsed = {
             row.item.item_id: parse_option(answers[row.item.item_id].text, letters="".join(row.choices), choices=row.choices)
             for question in self._questions
             for row in question
         }
+        unparsed = sum(letter is None for letter in parsed.values())
+        if not self.rows[0].item.expected:
+            nothing = dict.fromkeys(parsed)
+            return Scores(headline=[], main="mmbench", correct=nothing, unparsed=unparsed, parsable=len(parsed))
         correct = {
             row.item.item_id: float(parsed[row.item.item_id] == row.item.expected)
             for question in self._questions
@@ -77,73 +75,36 @@ class MMBench:
         }
         hits = [all(correct[row.item.item_id] for row in question) for question in self._questions]
         rule = (
-            f"MMBench circular: all rotations of a question right, {len(parsed)} rows; letter read by rules, "
-            "unparsable counts as wrong"
+            f"MMBench circular, {self._label}: all rotations of a question right, {len(parsed)} rows; letter read by rules, "
+            f"{unparsed} unparsed count as wrong"
         )
         unit = "per question"
         headline = [accuracy(hits, name="mmbench", protocol=rule, bootstrap=bootstrap, unit=unit)]
-        breakdown = []
-        for part in ("split", "l2_category", "category"):
-            pairs = [(getattr(question[0], part), hit) for question, hit in zip(self._questions, hits, strict=True)]
+        as_vlmevalkit = [
+            all(read_vlmevalkit_option(answers[row.item.item_id].text, row.choices) == row.item.expected for row in question)
+            for question in self._questions
+        ]
+        breakdown = [
+            accuracy(
+                as_vlmevalkit,
+                name="mmbench/vlmevalkit",
+                protocol=f"MMBench circular, {self._label}, {len(parsed)} rows; letter read by VLMEvalKit's exact matching",
+                bootstrap=bootstrap,
+                unit=unit,
+            )
+        ]
+        for part in ("split", "l2-category", "category"):
+            pairs = [(question[0].field(part), hit) for question, hit in zip(self._questions, hits, strict=True)]
             for label, members in sorted(grouped(pairs, lambda pair: pair[0]).items()):
                 if label:
                     part_hits = [hit for _, hit in members]
-                    name = f"mmbench/{part}/{label}"
+                    name = f"mmbench/{part.replace('-', '_')}/{label}"
                     breakdown.append(accuracy(part_hits, name=name, protocol=rule, bootstrap=bootstrap, unit=unit))
         return Scores(
             headline=headline,
             main="mmbench",
             breakdown=breakdown,
             correct=correct,
-            unparsed=sum(letter is None for letter in parsed.values()),
+            unparsed=unparsed,
             parsable=len(parsed),
         )
-
-
-def _read(file: Path) -> list[_Row]:
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file")
-    # Text as it stands: by default pandas would make a missing value of the options "None" and "NA".
-    table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
-    if missing := [column for column in COLUMNS if column not in table.columns]:
-        raise ValueError(f"{file}: columns {missing} are missing; there are {list(table.columns)}")
-    records = [dict(zip(table.columns, values, strict=True)) for values in table.to_numpy().tolist()]
-    unique((record["index"] for record in records), what="index", named_in=file)
-    images = {record["index"]: record["image"] for record in records}
-    return [_row(record, images, file) for record in records]
-
-
-def _row(record: Mapping[str, str], images: Mapping[str, str], file: Path) -> _Row:
-    index = record["index"]
-    if not index.isdecimal():
-        raise ValueError(f"{file}: index {index!r} is not a number")
-    choices = {letter: record[letter] for letter in LETTERS if record.get(letter, "") != ""}
-    if record["answer"] not in choices:
-        raise ValueError(f"{file}: index {index}: answer {record['answer']!r} is none of the options {list(choices)}")
-    item = Item(
-        item_id=index,
-        image=_image(index, images, file),
-        question=choice_prompt(record["question"], choices, hint=record.get("hint", "")),
-        expected=record["answer"],
-    )
-    return _Row(
-        item=item,
-        index=int(index),
-        choices=choices,
-        split=record.get("split", ""),
-        l2_category=record.get("l2-category", ""),
-        category=record.get("category", ""),
-    )
-
-
-def _image(index: str, images: Mapping[str, str], file: Path) -> bytes:
-    """The picture of a row; a short field points at the row that has it."""
-    encoded = images[index]
-    if len(encoded) <= POINTER_LENGTH:
-        if len(images.get(encoded, "")) <= POINTER_LENGTH:
-            raise ValueError(f"{file}: index {index}: image {encoded!r} points at no row with a picture")
-        encoded = images[encoded]
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"{file}: index {index}: image is not base64 ({error})") from error

@@ -86,24 +86,24 @@ class MME:
     """The subtasks found below one folder. Pairs whose image is absent are left out, and the protocol says so.
 
     Args:
-        folder: has ``questions/`` and ``images/``.
+        folder: has ``questions/`` and ``images/``; without pictures, the ``<task>.txt`` may lie in it directly, as those of a
+            results folder do.
         limit: at most this many images.
+        pictures: whether only pairs whose image is there are kept; to score answers none is needed.
 
     Raises:
         ValueError: a file name is no subtask, a line is malformed, two consecutive lines differ in their image, or no
             image is there at all.
     """
 
-    def __init__(self, folder: Path, *, limit: int | None = None) -> None:
-        files = sorted((folder / "questions").glob("*.txt"))
-        if not files:
-            raise ValueError(f"{folder / 'questions'}: no <task>.txt in it")
-        allowed = PERCEPTION + COGNITION
-        if strange := [file.name for file in files if file.stem not in allowed]:
-            raise ValueError(f"{folder / 'questions'}: {strange} are no MME subtasks; those are {', '.join(allowed)}")
-        read = {file.stem: _read_task(file, folder / "images" / file.stem) for file in files}
+    def __init__(self, folder: Path, *, limit: int | None = None, pictures: bool = True) -> None:
+        read = {
+            file.stem: _read_task(file, folder / "images" / file.stem)
+            for file in task_files(folder if not pictures and not (folder / "questions").is_dir() else folder / "questions")
+        }
         self.found = {task: len(pairs) for task, pairs in read.items()}
-        present = [pair for task in allowed for pair in read.get(task, []) if Path(str(pair.items[0].image)).is_file()]
+        pairs = [pair for task in PERCEPTION + COGNITION for pair in read.get(task, [])]
+        present = [pair for pair in pairs if not pictures or Path(str(pair.items[0].image)).is_file()]
         if not present:
             raise ValueError(f"{folder / 'images'}: none of the images that the questions ask about is there")
         self._pairs = spread(present, limit)
@@ -171,13 +171,42 @@ class MME:
         )
 
 
-def _read_task(file: Path, images: Path) -> list[_Pair]:
+def task_files(folder: Path) -> list[Path]:
+    """The ``<task>.txt`` of a folder.
+
+    Raises:
+        ValueError: there is none, or one whose name is no subtask.
+    """
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise ValueError(f"{folder}: no <task>.txt in it")
+    allowed = PERCEPTION + COGNITION
+    if strange := [file.name for file in files if file.stem not in allowed]:
+        raise ValueError(f"{folder}: {strange} are no MME subtasks; those are {', '.join(allowed)}")
+    return files
+
+
+def read_lines(file: Path) -> list[tuple[int, list[str]]]:
+    """(line number, columns) of the lines of a subtask: image, question, answer and, in a results file, prediction.
+
+    Raises:
+        ValueError: not UTF-8, or a line has other columns, or an answer that is neither yes nor no; names file and line.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 ({error})") from error
     # Not splitlines: a question may hold a separator that only Unicode takes for a line end.
-    lines = [line.rstrip("\r") for line in file.read_text(encoding="utf-8").split("\n")]
+    lines = [line.rstrip("\r") for line in text.split("\n")]
     rows = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip()]
     for number, row in rows:
         if len(row) not in (3, 4) or row[2].strip().lower() not in ("yes", "no"):
             raise ValueError(f"{file}:{number}: expected image TAB question TAB Yes or No [TAB prediction]")
+    return rows
+
+
+def _read_task(file: Path, images: Path) -> list[_Pair]:
+    rows = read_lines(file)
     if len(rows) % 2:
         raise ValueError(f"{file}: {len(rows)} lines; two consecutive lines belong to one image")
     pairs = []

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.records import spread
-from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.benchmark import Answer, Item
 from perceptio_core.evaluation.masks import union
 
@@ -17,17 +16,21 @@ def panel_rows(
     items: Sequence[Item],
     answers: Mapping[str, Answer],
     *,
-    correct: Mapping[str, float],
+    correct: Mapping[str, float | None],
     root: Path,
     count: int,
 ) -> list[dict[str, Any]]:
-    """At most `count` rows, evenly spaced, of the items whose image is a file and was readable.
+    """At most `count` rows, evenly spaced, of the items whose image is a file and was readable, and whose answer is public.
 
     A row has: benchmark, item_id, image (path relative to `root`), question, raw, answer, expected, correct (0..1; for
     masks the IoU), mask and truth (RLE or null; the mask is the union), depth_codes (list or null).
     """
-    shown = [item for item in items if isinstance(item.image, Path) and answers[item.item_id].error is None]
-    return [_row(benchmark, item, answers[item.item_id], correct[item.item_id], root) for item in spread(shown, count)]
+    shown = [
+        (item, known)
+        for item in items
+        if isinstance(item.image, Path) and answers[item.item_id].error is None and (known := correct[item.item_id]) is not None
+    ]
+    return [_row(benchmark, item, answers[item.item_id], known, root) for item, known in spread(shown, count)]
 
 
 def _row(benchmark: str, item: Item, answer: Answer, correct: float, root: Path) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def _row(benchmark: str, item: Item, answer: Answer, correct: float, root: Path)
         "answer": answer.text,
         "expected": item.expected,
         "correct": round(correct, 4),
-        "mask": encode(union(answer.masks, size=answer.masks[0]["size"])) if answer.masks else None,
+        "mask": dict(union(answer.masks, size=answer.masks[0]["size"])) if answer.masks else None,
         "truth": None if item.truth is None else dict(item.truth),
         "depth_codes": None if answer.depth_codes is None else list(answer.depth_codes),
     }

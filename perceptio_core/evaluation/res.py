@@ -1,25 +1,31 @@
 """Referring expression segmentation on RefCOCO / RefCOCO+ / RefCOCOg: cIoU and gIoU.
 
-Published numbers do not come from one protocol. Here: every sentence of every reference is an expression of its own, the
-truth is the union of an annotation's polygons, masks come from generated (not teacher-forced) tokens and are compared at
-the original resolution; several [SEG] are merged by union; an answer without [SEG] is an empty mask, and counts.
-
     cIoU = sum of intersections / sum of unions over expressions, exact integer sums
     gIoU = mean IoU per expression
+
+at the original resolution; several [SEG] are merged by union; an answer without [SEG] is an empty mask, and counts.
+Published numbers do not come from one protocol: `perceptio_core.evaluation.res_protocols` has the canonical one and those of
+three other projects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perceptio_core.data.records import spread
-from perceptio_core.data.refer import IMAGE_FOLDER, read_refer, segment_question
+from perceptio_core.data.refer import IMAGE_FOLDER, Expression, read_instances, read_refer, segment_question
+from perceptio_core.data.rle import Rle
 from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, unique
-from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.bootstrap import Bootstrap, Floats
 from perceptio_core.evaluation.masks import overlap, union
+from perceptio_core.evaluation.res_protocols import PROTOCOLS
+
+EXPRESSIONS = {("refcoco", "val"): 10834, ("refcoco", "testA"): 5657, ("refcoco", "testB"): 5095}
+"""How many the official splits hold (unc), by the folder's name."""
 
 
 class ReferringSegmentation:
@@ -31,6 +37,7 @@ class ReferringSegmentation:
         split_by: unc, umd or google; None where the folder has one file of references.
         images: folder of the COCO train2014 images; None: where REFER keeps them, below `folder`.
         name: first part of the metrics' names, ``<name>_ciou`` and ``<name>_giou``.
+        protocol: a key of `PROTOCOLS`.
         limit: at most this many expressions.
 
     Raises:
@@ -45,15 +52,20 @@ class ReferringSegmentation:
         split_by: str | None = None,
         images: Path | None = None,
         name: str = "res",
+        protocol: str = "canonical",
         limit: int | None = None,
     ) -> None:
         images = images or folder / IMAGE_FOLDER
         expressions = read_refer(folder, split_by=split_by, image_folder=images.as_posix())
-        chosen = [expression for expression in expressions if expression.split == split]
-        if not chosen:
+        of_split = [expression for expression in expressions if expression.split == split]
+        if not of_split:
             allowed = sorted({expression.split for expression in expressions})
             raise ValueError(f"{folder}: no expressions in split {split!r}; it has {allowed}")
-        self._name, self._label = name, f"{folder.name} {split}"
+        self._name, self._protocol = name, PROTOCOLS[protocol]
+        chosen = spread(self._protocol.choose(of_split), limit)
+        whole = EXPRESSIONS.get((folder.name, split), len(of_split))
+        of_whole = f"{len(chosen)}" + (f" of the split's {whole}" if len(of_split) != whole or limit else "")
+        self._label = f"{folder.name} {split}, {of_whole} expressions, {self._protocol.says}"
         self._items = [
             Item(
                 item_id=f"{expression.ref_id}/{expression.sent_id}",
@@ -62,9 +74,23 @@ class ReferringSegmentation:
                 expected=expression.sentence,
                 truth=expression.mask,
             )
-            for expression in spread(chosen, limit)
+            for expression in chosen
         ]
         unique((item.item_id for item in self._items), what="ref_id/sent_id", named_in=folder)
+        self._targets = self._read_targets(folder, chosen)
+
+    def _read_targets(self, folder: Path, expressions: Sequence[Expression]) -> list[Rle]:
+        """What each answer is compared with."""
+        target = self._protocol.target
+        if target is None:
+            return [expression.mask for expression in expressions]
+        _, annotations, _ = read_instances(folder / "instances.json")
+        made: dict[int, Rle] = {}
+        for expression in expressions:
+            if expression.ann_id not in made:
+                height, width = expression.mask["size"]
+                made[expression.ann_id] = target(annotations[expression.ann_id]["segmentation"], height, width)
+        return [made[expression.ann_id] for expression in expressions]
 
     @property
     def items(self) -> list[Item]:
@@ -72,29 +98,35 @@ class ReferringSegmentation:
         return self._items
 
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
-        """<name>_ciou and <name>_giou, in percent."""
-        counts = np.zeros((len(self._items), 2), dtype=np.int64)
-        empty = 0
-        for row, item in enumerate(self._items):
-            assert item.truth is not None
-            size = item.truth["size"]
-            predicted = union(answers[item.item_id].masks, size=size)
-            empty += not answers[item.item_id].masks
-            counts[row] = overlap(predicted, union([item.truth], size=size))
-        # Nothing to find and nothing claimed is right.
-        ious = np.where(counts[:, 1] == 0, 1.0, counts[:, 0] / np.maximum(counts[:, 1], 1))
-        intersection, union_ = (int(total) for total in counts.sum(axis=0))
-        values_n3 = np.column_stack([counts, ious]).astype(np.float64)
+        """<name>_ciou and <name>_giou, in percent; for ``sa2va`` <name>_ciou/absent_skipped as a part."""
+        given = [answers[item.item_id].masks for item in self._items]
+        counts_n2 = pixel_counts(given, self._targets)
+        with_mask_n = np.array([bool(masks) for masks in given])
+        ious_n = ious(counts_n2)
+        values_n3 = np.column_stack([counts_n2, ious_n]).astype(np.float64)
         protocol = (
-            f"{self._label}, {len(self._items)} expressions, generated tokens, original resolution, masks merged by union; "
-            f"{empty} answers without a mask count as empty masks; per expression"
+            f"{self._label}, original resolution, predicted masks merged by union; "
+            f"{np.count_nonzero(~with_mask_n)} answers without a mask count as empty masks; per expression"
         )
-        ciou = bootstrap.interval([values_n3], lambda means: 100.0 * means[0][:, 0] / np.maximum(means[0][:, 1], 1e-12))
-        giou = bootstrap.interval([values_n3], lambda means: 100.0 * means[0][:, 2])
+        bounds = bootstrap.intervals([values_n3], [lambda means: ciou(means[0]), lambda means: 100.0 * means[0][:, 2]])
         rows = (
-            ("ciou", 100.0 * intersection / max(union_, 1), ciou, "cIoU"),
-            ("giou", 100.0 * float(ious.mean()), giou, "gIoU"),
+            ("ciou", 100.0 * exact_ratio(counts_n2), bounds[0], "cIoU"),
+            ("giou", 100.0 * float(ious_n.mean()), bounds[1], "gIoU"),
         )
+        breakdown = []
+        if self._protocol.absent_skipped and with_mask_n.any():
+            answered = counts_n2[with_mask_n]
+            low, high = bootstrap.interval([answered.astype(np.float64)], lambda means: ciou(means[0]))
+            breakdown.append(
+                Metric(
+                    name=f"{self._name}_ciou/absent_skipped",
+                    value=100.0 * exact_ratio(answered),
+                    low=low,
+                    high=high,
+                    n=len(answered),
+                    protocol=f"cIoU, {self._label}, by the earlier code: answers without a mask are left out; per expression",
+                )
+            )
         return Scores(
             headline=[
                 Metric(
@@ -108,5 +140,35 @@ class ReferringSegmentation:
                 for suffix, value, (low, high), label in rows
             ],
             main=f"{self._name}_ciou",
-            correct={item.item_id: float(iou) for item, iou in zip(self._items, ious, strict=True)},
+            breakdown=breakdown,
+            correct={item.item_id: float(iou) for item, iou in zip(self._items, ious_n, strict=True)},
         )
+
+
+def pixel_counts(given: Sequence[Sequence[Rle]], targets: Sequence[Rle]) -> NDArray[np.int64]:
+    """(n, 2): pixels in the intersection and in the union of each answer's masks, merged, and its target.
+
+    Raises:
+        ValueError: a mask has another size than its target.
+    """
+    counts_n2 = np.zeros((len(targets), 2), dtype=np.int64)
+    for row, (masks, target) in enumerate(zip(given, targets, strict=True)):
+        counts_n2[row] = overlap(union(masks, size=target["size"]), target)
+    return counts_n2
+
+
+def ious(counts_n2: NDArray[np.int64]) -> Floats:
+    """(n,) IoU; nothing to find and nothing claimed is right."""
+    return np.where(counts_n2[:, 1] == 0, 1.0, counts_n2[:, 0] / np.maximum(counts_n2[:, 1], 1))
+
+
+def exact_ratio(counts_n2: NDArray[np.int64]) -> float:
+    """Sum of intersections over sum of unions, summed as integers."""
+    intersection, union_ = (int(total) for total in counts_n2.sum(axis=0))
+    return intersection / max(union_, 1)
+
+
+def ciou(means_Sk: Floats) -> Floats:
+    """(S,) cIoU in percent from resampled means of intersections (column 0) and unions (column 1)."""
+    ratio: Floats = 100.0 * means_Sk[:, 0] / np.maximum(means_Sk[:, 1], 1e-12)
+    return ratio

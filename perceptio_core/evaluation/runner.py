@@ -17,6 +17,7 @@ from PIL import Image
 
 from perceptio_core.data.images import open_image
 from perceptio_core.data.rle import encode
+from perceptio_core.evaluation.answer_rows import from_row, to_row
 from perceptio_core.evaluation.benchmark import Answer, Item
 from perceptio_core.evaluation.depth_codes import CodeSource
 from perceptio_core.grammar import strip_perception
@@ -147,31 +148,6 @@ def _ask_batch(
             depth_codes=None if written is None else tuple(int(code) for code in written),
         )
     return [answers[item.item_id] for item in batch]
-
-
-def to_row(answer: Answer) -> dict[str, Any]:
-    """An answer as plain JSON values."""
-    return {
-        "item_id": answer.item_id,
-        "raw": answer.raw,
-        "text": answer.text,
-        "masks": [dict(mask) for mask in answer.masks],
-        "depth_codes": None if answer.depth_codes is None else list(answer.depth_codes),
-        "error": answer.error,
-    }
-
-
-def from_row(row: dict[str, Any]) -> Answer:
-    """The answer that `to_row` wrote; further keys are left aside."""
-    codes = row["depth_codes"]
-    return Answer(
-        item_id=row["item_id"],
-        raw=row["raw"],
-        text=row["text"],
-        masks=tuple(row["masks"]),
-        depth_codes=None if codes is None else tuple(codes),
-        error=row["error"],
-    )
 
 
 def _resume(journal: Path) -> dict[str, Answer]:

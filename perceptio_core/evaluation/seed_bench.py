@@ -3,21 +3,23 @@
 Official file: ``SEED-Bench.json`` {"questions": [{answer, choice_a .. choice_d, data_id, data_type, question,
 question_id, question_type_id, segment}], "question_type": {name: id}}. The question types 1 to 9 ask about an image
 (10 to 12 about a video, and are not part of the figure). A picture lies under its ``data_id`` in ``SEED-Bench-image/``
-beside the file, with or without an extension.
+beside the file, with or without an extension. VLMEvalKit's ``SEEDBench_IMG.tsv`` holds the same questions as a table.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.records import inside, spread
-from perceptio_core.evaluation.answers import choice_prompt, parse_option
-from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped, unique
+from perceptio_core.evaluation.answers import choice_prompt
+from perceptio_core.evaluation.benchmark import Answer, Item, Scores, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.choice import ChoiceQuestion, score_choices
+from perceptio_core.evaluation.choice_table import ChoiceRow, read_choice_rows
+from perceptio_core.evaluation.official_files import described
 
 IMAGE_TYPES = range(1, 10)
 IMAGE_FOLDER = "SEED-Bench-image"
@@ -25,22 +27,30 @@ EXTENSIONS = ("", ".jpg", ".png", ".jpeg", ".webp")
 KEYS = ("answer", "choice_a", "choice_b", "choice_c", "choice_d", "data_id", "data_type", "question", "question_id")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Question:
-    item: Item
-    choices: Mapping[str, str]
-    kind: str
-
-
 class SeedImage:
-    """The image questions of one SEED-Bench.json.
+    """The image questions of one SEED-Bench.json or SEEDBench_IMG.tsv.
+
+    Args:
+        file: ``.json`` or ``.tsv``.
+        limit: at most this many questions.
+        pictures: whether the table's pictures are read; to score answers none is needed.
 
     Raises:
         ValueError: the file is not SEED-Bench's first version, or a question lacks a key or has an unknown answer.
     """
 
-    def __init__(self, file: Path, *, limit: int | None = None) -> None:
-        self._questions = spread(_read(file), limit)
+    def __init__(self, file: Path, *, limit: int | None = None, pictures: bool = True) -> None:
+        self.rows: list[ChoiceRow] = []
+        """The questions with the columns of the table; none where they are read from the JSON file."""
+        if file.suffix == ".tsv":
+            self.rows = spread(read_choice_rows(file, pictures=pictures), limit)
+            self._questions = [
+                ChoiceQuestion(item=row.item, choices=row.choices, part=row.field("category")) for row in self.rows
+            ]
+            self._label = f"SEED-Image ({described(file)})"
+        else:
+            self._questions = spread(_read(file), limit)
+            self._label = "SEED-Image (SEED-Bench, question types 1-9)"
 
     @property
     def items(self) -> list[Item]:
@@ -49,37 +59,16 @@ class SeedImage:
 
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
         """seed_image, and its parts by question type."""
-        parsed = [
-            parse_option(answers[question.item.item_id].text, letters="ABCD", choices=question.choices)
-            for question in self._questions
-        ]
-        hits = [letter == question.item.expected for letter, question in zip(parsed, self._questions, strict=True)]
-        rule = "SEED-Image (SEED-Bench, question types 1-9): accuracy, letter read by rules, unparsable counts as wrong"
-        unit = "per question"
-        by_kind = grouped(range(len(hits)), lambda index: self._questions[index].kind)
-        return Scores(
-            headline=[accuracy(hits, name="seed_image", protocol=rule, bootstrap=bootstrap, unit=unit)],
-            main="seed_image",
-            breakdown=[
-                accuracy(
-                    [hits[index] for index in members],
-                    name=f"seed_image/{kind}",
-                    protocol=rule,
-                    bootstrap=bootstrap,
-                    unit=unit,
-                )
-                for kind, members in by_kind.items()
-            ],
-            correct={item.item_id: float(hit) for item, hit in zip(self.items, hits, strict=True)},
-            unparsed=sum(letter is None for letter in parsed),
-            parsable=len(parsed),
-        )
+        return score_choices(self._questions, answers, name="seed_image", label=self._label, bootstrap=bootstrap)
 
 
-def _read(file: Path) -> list[_Question]:
+def _read(file: Path) -> list[ChoiceQuestion]:
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
     if not isinstance(content, dict) or not {"questions", "question_type"} <= content.keys():
         raise ValueError(f"{file}: expected an object with the keys questions and question_type")
     kinds = {number: name for name, number in content["question_type"].items()}
@@ -90,7 +79,7 @@ def _read(file: Path) -> list[_Question]:
     return [_question(row, kinds, file) for row in rows]
 
 
-def _question(row: Mapping[str, Any], kinds: Mapping[int, str], file: Path) -> _Question:
+def _question(row: Mapping[str, Any], kinds: Mapping[int, str], file: Path) -> ChoiceQuestion:
     where = f"{file}: question {row.get('question_id')}"
     if missing := [key for key in KEYS if key not in row]:
         raise ValueError(f"{where}: {missing} missing")
@@ -106,7 +95,7 @@ def _question(row: Mapping[str, Any], kinds: Mapping[int, str], file: Path) -> _
         expected=row["answer"],
     )
     number = row["question_type_id"]
-    return _Question(item=item, choices=choices, kind=kinds.get(number, str(number)))
+    return ChoiceQuestion(item=item, choices=choices, part=kinds.get(number, str(number)))
 
 
 def _image_file(data_id: str, file: Path) -> Path:

@@ -8,49 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item, Metric, Scores, accuracy
+from perceptio_core.evaluation.answer_rows import to_row
+from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item, Metric, Scores, unparsed_share
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.depth_codes import CodeSource
-from perceptio_core.evaluation.hardblink import HardBlink
 from perceptio_core.evaluation.jsonl import write_jsonl
-from perceptio_core.evaluation.mmbench import MMBench
-from perceptio_core.evaluation.mme import MME
+from perceptio_core.evaluation.load import load_benchmark
 from perceptio_core.evaluation.panels import panel_rows
-from perceptio_core.evaluation.res import ReferringSegmentation
-from perceptio_core.evaluation.runner import Predict, ask, to_row
-from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.evaluation.runner import Predict, ask
 from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams, Replacement
 
 _log = logging.getLogger(__name__)
-
-
-def load_benchmark(params: BenchmarkParams, *, root: Path) -> Benchmark:
-    """Read one benchmark's official files below the data root.
-
-    Raises:
-        ValueError: they are missing or malformed.
-    """
-    path = root / params.path
-    match params.kind:
-        case "refer":
-            assert params.split is not None  # checked with the parameters
-            name = params.name or "res"
-            return ReferringSegmentation(
-                path,
-                split=params.split,
-                split_by=params.split_by,
-                images=None if params.images is None else root / params.images,
-                name=name,
-                limit=params.limit,
-            )
-        case "hardblink":
-            return HardBlink(path, limit=params.limit)
-        case "mmbench":
-            return MMBench(path, split=params.split, limit=params.limit)
-        case "seedbench":
-            return SeedImage(path, limit=params.limit)
-        case "mme":
-            return MME(path, limit=params.limit)
 
 
 def evaluate(
@@ -118,7 +86,7 @@ def evaluate(
     write_jsonl(out / "quarantine.jsonl", quarantine)
     write_jsonl(out / "panels.jsonl", panels)
     write_jsonl(out / "breakdown.jsonl", (metric.to_json() for metric in breakdown))
-    return headline + _unparsed(plain, bootstrap)
+    return headline + unparsed_share(plain, bootstrap)
 
 
 def _renamed(metric: Metric, entry: BenchmarkParams) -> Metric:
@@ -128,13 +96,8 @@ def _renamed(metric: Metric, entry: BenchmarkParams) -> Metric:
     return replace(metric, name=f"{entry.name}_{metric.name}", protocol="; ".join([metric.protocol, *ways]))
 
 
-def _unparsed(scores: list[Scores], bootstrap: Bootstrap) -> list[Metric]:
-    missed, asked = sum(score.unparsed for score in scores), sum(score.parsable for score in scores)
-    if asked == 0:
-        return []
-    flags = [True] * missed + [False] * (asked - missed)
-    protocol = f"{missed} of {asked} answers from which no option, yes or no could be read (all count as wrong)"
-    return [accuracy(flags, name="unparsed", protocol=protocol, bootstrap=bootstrap, unit="per question")]
+def _rounded(correct: float | None) -> float | None:
+    return None if correct is None else round(correct, 6)
 
 
 def _write_predictions(path: Path, benchmark: Benchmark, answers: dict[str, Answer], score: Scores) -> None:
@@ -145,7 +108,7 @@ def _write_predictions(path: Path, benchmark: Benchmark, answers: dict[str, Answ
                 **to_row(answers[item.item_id]),
                 "question": item.question,
                 "expected": item.expected,
-                "correct": round(score.correct[item.item_id], 6),
+                "correct": _rounded(score.correct[item.item_id]),
             }
             for item in benchmark.items
         ),

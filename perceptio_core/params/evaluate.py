@@ -8,7 +8,13 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from perceptio_core.params.base import Section
 
-Kind = Literal["refer", "hardblink", "mmbench", "seedbench", "mme"]
+Kind = Literal["refer", "grefcoco", "reasonseg", "hardblink", "blink_depth", "mmbench", "seedbench", "mme", "ai2d", "scienceqa"]
+SPLIT_REQUIRED = ("refer", "grefcoco")
+SETS = (*SPLIT_REQUIRED, "reasonseg")
+"""Kinds of which several sets stand side by side: a name tells their metrics apart."""
+SPLIT_ALLOWED = (*SPLIT_REQUIRED, "mmbench", "scienceqa", "hardblink")
+ResProtocolName = Literal["canonical", "lisa", "sa2va", "xsam"]
+"""How referring segmentation is scored; `perceptio_core.evaluation.res_protocols` says what each is."""
 Replacement = Literal["oracle", "random", "zeroed", "other"]
 """Depth codes in place of the model's own; `perceptio_core.evaluation.depth_codes` says what each is."""
 
@@ -18,16 +24,21 @@ class BenchmarkParams(Section):
 
     kind: Kind
     name: str | None = Field(default=None, pattern=r"^[a-z0-9_+]+$")
-    """For refer: the first part of the metrics' names in place of res. For the others: the entry is a control, of which the
-    headline holds the benchmark's main metric alone, with the name and _ in front. Also in the predictions' file name."""
+    """For refer, grefcoco and reasonseg: the first part of the metrics' names, in place of res, grefcoco or reasonseg. For the
+    others: the entry is a control, of which the headline holds the benchmark's main metric alone, with the name and _ in front.
+    Also in the predictions' file name."""
     path: str
-    """Below the data root: a folder, for mmbench the TSV, for seedbench the JSON."""
+    """Below the data root: a folder (reasonseg: of the split); mmbench, ai2d: the TSV; seedbench: the JSON or TSV; scienceqa:
+    the folder or TSV; blink_depth: the parquet or its folder."""
     split: str | None = None
-    """refer: val, testA, testB or test. mmbench: a value of the column split; null keeps all rows."""
+    """refer: val, testA, testB or test. grefcoco: val, testA or testB. scienceqa's folder: val or test (null).
+    hardblink: 3, 4 or 5, as text, for one subset; null keeps all. mmbench: a value of the column split; null keeps all rows."""
     split_by: str | None = None
     """refer: unc, umd or google; null where the folder holds one file of references."""
     images: str | None = None
-    """refer: folder of the COCO train2014 images below the data root; null: <path>/images/mscoco/images/train2014."""
+    """refer, grefcoco: folder of the COCO train2014 images below the data root; null: <path>/images/mscoco/images/train2014."""
+    protocol: ResProtocolName = "canonical"
+    """refer: by whose rules it is scored. LISA's answers are teacher-forced: segment: true is the nearest to that."""
     limit: PositiveInt | None = None
     """At most this many expressions, questions (mmbench: with all rotations) or images (mme), spread over the file."""
     segment: bool | None = None
@@ -46,8 +57,8 @@ class BenchmarkParams(Section):
     @property
     def label(self) -> str:
         """What the benchmark is called in file names and progress lines."""
-        if self.kind == "refer":
-            return self.name or "res"
+        if self.kind in SETS:
+            return self.name or ("res" if self.kind == "refer" else self.kind)
         return f"{self.name}_{self.kind}" if self.name else self.kind
 
     def is_for(self, variant: str) -> bool:
@@ -57,7 +68,7 @@ class BenchmarkParams(Section):
     @property
     def is_control(self) -> bool:
         """Whether the entry asks a benchmark in another way than it is meant to be asked."""
-        return self.name is not None and self.kind != "refer"
+        return self.name is not None and self.kind not in SETS
 
     @field_validator("path", "images")
     @classmethod
@@ -68,12 +79,16 @@ class BenchmarkParams(Section):
 
     @model_validator(mode="after")
     def _split_where_it_means_something(self) -> Self:
-        if self.kind == "refer" and self.split is None:
-            raise ValueError("split is required for refer: val, testA, testB or test")
-        if self.kind not in ("refer", "mmbench") and self.split is not None:
-            raise ValueError("split is allowed for refer and mmbench only")
-        if self.kind != "refer" and (self.split_by is not None or self.images is not None):
-            raise ValueError("split_by and images are allowed for refer only")
+        if self.kind in SPLIT_REQUIRED and self.split is None:
+            raise ValueError(f"split is required for {self.kind}: val, testA, testB or (refer) test")
+        if self.kind not in SPLIT_ALLOWED and self.split is not None:
+            raise ValueError(f"split is allowed for {', '.join(SPLIT_ALLOWED)} only")
+        if self.kind == "hardblink" and self.split not in (None, "3", "4", "5"):
+            raise ValueError('split of hardblink must be "3", "4" or "5"')
+        if self.kind not in SPLIT_REQUIRED and self.images is not None:
+            raise ValueError("images is allowed for refer and grefcoco only")
+        if self.kind != "refer" and (self.split_by is not None or self.protocol != "canonical"):
+            raise ValueError("split_by and protocol are allowed for refer only")
         return self
 
     @model_validator(mode="after")

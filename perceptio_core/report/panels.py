@@ -24,6 +24,9 @@ _TITLES = {
     "mmbench": "MMBench",
     "seedbench": "SEED-Image",
     "mme": "MME",
+    "grefcoco": "gRefCOCO",
+    "reasonseg": "ReasonSeg",
+    "scienceqa": "ScienceQA-image",
 }
 
 

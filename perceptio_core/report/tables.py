@@ -22,6 +22,7 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
     (
         "Depth order: HardBLINK",
         (
+            Label(name="blink_depth", title="2 points (BLINK)"),
             Label(name="hardblink_3", title="3 points"),
             Label(name="hardblink_4", title="4 points"),
             Label(name="hardblink_5", title="5 points"),
@@ -43,7 +44,16 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
     ),
     (
         "Referring segmentation",
-        (Label(name="res_ciou", title="cIoU"), Label(name="res_giou", title="gIoU")),
+        (
+            Label(name="res_ciou", title="cIoU"),
+            Label(name="res_giou", title="gIoU"),
+            Label(name="grefcoco_ciou", title="gRefCOCO, cIoU"),
+            Label(name="grefcoco_giou", title="gRefCOCO, gIoU"),
+            Label(name="grefcoco_n_acc", title="gRefCOCO, N-acc"),
+            Label(name="grefcoco_t_acc", title="gRefCOCO, T-acc"),
+            Label(name="reasonseg_giou", title="ReasonSeg, gIoU"),
+            Label(name="reasonseg_ciou", title="ReasonSeg, cIoU"),
+        ),
     ),
     (
         "General questions",
@@ -52,6 +62,8 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
             Label(name="seed_image", title="SEED-Image"),
             Label(name="mme_perception", title="MME perception", top=2000.0),
             Label(name="mme_cognition", title="MME cognition", top=800.0),
+            Label(name="ai2d", title="AI2D"),
+            Label(name="scienceqa_image", title="ScienceQA-image"),
             Label(name="unparsed", title="answers that could not be read"),
         ),
     ),

@@ -1,0 +1,194 @@
+"""AI2D, ScienceQA-image, BLINK relative depth and SEEDBench_IMG on hand-worked files in their official layouts."""
+
+import base64
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from perceptio_core.data.images import open_image
+from perceptio_core.evaluation import official_files
+from perceptio_core.evaluation.ai2d import AI2D
+from perceptio_core.evaluation.benchmark import Answer, Benchmark, Metric
+from perceptio_core.evaluation.blink import BlinkDepth
+from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.scienceqa import ScienceQA
+from perceptio_core.evaluation.seed_bench import SeedImage
+
+BOOTSTRAP = Bootstrap(samples=100)
+ENDING = "Answer with the option's letter from the given choices directly."
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def score(benchmark: Benchmark, texts: list[str]) -> dict[str, Metric]:
+    said = {item.item_id: Answer(item_id=item.item_id, raw=t, text=t) for item, t in zip(benchmark.items, texts, strict=True)}
+    scores = benchmark.score(said, bootstrap=BOOTSTRAP)
+    assert scores.headline[0].name == scores.main
+    return {metric.name: metric for metric in [*scores.headline, *scores.breakdown]}
+
+
+def write_tsv(path: Path, rows: list[dict[str, str]]) -> Path:
+    columns = list(rows[0])
+    lines = ["\t".join(columns), *("\t".join(row[column] for column in columns) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def table_rows(**more: str) -> list[dict[str, str]]:
+    picture = base64.b64encode(png()).decode()
+    base = {"question": "Which?", "A": "leaf", "B": "root", "C": "", "D": "", **more}
+    return [
+        {"index": "0", **base, "answer": "A", "category": "plants", "image": picture},
+        {"index": "1", **base, "answer": "B", "category": "plants", "image": "0"},
+        {"index": "2", **base, "C": "stem", "answer": "C", "category": "cells", "image": picture},
+    ]
+
+
+def test_ai2d(tmp_path: Path) -> None:
+    benchmark = AI2D(write_tsv(tmp_path / "AI2D_TEST.tsv", table_rows()))
+    assert benchmark.items[0].question == f"Which?\nA. leaf\nB. root\n{ENDING}"
+    assert benchmark.items[1].image == png()  # a pointer to the first row's
+    metrics = score(benchmark, ["(A)", "leaf", "stem."])
+    assert (metrics["ai2d"].value, metrics["ai2d"].n) == (pytest.approx(200 / 3), 3)
+    assert "AI2D_TEST.tsv (none of the published files)" in metrics["ai2d"].protocol
+    assert "0 of 3 unparsed" in metrics["ai2d"].protocol
+
+
+def test_a_published_file_is_known_by_its_md5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_tsv(tmp_path / "renamed.tsv", table_rows())
+    monkeypatch.setitem(official_files.MD5, hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest(), "AI2D_TEST")
+    assert "AI2D (AI2D_TEST)" in score(AI2D(file), ["A", "B", "C"])["ai2d"].protocol
+
+
+def test_seed_table(tmp_path: Path) -> None:
+    benchmark = SeedImage(write_tsv(tmp_path / "SEEDBench_IMG.tsv", table_rows()))
+    metrics = score(benchmark, ["A", "B", "unsure"])
+    assert metrics["seed_image"].value == pytest.approx(200 / 3)
+    assert metrics["seed_image/plants"].value == 100.0
+    assert metrics["seed_image/cells"].value == 0.0
+
+
+def test_tables_without_pictures_can_be_scored(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key != "image"} for row in table_rows()]
+    file = write_tsv(tmp_path / "t.tsv", rows)
+    assert [item.image for item in AI2D(file, pictures=False).items] == [b""] * 3
+    with pytest.raises(ValueError, match=r"t\.tsv: columns \['image'\] are missing"):
+        AI2D(file)
+
+
+def write_scienceqa(folder: Path, **changes: Any) -> Path:
+    problem = {"question": "Which?", "choices": ["leaf", "root", "stem"], "answer": 2, "hint": "", "image": "image.png"}
+    problems = {
+        "7": {**problem, "subject": "natural science"},
+        "8": {**problem, "subject": "language science", "image": None},
+        "9": {**problem, "subject": "social science", "hint": "Look at the map.", "answer": 0, **changes},
+        "10": {**problem, "choices": list("vwxyz"), "answer": 4, "subject": "natural science"},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "problems.json").write_text(json.dumps(problems))
+    (folder / "pid_splits.json").write_text(json.dumps({"test": ["7", "8", "9", "10"], "val": []}))
+    return folder
+
+
+def test_scienceqa(tmp_path: Path) -> None:
+    benchmark = ScienceQA(write_scienceqa(tmp_path))
+    assert [item.item_id for item in benchmark.items] == ["7", "9", "10"]  # no picture, no question here
+    assert benchmark.items[0].image == tmp_path / "images/test/7/image.png"
+    assert benchmark.items[1].question == f"Context: Look at the map.\nWhich?\nA. leaf\nB. root\nC. stem\n{ENDING}"
+    metrics = score(benchmark, ["C", "I cannot tell", "(E)"])
+    assert (metrics["scienceqa_image"].value, metrics["scienceqa_image"].n) == (pytest.approx(200 / 3), 3)
+    assert "split test" in metrics["scienceqa_image"].protocol
+    assert "1 of 3 unparsed" in metrics["scienceqa_image"].protocol
+    assert metrics["scienceqa_image/natural science"].value == 100.0
+    with pytest.raises(ValueError, match="no question with a picture"):
+        ScienceQA(tmp_path, split="val")
+    with pytest.raises(ValueError, match=r"no split 'dev'; it has \['test', 'val'\]"):
+        ScienceQA(tmp_path, split="dev")
+
+
+def test_scienceqa_table_has_the_same_prompt(tmp_path: Path) -> None:
+    file = write_tsv(tmp_path / "ScienceQA_TEST.tsv", table_rows(hint="Look."))
+    assert ScienceQA(file).items[0].question == f"Context: Look.\nWhich?\nA. leaf\nB. root\n{ENDING}"
+    with pytest.raises(ValueError, match="a table has one split"):
+        ScienceQA(file, split="test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": 3}, "question 9: answer 3 is no number of its 3 choices"),
+        ({"image": "../x.png"}, "leads out of"),
+        ({"choices": None}, "question 9"),
+    ],
+)
+def test_scienceqa_refuses(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScienceQA(write_scienceqa(tmp_path, **change))
+
+
+PROMPT = "Which point is closer to the camera?\nSelect from the following choices.\n(A) A is closer\n(B) B is closer"
+
+
+def write_blink(path: Path, **changes: Any) -> Path:
+    rows = [
+        {
+            "idx": f"val_Relative_Depth_{i + 1}",
+            "sub_task": "Relative_Depth",
+            "question": "Which point is closer to the camera?",
+            "image_1": {"bytes": png(), "path": None},
+            "image_2": None,
+            "choices": ["A is closer", "B is closer"],
+            "answer": answer,
+            "prompt": PROMPT,
+            **changes,
+        }
+        for i, answer in enumerate(["(A)", "(B)", "(B)"])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_blink(tmp_path: Path) -> None:
+    write_blink(tmp_path / "val-00000-of-00001.parquet")
+    benchmark = BlinkDepth(tmp_path)
+    assert [item.item_id for item in benchmark.items] == [f"val_Relative_Depth_{i}" for i in (1, 2, 3)]
+    assert benchmark.items[0].question == PROMPT
+    assert open_image(benchmark.items[0].image).size == (8, 8)
+    metrics = score(benchmark, ["(A) A is closer", "B is closer", "Point A is closer to the camera."])
+    assert (metrics["blink_depth"].value, metrics["blink_depth"].n) == (pytest.approx(200 / 3), 3)
+    assert "split val" in metrics["blink_depth"].protocol
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": "hidden"}, "only val has answers"),
+        ({"sub_task": "Counting"}, "allowed is Relative_Depth"),
+        ({"image_1": None}, "image_1 holds no picture"),
+        ({"idx": "1"}, "occurs twice"),
+    ],
+)
+def test_blink_refuses(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BlinkDepth(write_blink(tmp_path / "val-0.parquet", **change))
+
+
+def test_blink_refuses_other_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected one val-\*\.parquet"):
+        BlinkDepth(tmp_path)
+    (tmp_path / "val-0.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="cannot be read as parquet"):
+        BlinkDepth(tmp_path)

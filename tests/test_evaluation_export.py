@@ -1,0 +1,181 @@
+"""What is exported is read again and scores the same; and it is what the benchmarks' own tools expect to find."""
+
+import json
+from pathlib import Path
+
+import openpyxl
+import pandas as pd
+import pytest
+from PIL import Image
+
+from perceptio_core.data.rle import encode
+from perceptio_core.evaluation.ai2d import AI2D
+from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item
+from perceptio_core.evaluation.blink import BlinkDepth
+from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.export import export
+from perceptio_core.evaluation.grefcoco import GeneralisedReferring
+from perceptio_core.evaluation.hardblink import HardBlink
+from perceptio_core.evaluation.mmbench import MMBench
+from perceptio_core.evaluation.mme import MME
+from perceptio_core.evaluation.predictions import read_predictions
+from perceptio_core.evaluation.reason_seg import ReasonSeg
+from perceptio_core.evaluation.res import ReferringSegmentation
+from perceptio_core.evaluation.scienceqa import ScienceQA
+from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.params.evaluate import EvaluateParams
+from pipeline.cli import main
+from test_evaluation_choice_sets import table_rows, write_blink, write_scienceqa, write_tsv
+from test_evaluation_grefcoco import REFS, columns, write_grefcoco
+from test_evaluation_mme import write_mme
+from test_evaluation_multiple_choice import write_hardblink, write_mmbench, write_seed
+from test_evaluation_predictions import mmbench_rows
+from test_evaluation_reason_seg import box as polygon
+from test_evaluation_reason_seg import filled, write_pair
+from test_evaluation_res import box, write_refer
+from test_evaluation_suite import run_suite
+
+BOOTSTRAP = Bootstrap(samples=50)
+
+
+def make(kind: str, folder: Path) -> tuple[Benchmark, str]:
+    """A small benchmark of the kind, and a name for its export."""
+    match kind:
+        case "mme" | "mme_xlsx":
+            tasks = {"count": ["a.jpg", "b.jpg"], "OCR": ["c.jpg"]}
+            return MME(write_mme(folder / "mme", tasks)), "out" if kind == "mme" else "out.xlsx"
+        case "mmbench_xlsx" | "mmbench_tsv":
+            return MMBench(write_mmbench(folder / "m.tsv", mmbench_rows())), f"out.{kind.partition('_')[2]}"
+        case "ai2d":
+            return AI2D(write_tsv(folder / "a.tsv", table_rows())), "out.xlsx"
+        case "seed_table":
+            return SeedImage(write_tsv(folder / "s.tsv", table_rows())), "out.tsv"
+        case "seed":
+            return SeedImage(write_seed(folder / "seed")), "out.jsonl"
+        case "scienceqa":
+            return ScienceQA(write_scienceqa(folder / "sqa")), "out.jsonl"
+        case "hardblink":
+            return HardBlink(write_hardblink(folder / "h", markers=False)), "out"
+        case "blink":
+            return BlinkDepth(write_blink(folder / "val-0.parquet")), "out.json"
+        case "refer":
+            return ReferringSegmentation(write_refer(folder / "r"), split="test"), "out.jsonl"
+        case "grefcoco":
+            return GeneralisedReferring(write_grefcoco(folder / "g", REFS), split="val"), "out.jsonl"
+        case _:
+            write_pair(folder / "val", "a", [{"label": "target", "points": polygon(0, 0, 9, 9)}])
+            return ReasonSeg(folder / "val"), "out.jsonl"
+
+
+TEXTS = ["Yes", "(A)", 'A "quoted"\tanswer\nin two lines', "=1+1", "B, \x07 certainly", "", "the answer is C", "no"]
+MASKS = {"refer": box(0, 3, 10, 12), "grefcoco": columns(3, 12), "reasonseg": filled(2, 2, 12, 9)}
+KINDS = (
+    "mme",
+    "mme_xlsx",
+    "mmbench_xlsx",
+    "mmbench_tsv",
+    "ai2d",
+    "seed_table",
+    "seed",
+    "scienceqa",
+    "hardblink",
+    "blink",
+    *MASKS,
+)
+
+
+def said(kind: str, items: list[Item]) -> dict[str, Answer]:
+    answers = {}
+    for number, item in enumerate(items):
+        masks = (encode(MASKS[kind]),) * (number % 3) if kind in MASKS else ()
+        text = "" if kind in MASKS else TEXTS[number % len(TEXTS)]
+        answers[item.item_id] = Answer(item_id=item.item_id, raw=f"[SEG] {text}", text=text, masks=masks)
+    return answers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exported_and_read_again_it_scores_the_same(tmp_path: Path, kind: str) -> None:
+    benchmark, name = make(kind, tmp_path)
+    answers = said(kind, list(benchmark.items))
+    export(benchmark, answers, tmp_path / "exports" / name)
+    again = read_predictions(tmp_path / "exports" / name, benchmark)
+    before, after = (benchmark.score(given, bootstrap=BOOTSTRAP) for given in (answers, again))
+    assert before == after
+    assert {key: answer.masks for key, answer in again.items()} == {key: answer.masks for key, answer in answers.items()}
+    with pytest.raises(ValueError, match="exists already"):
+        export(benchmark, answers, tmp_path / "exports" / name)
+    with pytest.raises(ValueError, match="are written as"):
+        export(benchmark, answers, tmp_path / "exports/out.csv")
+
+
+def test_mme_lines_are_those_of_the_official_tool(tmp_path: Path) -> None:
+    benchmark, _ = make("mme", tmp_path)
+    export(benchmark, said("mme", list(benchmark.items)), tmp_path / "out")
+    for file in (tmp_path / "out").glob("*.txt"):
+        for line in file.read_text().splitlines():
+            image, question, truth, _ = line.split("\t")  # as calculation.py takes it apart
+            assert (image[1:], question[:5], truth in ("Yes", "No")) == (".jpg", "Is it", True)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"count.txt", "OCR.txt"}
+
+
+def test_the_workbook_has_text_where_text_is_meant(tmp_path: Path) -> None:
+    benchmark, _ = make("mmbench_xlsx", tmp_path)
+    answers = {item.item_id: Answer(item_id=item.item_id, raw="", text="=1+1") for item in benchmark.items}
+    export(benchmark, answers, tmp_path / "model_MMBench_DEV_EN.xlsx")
+    rows = list(openpyxl.load_workbook(tmp_path / "model_MMBench_DEV_EN.xlsx").active.iter_rows())
+    header = [cell.value for cell in rows[0]]
+    assert "image" not in header
+    assert header[-1] == "prediction"
+    assert (rows[1][-1].value, rows[1][-1].data_type) == ("=1+1", "s")
+    table = pd.read_excel(tmp_path / "model_MMBench_DEV_EN.xlsx")  # as VLMEvalKit loads it
+    assert sorted(table["index"]) == [1, 2, 1000001, 1000002, 2000002]
+    assert list(table.columns[:2]) == ["index", "question"]
+
+
+def test_every_kind_passes_through_the_suite(tmp_path: Path) -> None:
+    """Asked, scored and written, with a predictor that says B and masks the left half."""
+    for kind in ("grefcoco", "reasonseg", "ai2d", "scienceqa", "blink"):
+        make(kind, tmp_path)
+    images = tmp_path / "g/images/mscoco/images/train2014"
+    images.mkdir(parents=True)
+    Image.new("RGB", (40, 10)).save(images / "COCO_train2014_000000000007.jpg")
+    entries = [
+        {"kind": "grefcoco", "path": "g", "split": "val"},
+        {"kind": "grefcoco", "path": "g", "split": "testA", "name": "grefcoco_testa"},
+        {"kind": "reasonseg", "path": "val"},
+        {"kind": "ai2d", "path": "a.tsv"},
+        {"kind": "scienceqa", "path": "sqa", "split": "test"},
+        {"kind": "blink_depth", "path": "val-0.parquet"},
+    ]
+    values = {"batch_size": 2, "max_new_tokens": 4, "bootstrap_samples": 20, "benchmarks": entries}
+    params = EvaluateParams.from_mapping(values, where="test")
+    (tmp_path / "j").mkdir()
+    metrics = run_suite(params, root=tmp_path, out="out")
+    assert [metric.name for metric in metrics] == [
+        *("grefcoco_ciou", "grefcoco_giou", "grefcoco_n_acc", "grefcoco_t_acc"),
+        *("grefcoco_testa_ciou", "grefcoco_testa_giou", "grefcoco_testa_t_acc"),
+        *("reasonseg_giou", "reasonseg_ciou"),
+        *("ai2d", "scienceqa_image", "blink_depth", "unparsed"),
+    ]
+    values_by_name = {metric.name: metric.value for metric in metrics}
+    assert values_by_name["grefcoco_ciou"] == pytest.approx(100 * (200 + 0 + 100) / (200 + 300 + 2 * 200 + 200))
+    right = (values_by_name["ai2d"], values_by_name["blink_depth"], values_by_name["scienceqa_image"])
+    assert right == pytest.approx((100 / 3, 200 / 3, 0.0))  # B is right once, twice and never
+    names = {path.name for path in (tmp_path / "out/predictions").iterdir()}
+    assert {"grefcoco.jsonl", "grefcoco_testa.jsonl", "reasonseg.jsonl", "blink_depth.jsonl"} <= names
+
+
+def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mme(tmp_path / "mme", {"count": ["a.jpg"]})
+    rows = [
+        {"item_id": f"count/{i}", "raw": f"[SEG] {text}", "text": text, "masks": []} for i, text in ((1, "Yes"), (2, "Yes"))
+    ]
+    (tmp_path / "mme.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["mme", "--predictions", str(tmp_path / "mme.jsonl"), "--root", str(tmp_path), str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["perceptio", "export", *arguments])
+    main()
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    assert (tmp_path / "out/count.txt").read_text() == "a.jpg\tIs it x?\tYes\tYes\na.jpg\tIs it y?\tNo\tYes\n"
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "exists already" in capsys.readouterr().err
