@@ -9,7 +9,7 @@ from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import packed_attention, packed_places
 from perceptio_core.model.processing import PerceptioProcessor
-from perceptio_core.segmentation.sam2 import mini_config
+from perceptio_core.segmentation.sam2 import build_sam2
 from tiny import LOSS_WEIGHTS, tiny_foundations, tiny_perceptio, tiny_sample
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
@@ -239,16 +239,20 @@ def test_depth_losses_reach_the_language_model_and_not_the_codebook(parts):
     assert not model.codebook.training
 
 
-def test_tables_of_sam2_have_data_while_a_checkpoint_is_loaded(tmp_path):
-    """`transformers` builds on the meta device; `sam2` copies its tables to the GPU at once, if there is one."""
-    config = tiny_perceptio(tmp_path)[0].config
-    config.sam2_config = mini_config()
-    with torch.device("meta"):
-        model = PerceptioForConditionalGeneration(config)
-    assert model.vlm.get_input_embeddings().weight.is_meta
-    tables = [vars(module)["freqs_cis"] for module in model.modules() if "freqs_cis" in vars(module)]
-    assert tables
-    assert not any(table.is_meta for table in tables)
+def test_sam2_is_built_with_data_while_a_checkpoint_is_loaded(tmp_path, monkeypatch):
+    """`transformers` builds on the meta device, from which `sam2` could not copy its tables to a GPU."""
+    tiny_perceptio(tmp_path)[0].save_pretrained(tmp_path / "checkpoint")
+    devices = []
+
+    def build(config):
+        sam = build_sam2(config)
+        devices.extend(table.device.type for table in [torch.empty(1), *sam.buffers()])
+        return sam
+
+    monkeypatch.setattr("perceptio_core.model.modeling.build_sam2", build)
+    again = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "checkpoint")
+    assert set(devices) == {"cpu"}
+    assert not any(parameter.is_meta for parameter in again.parameters())
 
 
 @pytest.mark.parametrize("tied", [True, False])
