@@ -1,8 +1,9 @@
 """Attention over a packed row, each way that there is: how far it is from float32, and what it costs, forwards and backwards.
 
-Ways: one kernel for all samples (what packed rows take on GPUs), one kernel a sample, the padded batch with a mask that
-`transformers` would make of the same samples, and, where the packages are there, `transformers`' ``flash_attention_2`` and
-xformers. Those that need a GPU are left out on CPUs.
+Ways: the padded batch with a mask that `transformers` would make of the same samples; one kernel a sample; one kernel for all
+samples, which packed rows take on GPUs; and `transformers`' ``flash_attention_2`` where its package is there. The last two are
+for GPUs. xformers' kernel is not among them: the wheel that was tried, built for torch 2.10, runs no
+kernel beside 2.11.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.integrations.flash_attention import flash_attention_forward
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
 from perceptio_core.model.packed_attention import attend_at_once, attend_one_by_one, packed_places, takes_one_kernel
@@ -53,11 +53,12 @@ class Way:
 
 
 def compare(shape: Shape, *, device: torch.device, dtype: torch.dtype, repeats: int = 10) -> dict[str, dict[str, Any]]:
-    """Error, time and memory of every way, by its name; a way that fails has its message instead.
+    """Error and time of every way, by its name; a way that fails has its message instead.
 
     The error is relative, the norm of the difference from float32 over the norm of float32, of the output and of the three
     gradients together; `max_difference` is the largest single one of the output. Milliseconds are the median of `repeats`
-    forward and backward passes, and `speed` is how often they fit into the padded batch's.
+    forward and backward passes, and `speed` is how often they fit into the padded batch's. `first_milliseconds` are those of
+    the way's first pass, with whatever a kernel prepares for lengths that it has not met.
     """
     draw = torch.Generator().manual_seed(0)
     rows = [
@@ -74,8 +75,10 @@ def compare(shape: Shape, *, device: torch.device, dtype: torch.dtype, repeats: 
     for name, make in _ways(shape, rows):
         try:
             way = make()
+            started = now(device)
             results = _results(way, gradient)
             found[name] = {
+                "first_milliseconds": 1000 * (now(device) - started),
                 "error": _distance(results[:1], reference[:1]),
                 "gradient_error": _distance(results[1:], reference[1:]),
                 "max_difference": float((results[0].float() - reference[0]).abs().max()),
@@ -125,22 +128,6 @@ def _ways(shape: Shape, rows: Sequence[Tensor]) -> Iterator[tuple[str, Callable[
     if rows[0].is_cuda and is_flash_attn_2_available():
         layer = SimpleNamespace(is_causal=True, config=SimpleNamespace(_attn_implementation="flash_attention_2"))
         yield "flash_attention_2", lambda: packed_way(lambda *qkv: flash_attention_forward(layer, *qkv, None, **places)[0])
-    if rows[0].is_cuda and find_spec("xformers"):
-        yield "xformers", lambda: packed_way(_xformers(lengths, groups))
-
-
-def _xformers(lengths: list[int], groups: int) -> Callable[..., Tensor]:
-    from xformers.ops import memory_efficient_attention
-    from xformers.ops.fmha.attn_bias import BlockDiagonalCausalMask
-
-    mask = BlockDiagonalCausalMask.from_seqlens(lengths)
-
-    def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        row = (query, repeat_kv(key, groups), repeat_kv(value, groups))
-        attended: Tensor = memory_efficient_attention(*(tensor.transpose(1, 2) for tensor in row), attn_bias=mask)
-        return attended
-
-    return run
 
 
 def _leaves(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

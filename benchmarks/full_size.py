@@ -54,6 +54,7 @@ from perceptio_core.training.optimizer import ParameterGroup, build_optimizer
 ROWS = {
     "two samples": (3700, 3700),
     "fourteen samples": (3700, 3200, 900, 420, 3600, 650, 3700, 380, 1500, 700, 3700, 560, 3400, 390),
+    "64 short samples": (200,) * 64,
 }
 """Tokens of the samples of the packed rows that attention is measured on."""
 
@@ -185,7 +186,7 @@ class Bench:
 
     def training(self, *, steps: int, deadline: float) -> dict[str, Any]:
         """Steps as one GPU of the profile does them: one to warm up, then up to `steps`, fewer where time runs out."""
-        self._checkpointing(self.params.gradient_checkpointing)
+        self.model.checkpoint_layers(self.params.gradient_checkpointing)
         self._forget_peak()
         warm_up = self._step(self._batches)
         taken, losses = [], []
@@ -219,7 +220,7 @@ class Bench:
 
     def plain(self) -> dict[str, Any]:
         """Steps of one micro-batch without gradient checkpointing, after `training`: seconds of the second, and memory."""
-        self._checkpointing(False)
+        self.model.checkpoint_layers(False)
         self._forget_peak()
         self._step(self._batches[:1])
         started = now(self.device)
@@ -287,12 +288,6 @@ class Bench:
         if peak:
             result["estimated_over_measured"] = estimate.peak_gib / peak["peak_gib"]
         return result
-
-    def _checkpointing(self, wanted: bool) -> None:
-        if wanted:
-            self.model.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self.model.vlm.gradient_checkpointing_disable()
 
     def _forget_peak(self) -> None:
         """What an earlier measurement left behind must not show in the next one's memory."""

@@ -155,8 +155,7 @@ def _real_model(*, layers: int, device: torch.device) -> PerceptioForConditional
     subject.vlm.text_config.layer_types = subject.vlm.text_config.layer_types[: subject.vlm.text_config.num_hidden_layers]
     subject.vlm.vision_config.num_hidden_layers = min(layers, subject.vlm.vision_config.num_hidden_layers)
     model, _, _ = build(replace(subject, sam2=mini_config()), device=device, bf16=device.type == "cuda")
-    if subject.cotrain.gradient_checkpointing:
-        model.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.checkpoint_layers(subject.cotrain.gradient_checkpointing)
     return model
 
 

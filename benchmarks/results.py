@@ -1,25 +1,24 @@
 """Writes what `benchmarks.full_size` measured into a page: ``python -m benchmarks.results full_size.json docs/results.md``.
 
-The page's section "Full size" is replaced, or put at its end; the rest of the page stays as it is.
+The tables stand between two marks and are renewed; the words around them stay as written.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.architectures import BASES
 
-TITLE = "Full size"
+START, END = "<!-- full size -->", "<!-- end of full size -->"
 Found = Mapping[str, Any]
 
 
-def section(content: Found) -> str:
-    """The section as Markdown, its heading first.
+def tables(content: Found) -> str:
+    """The tables as Markdown.
 
     Args:
         content: of the JSON file. A value that is not there, because its measurement failed or was skipped, is a dash, and
@@ -46,8 +45,6 @@ def section(content: Found) -> str:
         ]
 
     lines = [
-        f"## {TITLE}",
-        "",
         f"`python -m benchmarks.full_size` on one {content['device']} ({content.get('memory_gib', 0):.0f} GiB), torch "
         f"{content['torch']}, transformers {content['transformers']}; random weights and pictures, shapes and dtypes of "
         f"co-training: micro-batches of {_shape(first)}. Medians of the steps after a warm-up.",
@@ -83,13 +80,14 @@ def section(content: Found) -> str:
         "Attention of one layer over a packed row in bf16, forwards and backwards; error: relative, against float32:",
         "",
         *_table(
-            ["row", "way", "error", "error of the gradients", "ms", "times the padded batch's speed"],
+            ["row", "way", "error", "error of the gradients", "ms, first pass", "ms", "times the padded batch's speed"],
             [
                 [
                     row,
                     way,
                     _value(result, "error", "{:.1e}"),
                     _value(result, "gradient_error", "{:.1e}"),
+                    _value(result, "first_milliseconds", "{:.0f}"),
                     _value(result, "milliseconds", "{:.2f}"),
                     _value(result, "speed", "{:.2f}"),
                 ]
@@ -137,23 +135,27 @@ def _missing(found: Mapping[str, Found]) -> list[str]:
     return ["", "Not measured:", "", *lines] if lines else []
 
 
-def put_section(page: str, text: str, *, title: str) -> str:
-    """The page with its section of this title replaced by `text`, or with `text` at its end."""
-    pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-    if pattern.search(page):
-        return pattern.sub(lambda match: text + ("\n" if match.end() < len(page) else ""), page, count=1)
-    return f"{page.rstrip()}\n\n{text}" if page.strip() else text
+def fill(page: Path, text: str) -> None:
+    """Put `text` between the marks of a page.
+
+    Raises:
+        ValueError: the page is missing, or lacks the marks.
+    """
+    if not page.is_file():
+        raise ValueError(f"{page}: not found; it holds the words around the tables")
+    old = page.read_text(encoding="utf-8")
+    if (old.count(START), old.count(END)) != (1, 1) or old.index(START) > old.index(END):
+        raise ValueError(f"{page}: expected {START} and, after it, {END}, each once")
+    page.write_text(f"{old[: old.index(START)]}{START}\n{text}{old[old.index(END) :]}", encoding="utf-8")
 
 
 def main() -> None:
-    """Write the section into the page."""
+    """Write the tables into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measured", type=Path, help="the JSON file of benchmarks.full_size")
-    parser.add_argument("page", type=Path, help="the Markdown page; made where it is absent")
+    parser.add_argument("page", type=Path, help="the Markdown page, with the marks")
     arguments = parser.parse_args()
-    text = section(json.loads(arguments.measured.read_text(encoding="utf-8")))
-    page = arguments.page.read_text(encoding="utf-8") if arguments.page.exists() else "# Results\n"
-    arguments.page.write_text(put_section(page, text, title=TITLE), encoding="utf-8")
+    fill(arguments.page, tables(json.loads(arguments.measured.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

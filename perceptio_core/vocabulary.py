@@ -151,7 +151,7 @@ def add_rows(
     generator = torch.Generator().manual_seed(seed)
     for weight in weights.values():
         old = weight[: int(added.min())].float()
-        noise = (old.std(0).cpu() * torch.randn(len(added), weight.shape[1], generator=generator)).to(old.device)
+        noise = old.std(0) * torch.randn(len(added), weight.shape[1], generator=generator).to(old.device)
         new = old.mean(0) + noise
         if code_word_ids:
             new[codes] = _between(old[list(code_word_ids)], count=vocabulary.num_codes) + APART * noise[codes]

@@ -82,8 +82,7 @@ def main() -> None:
         # The first sample of each of the first steps: the same on every rank, however many there are.
         model.centre_prompt(batches.train(step, 0, params.batch_size) for step in range(min(_CENTRING_SAMPLES, params.steps)))
     groups = _groups(model, params)
-    if params.gradient_checkpointing:
-        model.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.checkpoint_layers(params.gradient_checkpointing)
     estimate = _estimate(accelerator, model, batches, params)
     result = train(
         accelerator=accelerator,

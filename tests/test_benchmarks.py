@@ -20,7 +20,7 @@ from benchmarks.attention import Shape, compare
 from benchmarks.flops import step_flops
 from benchmarks.full_size import Record, Subject, measure_attention, measure_subject
 from benchmarks.real_mix import TILE_TOKENS, TILES, Length, draw_lengths
-from benchmarks.results import put_section, section
+from benchmarks.results import END, START, fill, tables
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.params import PROFILES, load_profile
 from perceptio_core.segmentation.sam2 import mini_config
@@ -99,6 +99,7 @@ def test_attention_compares_the_ways_of_the_machine(tmp_path: Path) -> None:
         assert result["error"] < 1e-6
         assert result["gradient_error"] < 1e-6
         assert result["milliseconds"] > 0
+        assert result["first_milliseconds"] > 0
     assert ways["padded"]["speed"] == 1
     halved = compare(shape, device=CPU, dtype=torch.bfloat16, repeats=1)
     assert 1e-4 < halved["padded"]["error"] < 2e-2
@@ -132,7 +133,7 @@ def measured() -> dict[str, object]:
         "measurements": {
             "attention, 1B, two samples": {
                 "padded": {"error": 0.002, "milliseconds": 4.0},
-                "xformers": {"failed": "no kernel"},
+                "flash_attention_2": {"failed": "no kernel"},
             },
             "perceptio-1b, training": training | memory | {"shape": shape},
             "perceptio-8b, training": {"failed": "Traceback\n  line\nOutOfMemoryError: too much\n"},
@@ -141,26 +142,38 @@ def measured() -> dict[str, object]:
 
 
 def test_the_page_shows_what_was_measured_and_names_what_was_not() -> None:
-    text = section(measured())
+    text = tables(measured())
     assert "2 samples with 7400 tokens, 26 tiles, 10 masks and 200 depth codes" in text
     assert "| perceptio-1b | 0.50 | 8 | 59,200 | – | 31.0% | 8.0 | 7.2 | 0.90 |" in text
     assert "| perceptio-8b | – | – | – | – | – | – | – | – |" in text
-    assert "| 1B, two samples | padded | 2.0e-03 | – | 4.00 | – |" in text
-    assert "- attention, 1B, two samples, xformers: failed, no kernel" in text
+    assert "| 1B, two samples | padded | 2.0e-03 | – | – | 4.00 | – |" in text
+    assert "- attention, 1B, two samples, flash_attention_2: failed, no kernel" in text
     assert "- perceptio-8b, training: failed, OutOfMemoryError: too much" in text
 
 
-@pytest.mark.parametrize(
-    ("page", "expected"),
-    [
-        ("# Results\n", "# Results\n\n## Full size\nnew\n"),
-        ("# Results\n\n## Full size\nold\n", "# Results\n\n## Full size\nnew\n"),
-        ("# Results\n\n## Full size\nold\n\n## Next\ntext\n", "# Results\n\n## Full size\nnew\n\n## Next\ntext\n"),
-        ("", "## Full size\nnew\n"),
-    ],
-)
-def test_only_its_own_section_changes(page: str, expected: str) -> None:
-    assert put_section(page, "## Full size\nnew\n", title="Full size") == expected
+def test_only_what_stands_between_the_marks_changes(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    fill(page, "new\n")
+    assert page.read_text() == f"before\n{START}\nnew\n{END}\nafter\n"
+
+
+def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    with pytest.raises(ValueError, match=r"results\.md: not found"):
+        fill(page, "new\n")
+    page.write_text(f"{END}\n{START}\n")
+    with pytest.raises(ValueError, match="expected <!-- full size --> and, after it, <!-- end of full size -->"):
+        fill(page, "new\n")
+    assert page.read_text() == f"{END}\n{START}\n"
+
+
+def test_the_page_in_docs_holds_what_its_file_says(tmp_path: Path) -> None:
+    """And the study's tables stay as they are."""
+    page, copy = REPOSITORY / "docs" / "results.md", tmp_path / "results.md"
+    copy.write_bytes(page.read_bytes())
+    fill(copy, tables(json.loads((REPOSITORY / "docs" / "results" / "full_size.json").read_text())))
+    assert copy.read_text() == page.read_text()
 
 
 def test_the_real_mix_has_its_shares_and_lengths() -> None:

@@ -127,6 +127,25 @@ def test_the_states_at_seg_are_those_of_a_full_pass(parts, prompts, wishes):
         torch.testing.assert_close(decoded.seg_states[row], expected, rtol=1e-9, atol=1e-9)
 
 
+def test_no_pass_asks_cudnn_for_a_plan(parts, prompts):
+    """Its plans are for one length, and the cache has another at each pass; other work may have it before and after."""
+    allowed = []
+    hook = (
+        parts[0]
+        .vlm.model.language_model.layers[0]
+        .self_attn.register_forward_hook(lambda *_: allowed.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    )
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        decoded = decode(parts[0].vlm, prompts, constraint=constraint(parts, depth=True))
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        hook.remove()
+        torch.backends.cuda.enable_cudnn_sdp(before)
+    assert allowed == [False] * decoded.passes
+
+
 def test_codes_that_do_not_fit_are_refused(parts):
     with pytest.raises(ValueError, match=r"holds 4 codes, the given ones are \(2, 3\)"):
         constraint(parts, depth_codes_BN=torch.zeros(2, 3, dtype=torch.int64))

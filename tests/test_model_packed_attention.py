@@ -88,7 +88,7 @@ def test_cpus_take_the_many() -> None:
 @needs_gpu
 @pytest.mark.parametrize(("heads", "key_heads", "dim"), [(14, 2, 64), (28, 4, 128), (32, 8, 128)])
 def test_all_ways_are_equal_on_gpus(heads: int, key_heads: int, dim: int) -> None:
-    """bf16 rounds to 2^-9; the bound is a few times that. flash_attention_2 and xformers take part where they are installed."""
+    """bf16 rounds to 2^-9; the bound is a few times that. flash_attention_2 takes part where it is installed."""
     shape = Shape(heads=heads, key_heads=key_heads, dim=dim, lengths=(700, 1, 129, 64, 300))
     ways = compare(shape, device=torch.device("cuda"), dtype=torch.bfloat16, repeats=1)
     assert {"padded", "one kernel a sample", "one kernel"} <= set(ways)

@@ -221,8 +221,7 @@ def test_the_peak_of_a_whole_step(
     model, batch = model_and_batch(
         tmp_path, order=order, size=size, half=chosen["half"], dropout=chosen["dropout"], vision=vision, copies=copies
     )
-    if checkpointing:
-        model.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.checkpoint_layers(checkpointing)
     optimizer = optimizer_of(model)
 
     def step() -> None:
@@ -243,8 +242,7 @@ def test_checkpointing_changes_no_loss_and_no_gradient(tmp_path: Path) -> None:
     model, batch = model_and_batch(tmp_path, order=PAPER_ORDER, size=SIZES[0], half=False, dropout=0.1, vision=True)
     results = []
     for checkpointing in (False, True):
-        if checkpointing:
-            model.vlm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.checkpoint_layers(checkpointing)
         torch.manual_seed(0)
         model.zero_grad()
         total = forward(model, batch, bf16=False)
@@ -252,6 +250,35 @@ def test_checkpointing_changes_no_loss_and_no_gradient(tmp_path: Path) -> None:
         gradients = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
         results.append((total.detach(), gradients))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("order", [[False], [True], [True, False]], ids=["plain", "checkpointing", "checkpointing, then plain"])
+def test_a_frozen_tower_keeps_nothing_for_the_backward_pass(tmp_path: Path, order: list[bool]) -> None:
+    """24 layers of 26 tiles would keep 14.6 GiB, and cost a backward pass that ends nowhere."""
+    kept = {}
+    for vision in (False, True):
+        model, batch = model_and_batch(
+            tmp_path / str(vision), order=("depth",), size=SIZES[0], half=False, dropout=0.0, vision=vision
+        )
+        for wanted in order:
+            model.checkpoint_layers(wanted)
+        kept[vision], needed = held_by_the_tower(model.vlm.model.vision_tower, batch)
+        assert needed == vision
+    assert kept[False] == 0
+    assert kept[True] > 0
+
+
+def held_by_the_tower(tower: nn.Module, batch: PerceptioBatch) -> tuple[int, bool]:
+    """How many tensors the graph of the tower's output holds, and whether that output requires a gradient."""
+    saved: list[weakref.ref[Tensor]] = []  # a checkpoint saves its inputs, and drops them where nothing can ask for them
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(weakref.ref(tensor))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        states = tower(pixel_values=batch.pixels_PCHW).last_hidden_state
+    return sum(reference() is not None for reference in saved), bool(states.requires_grad)
 
 
 def test_what_the_shape_counts(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, InternVLForConditionalGeneration, LogitsProcessor
 
 from perceptio_core.grammar import Grammar
@@ -23,6 +24,9 @@ from perceptio_core.vocabulary import Vocabulary
 
 NOTHING = -1
 """Stands where a row has no token."""
+
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Attention without cuDNN, which torch prefers on Hopper: it makes a plan for each new length, and here that is every pass."""
 
 
 class GrammarLogitsProcessor(LogitsProcessor):
@@ -112,7 +116,8 @@ class GrammarLogitsProcessor(LogitsProcessor):
 
         admitted = may["text"][:, None] & (text_B < self.max_text_tokens)[:, None].expand(-1, size)
         admitted = admitted.clone()
-        admitted[:, self.not_text.to(admitted.device)] = False
+        self.not_text = self.not_text.to(admitted.device)  # once: a copy at each token would wait for the device
+        admitted[:, self.not_text] = False
         admitted[:, self.end_id] = may["text"]
         if "segmentation" in may:
             admitted[:, vocabulary.seg] = may["segmentation"]
@@ -122,8 +127,8 @@ class GrammarLogitsProcessor(LogitsProcessor):
             more_codes_B = inside_B & (codes_B < self.depth_tokens)
             codes_BK = more_codes_B[:, None].expand(-1, vocabulary.num_codes)
             if self.depth_codes_BN is not None:
-                given_BN = self.depth_codes_BN.to(answer_BT.device)
-                next_B1 = given_BN.gather(1, codes_B.clamp(max=self.depth_tokens - 1)[:, None])
+                self.depth_codes_BN = self.depth_codes_BN.to(answer_BT.device)
+                next_B1 = self.depth_codes_BN.gather(1, codes_B.clamp(max=self.depth_tokens - 1)[:, None])
                 codes_BK = codes_BK & (torch.arange(vocabulary.num_codes, device=answer_BT.device) == next_B1)
             admitted[:, first : first + vocabulary.num_codes] = codes_BK
             admitted[:, vocabulary.depth_end] = inside_B & (codes_B == self.depth_tokens)
@@ -220,14 +225,15 @@ class _Reader:
             pixels = self._prompts.pixels_PCHW.to(device, self._vlm.dtype)
         read_B1 = self._mask_BT.sum(1, keepdim=True)
         self._mask_BT = torch.cat([self._mask_BT, mask_BT], 1)
-        output = self._vlm.model(
-            input_ids=ids_BT,
-            attention_mask=self._mask_BT,
-            position_ids=(read_B1 + mask_BT.cumsum(1) - 1).clamp(min=0),
-            pixel_values=pixels,
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        with sdpa_kernel(_KERNELS):
+            output = self._vlm.model(
+                input_ids=ids_BT,
+                attention_mask=self._mask_BT,
+                position_ids=(read_B1 + mask_BT.cumsum(1) - 1).clamp(min=0),
+                pixel_values=pixels,
+                past_key_values=self._cache,
+                use_cache=True,
+            )
         self.passes += 1
         newest_B = (mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=device)).argmax(1)
         return ids_BT, output.last_hidden_state, newest_B

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from peft import LoraModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, InternVLForConditionalGeneration, PreTrainedModel
 
 from perceptio_core.depth.codebook import DepthCodebook
@@ -68,7 +70,6 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
 
     config_class = PerceptioConfig
     base_model_prefix = "perceptio"
-    supports_gradient_checkpointing = True
     _no_split_modules = ["InternVLVisionLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer"]  # noqa: RUF012 (the library's own form)
     # A bf16 base is saved as bf16; these parts are float32 whatever the base is.
     _keep_in_fp32_modules_strict = ["bridge", "codebook"]  # noqa: RUF012
@@ -109,6 +110,18 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         super().train(mode)
         self.codebook.eval()
         return self
+
+    def checkpoint_layers(self, wanted: bool) -> None:
+        """Gradient checkpointing of every layer of the language model and the vision tower, in place (arXiv 1604.06174).
+
+        Not by ``gradient_checkpointing_enable``: that makes the outputs of all embeddings require a gradient, the patches' too,
+        so that autograd goes back through a frozen tower, which is all for nothing; and it leaves them so for good. Only
+        checkpoints of the reentrant kind need it.
+
+        Args:
+            wanted: whether layers keep their input only, and are computed a second time in the backward pass.
+        """
+        self._set_gradient_checkpointing(enable=wanted, gradient_checkpointing_func=partial(checkpoint, use_reentrant=False))
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing to do: InternVL initialises itself, SAM2, bridge and codebook did so when they were built."""
