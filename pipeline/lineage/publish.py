@@ -1,7 +1,8 @@
 """Publishes lineage as Prefect artifacts: a page per stage under a key of its own, and one of the whole pipeline per run.
 
 A page is a version of its key, and there is one per record of dvc.lock: a stage that is up to date, or that made the same
-bytes from the same inputs again, keeps the page that it has. So the versions of a key are the versions of the stage.
+bytes from the same inputs again, keeps the page that it has (unless only the new one can say how long it took). So the
+versions of a key are the versions of the stage.
 """
 
 import hashlib
@@ -69,7 +70,8 @@ class Publisher:
             size=sum(out.size for out in record.writes),
             metrics={metric: value for out in record.writes for metric, value in metrics_of(Path(out.path)).items()},
         )
-        if before is not None and before.facts.version == facts.version:
+        known = before is not None and before.facts.version == facts.version
+        if before is not None and known and (seconds is None or before.facts.seconds is not None):
             self.pages[name] = before
             return
         markdown = stage_page(
