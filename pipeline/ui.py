@@ -32,6 +32,7 @@ def serve(*, profile: str, port: int) -> None:
     if (running := running_server()) is not None:
         raise ValueError(f"it runs already: {running.removesuffix('/api')}")
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server binds: closed connections do not count
         try:
             probe.bind((HOST, port))
         except OSError as error:
@@ -75,20 +76,28 @@ def _server(api: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _publish(profile: str) -> str:
-    """Publish what dvc.lock records of the profile; the path of its pages."""
+    """Publish what dvc.lock records of the profile and has no page yet; the path of the pages of the whole pipeline."""
+    from prefect import flow  # only now: it reads the server's address when it is imported
+
     from pipeline.dag import plan
     from pipeline.lineage.graph import LineageGraph
     from pipeline.lineage.pages import key_of
     from pipeline.lineage.publish import Publisher
 
-    recorded = LineageGraph.from_lock()
-    publisher = Publisher(profile)
-    planned = plan()
-    for node in planned.stages:
-        if node.name in recorded.records and node.name not in planned.stale:
+    recorded, planned = LineageGraph.from_lock(), plan()
+    finished = [node for node in planned.stages if node.name in recorded.records and node.name not in planned.stale]
+
+    @flow(name="lineage", description="What dvc.lock records of stages that ran without Prefect")
+    def publish() -> None:
+        publisher = Publisher(profile)
+        for node in finished:
             publisher.stage(node.name, downstream=node.downstream, seconds=None, logger=logging.getLogger("perceptio"))
-    if publisher.published:
-        publisher.run({node.name: "Cached" if node.name in publisher.pages else "not up to date" for node in planned.stages})
+        if publisher.published:
+            names = {node.name for node in finished}
+            publisher.run({node.name: "Cached" if node.name in names else "not up to date" for node in planned.stages})
+
+    if finished:
+        publish()
     return f"/v2/artifacts/key/{key_of(profile, 'lineage')}"
 
 

@@ -20,7 +20,6 @@ from pipeline.lineage.pictures import Picture
 from pipeline.lineage.wording import size_of, time_of
 
 _FACTS = "<!-- perceptio "
-_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +119,12 @@ def stage_page(
         ),
         "",
         *_pictures(pictures),
-        *_metrics(facts, before, _origins(stage, facts, graph, pages)),
+        *_metrics(facts, before, {} if downstream else _origins(stage, facts, graph, pages)),
         "## What it wrote",
         "",
-        "| output | md5 | size | files |",
-        "|---|---|---:|---:|",
-        *(f"| `{out.path}` | `{out.hash}` | {size_of(out.size)} | {out.files} |" for out in record.writes),
+        "| output, md5 | size | files |",
+        "|---|---:|---:|",
+        *(_row([_recorded(out), _unbroken(size_of(out.size)), str(out.files)]) for out in record.writes),
         "",
         *_reads(data, graph, links),
         "## How it was made",
@@ -173,20 +172,21 @@ def run_page(*, profile: str, graph: LineageGraph, pages: Mapping[str, Page], st
         "",
         *_mermaid(shown, graph=graph, pages=pages, links=links),
         "",
-        "| stage | this run | took | wrote | change | md5 |",
-        "|---|---|---:|---:|---:|---|",
+        "| stage, md5 of what it wrote | this run | took | size | change |",
+        "|---|---|---:|---:|---:|",
     ]
     for name in dict.fromkeys([*shown, *states]):
         page, state = pages.get(name), states.get(name, "not asked for")
         if page is None:
-            lines.append(f"| {name} | {state} | | | | |")
+            lines.append(_row([name, state, "", "", ""]))
             continue
         facts, before = page.facts, page.before
         took = "" if facts.seconds is None else time_of(facts.seconds)
         change = "" if before is None else f"{'-' if facts.size < before.size else '+'}{size_of(abs(facts.size - before.size))}"
-        hashes = ", ".join(f"`{out.hash}`" for out in graph.records[name].writes)
-        cells = (_link(name, page.id), state, took, size_of(facts.size), change, hashes)
-        lines.append(f"| {' | '.join(cell.replace(' ', _NO_BREAK) for cell in cells)} |")
+        hashes = "<br/>".join(f"`{out.hash}`" for out in graph.records[name].writes)
+        lines.append(
+            _row([f"{_link(name, page.id)}<br/>{hashes}", state, *map(_unbroken, (took, size_of(facts.size), change))])
+        )
     for name in shown:
         if not graph.downstream(name):
             lines += ["", *_metrics(pages[name].facts, pages[name].before, _origins(name, pages[name].facts, graph, pages))]
@@ -204,14 +204,19 @@ def _mermaid(
 ) -> list[str]:
     """The graph of the stages; of those downstream, which may change yet, the names only."""
     numbers = {name: f"n{number}" for number, name in enumerate([*stages, *downstream])}
-    lines = ["```mermaid", "flowchart TB"]
+    # Many that read from one are readable below each other only.
+    lines = ["```mermaid", f"flowchart {'LR' if len(downstream) > len(stages) else 'TB'}"]
     for name in stages:
         record = graph.records[name]
         seconds = pages[name].facts.seconds if name in pages else None
         size = size_of(sum(out.size for out in record.writes))
-        took = "" if seconds is None else f"{time_of(seconds)} · "
-        hashes = "<br/>".join(out.hash[:8] for out in record.writes)
-        lines.append(f'  {numbers[name]}["<b>{name}</b><br/>{took}{size}<br/>{hashes}"]'.replace(" ·", f"{_NO_BREAK}·"))
+        words = [
+            f"<b>{name}</b>",
+            *([] if seconds is None else [time_of(seconds)]),
+            size,
+            *(out.hash[:8] for out in record.writes),
+        ]
+        lines.append(f'  {numbers[name]}["{"<br/>".join(words)}"]')
         lines += [f"  {numbers[above]} --> {numbers[name]}" for above in graph.upstream(name) if above in numbers]
     for name in downstream:
         lines += [f'  {numbers[name]}(["{name}"])', f"  {numbers[marked or name]} -.-> {numbers[name]}"]
@@ -242,6 +247,14 @@ def _metrics(facts: Facts, before: Facts | None, origins: Mapping[str, str]) -> 
     return [*lines, ""]
 
 
+def _recorded(recorded: Recorded) -> str:
+    return f"`{recorded.path}`<br/>`{recorded.hash}`"
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -266,11 +279,11 @@ def _origins(stage: str, facts: Facts, graph: LineageGraph, pages: Mapping[str, 
 def _reads(data: Sequence[Recorded], graph: LineageGraph, links: Mapping[str, str]) -> list[str]:
     if not data:
         return []
-    lines = ["## What it read", "", "| input | md5 | size | made by |", "|---|---|---:|---|"]
+    lines = ["## What it read", "", "| input, md5 | size | made by |", "|---|---:|---|"]
     for read in data:
         stands = " (which has run since: no longer these bytes)" if graph.agrees(read) is False else ""
         maker = _linked(graph.makers(read.path), links) or "kept in git"
-        lines.append(f"| `{read.path}` | `{read.hash}` | {size_of(read.size)} | {maker}{stands} |")
+        lines.append(_row([_recorded(read), _unbroken(size_of(read.size)), f"{maker}{stands}"]))
     return [*lines, ""]
 
 

@@ -20,8 +20,8 @@ from perceptio_core.params import load_profile
 from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
 from stages.common import StagePaths
 
-_COUNT = 4
-_SIDE = 224
+_COUNT = 3  # they stand side by side
+_SIDE = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def _predicted_masks(paths: StagePaths, out: Path) -> Iterator[Picture]:
         for row in islice((row for row in rows if row["mask"] and row["truth"]), _COUNT):
             image = open_image(root / row["image"])
             drawn = overlay(image=image, predicted_HW=decode(row["mask"]), true_HW=decode(row["truth"]))
-            yield _picture(drawn, f"{row['question']} (tint: its mask, outline: the right one)")
+            yield _picture(drawn, f"{row['question']} Tint: its mask; outline: the right one")
 
 
 def _report_figure(_: StagePaths, out: Path) -> Iterator[Picture]:

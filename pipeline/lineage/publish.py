@@ -94,7 +94,13 @@ class Publisher:
         Args:
             states: stage -> how it ended in this run.
         """
-        markdown = run_page(profile=self.profile, graph=LineageGraph.from_lock(), pages=self.pages, states=states)
+        graph = LineageGraph.from_lock()
+        pages = dict(self.pages)
+        for name, record in graph.records.items():  # a run of some stages leaves the others as they are
+            latest = self._latest.get(key_of(self.profile, name))
+            if latest is not None and latest.facts.version == version_of(record):
+                pages.setdefault(name, latest)
+        markdown = run_page(profile=self.profile, graph=graph, pages=pages, states=states)
         create_markdown_artifact(
             key=key_of(self.profile, "lineage"), markdown=markdown, description=f"The pipeline of profile {self.profile}"
         )
