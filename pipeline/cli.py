@@ -3,6 +3,7 @@
 import argparse
 import ast
 import runpy
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -40,6 +41,12 @@ def main() -> None:
     predict.add_argument("question", metavar="QUESTION")
     predict.add_argument("--checkpoint", type=Path, help="default: artifacts/<active profile>/cotrain/full/checkpoint")
     predict.add_argument("--out", type=Path, default=Path(), help="folder for the pictures (default: this one)")
+
+    run = commands.add_parser("run", help="run one stage through dvc, here or on a cluster; what it reads must be up to date")
+    run.add_argument("stage", metavar="STAGE", help="as in evaluate@full; cotrain stands for all its variants, one by one")
+    run.add_argument("--on", dest="launcher", help="local or slurm (default: as machine.yaml says, else local)")
+    run.add_argument("--nodes", type=int, help="of the cluster, for cotrain")
+    run.add_argument("--force", action="store_true", help="run it even if nothing has changed")
 
     lineage = commands.add_parser("lineage", help="show everything that a file below artifacts/ was made from")
     lineage.add_argument("path", type=Path, metavar="PATH", help="such as artifacts/mini/report/metrics.json")
@@ -111,6 +118,34 @@ def _repro(arguments: argparse.Namespace) -> None:
         print(headline(active.profile))
 
 
+def _run(arguments: argparse.Namespace) -> None:
+    from pipeline.settings import prepare_environment
+
+    prepare_environment()
+    from pipeline.dag import plan
+    from pipeline.machine import launching
+
+    planned = plan(wanted=[arguments.stage], force=True)
+    if before := sorted(planned.stale - planned.forced):
+        raise ValueError(
+            f"{arguments.stage} reads from {', '.join(before)}, which `perceptio repro` must bring up to date first"
+        )
+    changed = {name: value for name in ("launcher", "nodes") if (value := getattr(arguments, name)) is not None}
+    with launching(arguments.stage.partition("@")[0], **changed):
+        for node in planned.stages:
+            if node.name not in planned.forced:
+                continue
+            command = [sys.executable, "-m", "pipeline.child", node.name, *(["--force"] if arguments.force else [])]
+            with subprocess.Popen(command) as child:
+                try:
+                    code = child.wait()
+                except KeyboardInterrupt:
+                    child.wait()  # Ctrl-C has reached the stage as well: it cancels its job and ends
+                    sys.exit("perceptio: stopped; the same command goes on where this one stood")
+            if code != 0:
+                sys.exit(f"perceptio: {node.name} failed; its lines above say why")
+
+
 def _lineage(arguments: argparse.Namespace) -> None:
     from pipeline.lineage.graph import LineageGraph
     from pipeline.lineage.tree import lineage_tree
@@ -155,7 +190,15 @@ def _convert(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
-_COMMANDS = {"repro": _repro, "lineage": _lineage, "ui": _ui, "predict": _predict, "compare": _compare, "convert": _convert}
+_COMMANDS = {
+    "repro": _repro,
+    "run": _run,
+    "lineage": _lineage,
+    "ui": _ui,
+    "predict": _predict,
+    "compare": _compare,
+    "convert": _convert,
+}
 
 
 def _first_line(stage: str) -> str:

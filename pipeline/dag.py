@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import networkx
+from dvc.lock import LockError
 from dvc.repo import Repo
 
 from pipeline.machine import Limits
@@ -100,4 +101,7 @@ def locked() -> Iterator[None]:
 def _repo() -> Iterator[Repo]:
     logging.getLogger("dvc").setLevel(logging.ERROR)  # its warnings belong to `dvc` on the command line
     with contextlib.closing(Repo(_wait_for_lock=True)) as repo:
-        yield repo
+        try:
+            yield repo
+        except LockError as error:
+            raise ValueError(f"another `dvc` is at work in this checkout; wait for it to end ({error})") from error

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn
 from uuid import UUID
 
+import psutil
 from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -191,6 +192,9 @@ def _ending_children() -> Iterator[None]:
         with _gate:
             _stopped.set()
             for child in list(_children):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    for stage in psutil.Process(child.pid).children():
+                        stage.terminate()  # first: one that runs on a cluster has a job to cancel
                 child.terminate()  # dvc ends, and the kernel ends the stage with it
 
     def end(number: int, _: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What is true of this machine alone, from a file that neither git nor DVC tracks: how much may run at once.
+"""What is true of this machine alone, from a file that neither git nor DVC tracks: how much runs at once, and where.
 
 ``machine.yaml`` beside dvc.yaml, or the file that the variable PERCEPTIO_MACHINE names; without one the defaults hold.
 Nothing in it changes what a stage computes, so a change re-runs nothing.
@@ -8,11 +8,15 @@ import contextlib
 import os
 import queue
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field
 
+from perceptio_core.params import SECTIONS
 from perceptio_core.params.base import Section, read_yaml
 
 MACHINE_FILE = Path("machine.yaml")
@@ -31,10 +35,32 @@ class Limits(Section):
     cpu: int = Field(default=2, ge=1)
 
 
+class Launch(Section):
+    """Where a stage runs.
+
+    Attributes:
+        launcher: "local": on this machine. "slurm": as a job of the cluster that this machine submits to.
+        nodes: of the job; above 1 only for `cotrain`.
+        processes: per node, where there are several nodes: a number, or "gpu" for one per GPU.
+        options: further ones of `sbatch`, such as ``--partition=long`` and ``--gpus-per-node=8``.
+    """
+
+    launcher: Literal["local", "slurm"] = "local"
+    nodes: int = Field(default=1, ge=1)
+    processes: Annotated[int, Field(ge=1)] | Literal["gpu"] = "gpu"
+    options: tuple[str, ...] = ()
+
+
 class Machine(Section):
-    """The whole file."""
+    """The whole file.
+
+    Attributes:
+        limits: how many stages run at once.
+        launch: by stage; one that is not named runs here.
+    """
 
     limits: Limits = Limits()
+    launch: dict[str, Launch] = Field(default_factory=dict)
 
 
 def read_machine() -> Machine:
@@ -53,7 +79,39 @@ def read_machine() -> Machine:
     values = read_yaml(path)
     if unknown := values.keys() - Machine.model_fields.keys():
         raise ValueError(f"{path}: {sorted(unknown)[0]}: unknown key; allowed are {', '.join(Machine.model_fields)}")
-    return Machine(limits=Limits.from_mapping(values.get("limits", {}), where=f"{path}: limits"))
+    launches = values.get("launch", {})
+    if not isinstance(launches, dict) or (unknown := launches.keys() - set(SECTIONS)):
+        raise ValueError(f"{path}: launch: expected stages as keys, of {', '.join(SECTIONS)}; got {launches!r}")
+    return Machine(
+        limits=Limits.from_mapping(values.get("limits", {}), where=f"{path}: limits"),
+        launch={stage: Launch.from_mapping(launch, where=f"{path}: launch.{stage}") for stage, launch in launches.items()},
+    )
+
+
+@contextlib.contextmanager
+def launching(stage: str, **changed: Any) -> Iterator[None]:
+    """Meanwhile, let this machine's settings launch a stage another way, in every process that starts from here.
+
+    Args:
+        stage: its name without a variant.
+        changed: fields of `Launch`; the others stay as this machine has them.
+
+    Raises:
+        ValueError: a field or value that is not allowed, or the machine's own file is wrong.
+    """
+    machine = read_machine()
+    own = machine.launch.get(stage, Launch()).model_dump(mode="json")
+    launch = Launch.from_mapping(own | changed, where=f"launch of {stage}")
+    before = os.environ.get(VARIABLE)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        yaml.safe_dump(machine.model_copy(update={"launch": machine.launch | {stage: launch}}).model_dump(mode="json"), file)
+        file.flush()
+        os.environ[VARIABLE] = file.name
+        try:
+            yield
+        finally:
+            os.environ.pop(VARIABLE)
+            os.environ.update({} if before is None else {VARIABLE: before})
 
 
 class Slots:

@@ -50,6 +50,8 @@ if behaviour == "fail":
     sys.exit("STAGE: no space left for jokes")
 if behaviour == "sleep":
     time.sleep(120)
+while behaviour == "wait" and not pathlib.Path("go").exists():
+    time.sleep(0.05)
 if behaviour == "try again":
     tried = pathlib.Path("tried-STAGE")
     if not tried.exists():
@@ -124,7 +126,9 @@ class FakePipeline:
         )
 
     def behave(self, **behaviour: str) -> None:
-        """Let stages "fail", "sleep", "try again" (fail once, for now), "meet" another one, or insist on being "alone"."""
+        """Let stages "fail", "sleep", "wait" for the file "go", "try again" (fail once, for now), "meet" another one, or insist
+        on being "alone".
+        """
         (self.root / "behaviour.json").write_text(json.dumps(behaviour))
 
     def ran(self) -> list[str]:
@@ -187,8 +191,8 @@ def fake_pipeline(root: Path) -> FakePipeline:
     return pipeline
 
 
-def gone(pid: int, *, within_s: float = 20.0) -> bool:
-    """Whether the process ends (or is a zombie) in time."""
+def gone(pid: int, *, within_s: float = 20.0, kill: bool = True) -> bool:
+    """Whether the process ends (or is a zombie) in time; one that does not is killed unless it may go on."""
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         try:
@@ -197,5 +201,6 @@ def gone(pid: int, *, within_s: float = 20.0) -> bool:
         except FileNotFoundError:
             return True
         time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
+    if kill:
+        os.kill(pid, signal.SIGKILL)
     return False
