@@ -92,14 +92,15 @@ def test_a_lost_driver_finds_its_job_again_running_or_finished(fake: FakePipelin
     assert len(list(cluster.iterdir())) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_stage_cancels_its_job(fake: FakePipeline, cluster: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGHUP)], ids=["Ctrl-C", "stopped driver"])
+def test_a_stopped_stage_cancels_its_job(fake: FakePipeline, cluster: Path, numbers: tuple[signal.Signals, ...]) -> None:
     fake.behave(joint_shards="sleep")
     (fake.root / "machine.yaml").write_text("launch: {joint_shards: {launcher: slurm}}\n")
     with fake.start(sys.executable, "-m", "pipeline.launch", "joint_shards", "--profile", "mini") as launcher:
         wait_until(lambda: (fake.root / "ran.log").exists())
         pid = int((fake.root / "ran.log").read_text().split()[1])
-        launcher.send_signal(number)
+        for number in numbers:
+            launcher.send_signal(number)
         assert gone(pid, within_s=10)
         output, _ = launcher.communicate(timeout=30)
     assert launcher.returncode not in (0, 75)
@@ -133,7 +134,7 @@ def test_what_slurm_took_away_may_be_tried_again(
 ) -> None:
     monkeypatch.setattr("pipeline.launch.slurm._ASK_EVERY_S", 0.1)
     monkeypatch.setattr("pipeline.launch.slurm._SETTLE_S", 0.5)
-    monkeypatch.setattr("pipeline.launch.slurm._outlive_parent", lambda: None)
+    monkeypatch.setattr("pipeline.launch.slurm._notice_loss_of_parent", lambda: None)
     fake.behave(joint_shards="sleep")
     for state, code in (("NODE_FAIL", os.EX_TEMPFAIL), ("TIMEOUT", 1)):
 
@@ -180,7 +181,8 @@ def test_mistakes_are_explained(fake: FakePipeline, arguments: tuple[str, ...], 
     assert message in fake.run(*PERCEPTIO, "run", *arguments, expect=2)
 
 
-def test_a_machine_without_slurm_says_so(fake: FakePipeline) -> None:
+def test_a_machine_without_slurm_says_so(fake: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonesuch")
     output = fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", expect=1)
     assert (
         "launch: machine.yaml: launch.joint_shards.launcher: slurm, but there is no sbatch on the PATH of this machine"

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ _SETTLE_S = 30.0  # a shared disk may show a file on another machine so much lat
 _ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
 _PASSING = {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"}  # no fault of the stage: it goes on where it stood when run again
 _PR_SET_PDEATHSIG = 1
+_lost = threading.Event()
 
 _SCRIPT = """#!/bin/sh
 cd {checkout} || exit 1
@@ -77,7 +79,7 @@ def run_on_slurm(stage: str, arguments: Sequence[str], launch: Launch) -> int:
     job = _Job(folder=jobs / _inputs(stage, profile, variant), out=out)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
-    _outlive_parent()
+    _notice_loss_of_parent()
     for older in jobs.iterdir() if jobs.is_dir() else []:
         if older.name != job.folder.name:
             _Job(folder=older, out=out).cancel()
@@ -92,7 +94,6 @@ def run_on_slurm(stage: str, arguments: Sequence[str], launch: Launch) -> int:
             _say(f"submitted the job {identity} ({job.name}); its log: {job.log}")
         code = job.follow()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # DVC may end first
         job.cancel()
         _say(f"cancelled the job {job.name}")
         return 128 + signal.SIGTERM
@@ -143,6 +144,8 @@ class _Job:
         """Pass the job's log on as it grows until the job has ended; its exit code, or one for how Slurm ended it."""
         asked, gone_since, away, log = 0.0, None, False, None
         while (code := self.exit_code()) is None:
+            if _lost.is_set():
+                return 128 + signal.SIGHUP
             log = _pass_on(self.log, log)
             now = time.monotonic()
             if now - asked > _ASK_EVERY_S:
@@ -228,8 +231,13 @@ def _stop(number: int, _: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def _outlive_parent() -> None:
-    """Let the kernel send SIGHUP when DVC ends: following stops, and the job goes on."""
+def _notice_loss_of_parent() -> None:
+    """Let the kernel send SIGHUP when DVC ends; then following stops, and the job goes on.
+
+    Not at once: a driver that is told to stop tells the stage and ends DVC in the same moment, and then the job is cancelled.
+    """
+    _lost.clear()
+    signal.signal(signal.SIGHUP, lambda *_: _lost.set())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
 
