@@ -182,7 +182,7 @@ def run_page(*, profile: str, graph: LineageGraph, pages: Mapping[str, Page], st
             continue
         facts, before = page.facts, page.before
         took = "" if facts.seconds is None else time_of(facts.seconds)
-        change = "" if before is None else f"{'-' if facts.size < before.size else '+'}{size_of(abs(facts.size - before.size))}"
+        change = "" if before is None else _grown(facts.size - before.size)
         hashes = "<br/>".join(f"`{out.hash}`" for out in graph.records[name].writes)
         lines.append(
             _row([f"{_link(name, page.id)}<br/>{hashes}", state, *map(_unbroken, (took, size_of(facts.size), change))])
@@ -245,6 +245,10 @@ def _metrics(facts: Facts, before: Facts | None, origins: Mapping[str, str]) -> 
             cells.append(origins.get(name, ""))
         lines.append(_row(cells))
     return [*lines, ""]
+
+
+def _grown(by: int) -> str:
+    return "same size" if by == 0 else f"{'-' if by < 0 else '+'}{size_of(abs(by))}"
 
 
 def _recorded(recorded: Recorded) -> str:
