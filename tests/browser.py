@@ -29,7 +29,7 @@ class Browser:
         """Go to an address."""
         self._call("Page.navigate", url=address)
 
-    def wait_for(self, condition: str, *, within_s: float = 60.0) -> Any:
+    def wait_for(self, condition: str, *, within_s: float = 120.0) -> Any:
         """Wait until an expression of JavaScript is true (or truthy); its value."""
         end = time.monotonic() + within_s
         value: Any = None
@@ -45,13 +45,17 @@ class Browser:
         return self._call("Runtime.evaluate", expression=expression, returnByValue=True).get("result", {}).get("value")
 
     def click(self, elements: str, text: str) -> None:
-        """Press the mouse on the first of the elements (a CSS selector) that bears a text, brought into view."""
-        place = self.wait_for(
+        """Press the mouse on the first of the elements (a CSS selector) that bears a text, once it stands still in view."""
+        find = (
             f"(() => {{ const found = [...document.querySelectorAll({json.dumps(elements)})]"
             f".find(element => element.textContent.includes({json.dumps(text)})); if (!found) return null;"
             "found.scrollIntoView({block: 'center', behavior: 'instant'}); const box = found.getBoundingClientRect();"
             "return box.width ? [box.x + box.width / 2, box.y + box.height / 2] : null; })()"
         )
+        place, before = self.wait_for(find), None
+        while place != before:  # graphs and pictures come later than the text, and move what is below them
+            time.sleep(0.5)
+            place, before = self.wait_for(find), place
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
 

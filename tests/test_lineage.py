@@ -272,7 +272,7 @@ def test_three_clicks_lead_from_the_report_to_the_teacher_and_back(finished: Fak
             assert f"http://127.0.0.1:{port}/runs/flow-run/" in output, "a run reports to the server that is up"
         finally:
             ui.send_signal(signal.SIGINT)
-            ui.communicate(timeout=60)
+            ui.communicate(timeout=120)
     assert ui.returncode == 0
     assert not (finished.root / ".prefect" / "perceptio-server").exists()
     assert subprocess.run(["pgrep", "-g", str(os.getpgid(0)), "-f", f"port {port}"], check=False).returncode == 1
