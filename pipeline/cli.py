@@ -1,10 +1,11 @@
-"""The command ``perceptio``: the pipeline or a stage, a question about an image, answers scored, compared or exported, the
-study, a conversion.
+"""The command ``perceptio``: the pipeline or a stage, what a file came from, a model asked, answers scored, compared or
+exported, the study, a conversion.
 """
 
 import argparse
 import ast
 import runpy
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,13 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     repro = commands.add_parser("repro", help="bring every stage up to date, from raw images to the report")
+    repro.add_argument(
+        "stages",
+        nargs="*",
+        metavar="STAGE",
+        help="only these, and what they read from, as in evaluate@full; cotrain and evaluate stand for all their variants",
+    )
+    repro.add_argument("--force", action="store_true", help="run these stages (default: all) even if nothing has changed")
     repro.add_argument("--profile", help="make profiles/PROFILE.yaml the active one (writes params.yaml)")
     repro.add_argument("--variants", help="the variants to train, as in full,control, or all (writes params.yaml)")
 
@@ -35,6 +43,18 @@ def main() -> None:
     predict.add_argument("question", metavar="QUESTION")
     predict.add_argument("--checkpoint", type=Path, help="default: artifacts/<active profile>/cotrain/full/checkpoint")
     predict.add_argument("--out", type=Path, default=Path(), help="folder for the pictures (default: this one)")
+
+    run = commands.add_parser("run", help="run one stage through dvc, here or on a cluster; what it reads must be up to date")
+    run.add_argument("stage", metavar="STAGE", help="as in evaluate@full; cotrain stands for all its variants, one by one")
+    run.add_argument("--on", dest="launcher", help="local or slurm (default: as machine.yaml says, else local)")
+    run.add_argument("--nodes", type=int, help="of the cluster, for cotrain")
+    run.add_argument("--force", action="store_true", help="run it even if nothing has changed")
+
+    lineage = commands.add_parser("lineage", help="show everything that a file below artifacts/ was made from")
+    lineage.add_argument("path", type=Path, metavar="PATH", help="such as artifacts/mini/report/metrics.json")
+
+    ui = commands.add_parser("ui", help="serve Prefect's pages on this machine: runs, logs, and what came from what")
+    ui.add_argument("--port", type=int, default=4200, help="on 127.0.0.1 (default: 4200)")
 
     against = commands.add_parser("compare", help="compare two predictions files of one benchmark, question by question")
     against.add_argument(
@@ -96,16 +116,7 @@ def main() -> None:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        handlers = {
-            "repro": _repro,
-            "predict": _predict,
-            "compare": _compare,
-            "score": _score,
-            "export": _export,
-            "study": _study,
-            "convert": _convert,
-        }
-        handlers[arguments.command](arguments)
+        _COMMANDS[arguments.command](arguments)
     except (ValueError, FileNotFoundError) as error:
         print(f"perceptio: {error}", file=sys.stderr)
         sys.exit(2)
@@ -117,22 +128,71 @@ def _repro(arguments: argparse.Namespace) -> None:
     start = time.monotonic()
     active = select(profile=arguments.profile, variants=arguments.variants.split(",") if arguments.variants else None)
     prepare_environment()
-    from pipeline.dag import stale_stages
+    from pipeline.dag import plan
+    from pipeline.machine import read_machine
     from pipeline.results import headline
 
-    if stale_stages():
+    what = ", ".join(arguments.stages) or "Every stage"
+    machine = read_machine()
+    planned = plan(wanted=arguments.stages, force=arguments.force)
+    if planned.stale or planned.forced:
         from pipeline.flow import reproduce  # brings Prefect, which takes seconds
 
         try:
-            failures = reproduce()
+            failures = reproduce(planned, profile=active.profile, limits=machine.limits)
         except KeyboardInterrupt:
             sys.exit("perceptio: stopped; the same command goes on where this one stood")
         if failures:
-            sys.exit("perceptio: a stage failed; its last lines:\n\n" + "\n\n".join(failures))
-        print(f"\nProfile {active.profile} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
+            sys.exit("perceptio: a stage failed; its last lines:\n\n" + failures)
+        print(f"\n{what} of profile {active.profile} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
     else:
-        print(f"Nothing to do: every stage of profile {active.profile} is up to date.\n")
-    print(headline(active.profile))
+        print(f"Nothing to do: {what[0].lower() + what[1:]} of profile {active.profile} is up to date.\n")
+    if any(node.name == "report" for node in planned.stages):
+        print(headline(active.profile))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from pipeline.settings import prepare_environment
+
+    prepare_environment()
+    from pipeline.dag import plan
+    from pipeline.machine import launching
+
+    planned = plan(wanted=[arguments.stage], force=True)
+    if before := sorted(planned.stale - planned.forced):
+        raise ValueError(
+            f"{arguments.stage} reads from {', '.join(before)}, which `perceptio repro` must bring up to date first"
+        )
+    changed = {name: value for name in ("launcher", "nodes") if (value := getattr(arguments, name)) is not None}
+    with launching(arguments.stage.partition("@")[0], **changed):
+        for node in planned.stages:
+            if node.name not in planned.forced:
+                continue
+            command = [sys.executable, "-m", "pipeline.child", node.name, *(["--force"] if arguments.force else [])]
+            with subprocess.Popen(command) as child:
+                try:
+                    code = child.wait()
+                except KeyboardInterrupt:
+                    child.wait()  # Ctrl-C has reached the stage as well: it cancels its job and ends
+                    sys.exit("perceptio: stopped; the same command goes on where this one stood")
+            if code != 0:
+                sys.exit(f"perceptio: {node.name} failed; its lines above say why")
+
+
+def _lineage(arguments: argparse.Namespace) -> None:
+    from pipeline.lineage.graph import LineageGraph
+    from pipeline.lineage.tree import lineage_tree
+
+    print(lineage_tree(arguments.path, graph=LineageGraph.from_lock()))
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    from pipeline.settings import prepare_environment, read_active
+
+    prepare_environment()
+    from pipeline.ui import serve
+
+    serve(profile=read_active().profile, port=arguments.port)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -194,6 +254,20 @@ def _convert(arguments: argparse.Namespace) -> None:
     module = import_module(f"perceptio_core.convert.{arguments.kind}")
     getattr(module, f"convert_{arguments.kind}")(arguments.source, arguments.out)
     print(arguments.out)
+
+
+_COMMANDS = {
+    "repro": _repro,
+    "run": _run,
+    "lineage": _lineage,
+    "ui": _ui,
+    "predict": _predict,
+    "compare": _compare,
+    "score": _score,
+    "export": _export,
+    "study": _study,
+    "convert": _convert,
+}
 
 
 def _first_line(stage: str) -> str:

@@ -1,17 +1,16 @@
-"""The pipeline as DVC knows it: its stages in order, what is stale, and what dvc.lock says of a finished stage."""
+"""The pipeline as DVC knows it: its stages in order, what they need, and what is stale."""
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import networkx
-import yaml
+from dvc.lock import LockError
 from dvc.repo import Repo
 
-LOCK_FILE = Path("dvc.lock")
+from pipeline.machine import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,53 +19,89 @@ class StageNode:
 
     name: str
     upstream: tuple[str, ...]
-
-    @property
-    def slug(self) -> str:
-        """The name in the letters that Prefect allows in an artifact's key."""
-        return "".join(letter if letter.isalnum() else "-" for letter in self.name.lower())
+    downstream: tuple[str, ...]
+    needs: str
+    """What it occupies while it runs, a name of `machine.Limits`: ``meta: {needs: ...}`` in dvc.yaml, or else "cpu"."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LockedOutput:
-    """An output as dvc.lock records it."""
+class Plan:
+    """What a run has before it.
 
-    path: str
-    md5: str
-    size: int
-    files: int
+    Attributes:
+        stages: the wanted stages and all that they read from, each after those that it reads from.
+        forced: the stages that run even if nothing has changed.
+        stale: the stages that DVC would run or restore as things stand; empty when everything is up to date.
+    """
+
+    stages: tuple[StageNode, ...]
+    forced: frozenset[str]
+    stale: frozenset[str]
 
 
-def stages_in_order() -> list[StageNode]:
-    """Every stage of dvc.yaml, each after all those that it reads from."""
+def plan(*, wanted: Sequence[str] = (), force: bool = False) -> Plan:
+    """What brings the wanted stages up to date, as DVC judges.
+
+    Args:
+        wanted: names of stages; ``cotrain`` stands for all its variants. Empty: every stage.
+        force: run the wanted stages (not those that they read from) even if nothing has changed.
+
+    Raises:
+        ValueError: dvc.yaml has no such stage, or one that says wrongly what it needs; names those that there are.
+    """
     with _repo() as repo:
         graph = repo.index.graph  # an edge leads from a stage to one that it reads from
         order = networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: stage.addressing)
-        return [
-            StageNode(name=stage.addressing, upstream=tuple(sorted(other.addressing for other in graph.successors(stage))))
+        nodes = [
+            StageNode(
+                name=stage.addressing,
+                upstream=tuple(sorted(other.addressing for other in graph.successors(stage))),
+                downstream=tuple(sorted(other.addressing for other in graph.predecessors(stage))),
+                needs=_needs(stage.addressing, stage.meta),
+            )
             for stage in order
         ]
+        names = _expand(wanted, [node.name for node in nodes])
+        kept = set(names)
+        for node in reversed(nodes):
+            if node.name in kept:
+                kept |= set(node.upstream)
+        stages = tuple(node for node in nodes if node.name in kept)
+        stale = repo.status(targets=sorted(kept)) if wanted else repo.status()
+    return Plan(stages=stages, forced=frozenset(names if force else ()), stale=frozenset(stale))
 
 
-def stale_stages() -> list[str]:
-    """The stages that `dvc repro` would run or restore, in no order; empty when everything is up to date."""
-    with _repo() as repo:
-        return sorted(repo.status())
+def _expand(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
+    if not wanted:
+        return list(known)
+    names = []
+    for want in wanted:
+        matches = [name for name in known if name == want or name.startswith(f"{want}@")]
+        if not matches:
+            raise ValueError(f"there is no stage {want!r}; dvc.yaml has {', '.join(known)}")
+        names += matches
+    return names
 
 
-def locked_outputs(stage: str) -> list[LockedOutput]:
-    """What dvc.lock says of a stage's outputs; empty for a stage that has never finished."""
-    if not LOCK_FILE.is_file():
-        return []
-    lock = yaml.safe_load(LOCK_FILE.read_text(encoding="utf-8"))
-    outputs: list[dict[str, Any]] = lock.get("stages", {}).get(stage, {}).get("outs", [])
-    return [
-        LockedOutput(path=out["path"], md5=out["md5"], size=out.get("size", 0), files=out.get("nfiles", 1)) for out in outputs
-    ]
+def _needs(stage: str, meta: Any) -> str:
+    needs = meta.get("needs", "cpu") if isinstance(meta, dict) else "cpu"
+    if needs not in Limits.model_fields:
+        raise ValueError(f"dvc.yaml: {stage}: meta.needs: {needs!r}; allowed are {', '.join(Limits.model_fields)}")
+    return str(needs)
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Hold DVC's lock, waiting for it: meanwhile no other `dvc` writes dvc.lock."""
+    with _repo() as repo, repo.lock:
+        yield
 
 
 @contextlib.contextmanager
 def _repo() -> Iterator[Repo]:
     logging.getLogger("dvc").setLevel(logging.ERROR)  # its warnings belong to `dvc` on the command line
-    with contextlib.closing(Repo()) as repo:
-        yield repo
+    with contextlib.closing(Repo(_wait_for_lock=True)) as repo:
+        try:
+            yield repo
+        except LockError as error:
+            raise ValueError(f"another `dvc` is at work in this checkout; wait for it to end ({error})") from error

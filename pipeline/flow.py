@@ -1,10 +1,15 @@
 """The Prefect flow `perceptio`: one task per stage, built from DVC's own graph, each running ``dvc repro -s`` for its stage.
 
-One embedded server serves the whole flow (or the one that PREFECT_API_URL names). Lines of a stage reach the console and
-Prefect's logs as they come. A stage that DVC finds unchanged, or restores from its cache, ends in the state "Cached".
+One embedded server serves the whole flow (or the one that PREFECT_API_URL names). Stages that do not read from each other
+run at once, as many as the machine's limits allow. Lines of a stage reach the console and Prefect's logs as they come. A
+stage that is up to date, or that DVC restores from its cache, ends in the state "Cached". A stage that says that another
+try can help (exit code 75, EX_TEMPFAIL of sysexits.h) gets two more; any other failure would only repeat itself.
 """
 
 import contextlib
+import contextvars
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,17 +17,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn
+from uuid import UUID
 
+import psutil
 from prefect import State, flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture
-from prefect.states import Completed, Failed
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from pipeline.dag import StageNode, locked_outputs, stages_in_order
-from pipeline.results import stage_markdown
+from pipeline.dag import Plan, StageNode
+from pipeline.lineage.publish import Publisher
+from pipeline.machine import Limits, Slots
 
 _TAIL_LINES = 20
 # What DVC advises after every stage, seven times a run.
@@ -34,6 +46,10 @@ _ADVICE = (
     "Use `dvc push`",
 )
 _NOTHING_TO_DO = ("didn't change, skipping", "is cached - skipping run")
+_TRY_AGAIN = re.compile(rf"exited with {os.EX_TEMPFAIL}\b")  # DVC's own exit code is 255 for every failure of a stage
+_STAGE_FAILED = "Stage failed"
+_PAUSES_S = (5, 30)
+_ASK_EVERY_S = 2
 _children: set[subprocess.Popen[str]] = set()
 _gate = threading.RLock()  # held while a child starts and while the run is stopped: no stage begins after a stop
 _stopped = threading.Event()
@@ -43,58 +59,113 @@ class _StageError(Exception):
     """A stage ended with another code than 0, or was not started."""
 
 
-def reproduce() -> list[str]:
-    """Bring every stage up to date.
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What the tasks of one run share."""
+
+    plan: Plan
+    slots: Slots
+    publisher: Publisher
+    touched: set[str] = field(default_factory=set)
+    """The stages that DVC was asked about, so that those after them may differ from what the plan saw."""
+
+
+def reproduce(plan: Plan, *, profile: str, limits: Limits) -> str | None:
+    """Bring the stages of a plan up to date.
 
     Returns:
-        Per failed stage, its name and its last lines; empty when all is well. Stages after a failed one are not started.
+        Per failed stage, its name and its last lines; None when all is well. Stages after a failed one are not started.
+
+    Raises:
+        KeyboardInterrupt: the run was stopped, by a signal or by "Cancel" in the UI; all that ran has ended.
+        ValueError: the limits do not fit the machine.
     """
-    state = _repro_flow(return_state=True)
-    failures: list[str] | Exception = state.result(raise_on_failure=False)
-    if isinstance(failures, Exception):
-        raise failures
-    return failures
+    slots = Slots(limits)
+    runner: Any = ThreadPoolTaskRunner(max_workers=len(plan.stages))
+    state: State[Any] = _repro_flow.with_options(task_runner=runner)(plan, profile, slots, return_state=True)
+    if state.is_cancelled():
+        raise KeyboardInterrupt("cancelled")
+    if state.name == _STAGE_FAILED:
+        return state.message
+    state.result()  # raises what went wrong in the flow itself
+    return None
 
 
-@flow(name="perceptio", task_runner=ThreadPoolTaskRunner(max_workers=1), retries=0)  # type: ignore[arg-type]
-def _repro_flow() -> list[str]:
+@flow(name="perceptio", retries=0, validate_parameters=False)
+def _repro_flow(plan: Plan, profile: str, slots: Slots) -> State[None]:
     """Submit the stages in order, each waiting for those that it reads from."""
     futures: dict[str, PrefectFuture[Any]] = {}
     with _ending_children():
-        for node in stages_in_order():
+        run = _Run(plan=plan, slots=slots, publisher=Publisher(profile))
+        for node in plan.stages:
             upstream = [futures[name] for name in node.upstream]
-            run = _run_stage.with_options(name=node.name, task_run_name=node.name)
-            futures[node.name] = run.submit(node=node, wait_for=upstream, return_state=False)
+            stage = _run_stage.with_options(name=node.name, task_run_name=node.name)
+            futures[node.name] = stage.submit(node=node, run=run, wait_for=upstream, return_state=False)
         states = {name: _final_state(future) for name, future in futures.items()}
-    return [f"{name}:\n{state.message}" for name, state in states.items() if state.is_failed()]
+        if _stopped.is_set():
+            return Cancelled(message="cancelled in the UI")
+        run.publisher.run({name: state.name or "" for name, state in states.items()})
+    failures = [f"{name}:\n{state.message}" for name, state in states.items() if state.is_failed()]
+    return Failed(name=_STAGE_FAILED, message="\n\n".join(failures)) if failures else Completed()
 
 
-@task
-def _run_stage(node: StageNode) -> State[None]:
+@task(cache_policy=NO_CACHE)
+def _run_stage(*, node: StageNode, run: _Run) -> State[None]:
     """Run one stage to its end and publish what it made."""
     logger = get_run_logger()
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    start, cached = time.monotonic(), False
-    try:
-        for line in _output(node.name, tail):
-            logger.info(line)
-            cached = cached or any(mark in line for mark in _NOTHING_TO_DO)
-    except _StageError as error:
-        return Failed(message="\n".join([*tail, str(error)]))
-    seconds = time.monotonic() - start
-    markdown = stage_markdown(stage=node.name, outputs=locked_outputs(node.name), seconds=seconds, cached=cached)
-    create_markdown_artifact(key=f"stage-{node.slug}", markdown=markdown, description=f"What {node.name} made")
-    return Completed(name="Cached") if cached else Completed()
+    seconds = None
+    if node.name in run.plan.stale | run.plan.forced or run.touched & set(node.upstream):
+        run.touched.add(node.name)
+        with run.slots.taken(node.needs) as environment:
+            start = time.monotonic()
+            try:
+                cached = _attempts(node.name, force=node.name in run.plan.forced, environment=environment)
+            except _StageError as error:
+                return Cancelled(message=str(error)) if _stopped.is_set() else Failed(message=str(error))
+            if not cached:
+                seconds = time.monotonic() - start
+    run.publisher.stage(node.name, downstream=node.downstream, seconds=seconds, logger=logger)
+    return Completed(name="Cached") if seconds is None else Completed()
 
 
-def _output(stage: str, tail: deque[str]) -> Iterator[str]:
+def _attempts(stage: str, *, force: bool, environment: dict[str, str]) -> bool:
+    """Run a stage, and again if it says that this can help; True if DVC found nothing to run.
+
+    Raises:
+        _StageError: it failed; holds its last lines.
+    """
+    logger = get_run_logger()
+    for pause in (*_PAUSES_S, None):
+        tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        cached = False
+        try:
+            for line in _output([stage, *(["--force"] if force else [])], environment, tail):
+                logger.info(line)
+                cached = cached or any(mark in line for mark in _NOTHING_TO_DO)
+            return cached
+        except _StageError as error:
+            if pause is None or not any(_TRY_AGAIN.search(line) for line in tail):
+                raise _StageError("\n".join([*tail, str(error)])) from error
+            logger.warning("%s could not do its work for now; it is tried again in %d s", stage, pause)
+            _stopped.wait(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _output(arguments: list[str], environment: dict[str, str], tail: deque[str]) -> Iterator[str]:
     """The lines that the stage writes, as they come; `tail` keeps the last ones. Raises _StageError if it fails."""
-    command = [sys.executable, "-m", "pipeline.child", stage]
+    command = [sys.executable, "-m", "pipeline.child", *arguments]
     with _gate:
         if _stopped.is_set():
             raise _StageError("not started: the run was stopped before")
         # The driver's process group is kept: Ctrl-C in a terminal reaches the stage as well.
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=os.environ | environment,
+        )
         _children.add(child)
     with child:
         assert child.stdout is not None
@@ -115,19 +186,38 @@ def _final_state(future: PrefectFuture[Any]) -> State[Any]:
 
 @contextlib.contextmanager
 def _ending_children() -> Iterator[None]:
-    """On SIGINT or SIGTERM end the stage that runs, at once: the flow itself would first wait for it."""
+    """On SIGINT, SIGTERM or "Cancel" in the UI end the stages that run, at once: the flow itself would first wait for them."""
 
-    def end(number: int, _: FrameType | None) -> NoReturn:
+    def end_all() -> None:
         with _gate:
             _stopped.set()
             for child in list(_children):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    for stage in psutil.Process(child.pid).children():
+                        stage.terminate()  # first: one that runs on a cluster has a job to cancel
                 child.terminate()  # dvc ends, and the kernel ends the stage with it
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        end_all()
         raise KeyboardInterrupt(signal.Signals(number).name)
 
+    def watch(run_id: UUID) -> None:
+        with get_client(sync_client=True) as client:
+            while not over.wait(_ASK_EVERY_S):
+                with contextlib.suppress(PrefectException, OSError):  # a server that is away for a moment
+                    state = client.read_flow_run(run_id).state
+                    if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                        end_all()
+                        return
+
     _stopped.clear()
+    over = threading.Event()
+    watcher = threading.Thread(target=contextvars.copy_context().run, args=(watch, UUID(flow_run.id)), daemon=True)
+    watcher.start()
     previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        over.set()
         for number, handler in previous.items():
             signal.signal(number, handler)

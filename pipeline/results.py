@@ -1,10 +1,9 @@
-"""What the driver shows of finished work: the report's headline figures, and a stage's metrics and outputs as Markdown."""
+"""What the driver shows of finished work: the report's headline figures, and a stage's metrics."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.dag import LockedOutput
 from stages.common import StagePaths
 
 
@@ -23,27 +22,21 @@ def headline(profile: str) -> str:
     return "\n".join([*lines, "", f"report: {(report / 'report.html').absolute()}"])
 
 
-def stage_markdown(*, stage: str, outputs: list[LockedOutput], seconds: float, cached: bool) -> str:
-    """One stage's outputs with their hashes, and its metrics, as Markdown tables."""
-    how = "unchanged, or restored from DVC's cache" if cached else f"ran for {seconds:.0f} s"
-    lines = [f"# {stage}", "", f"{how}.", "", "| output | md5 | bytes | files |", "|---|---|---:|---:|"]
-    lines += [f"| `{out.path}` | `{out.md5}` | {out.size} | {out.files} |" for out in outputs]
-    for out in outputs:
-        rows = _metrics(Path(out.path))
-        if rows:
-            lines += ["", "| metric | value |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)]
-    return "\n".join(lines) + "\n"
+def metrics_of(folder: Path) -> dict[str, float]:
+    """The numbers of an output by name: ``summary.json`` or else ``metrics.json``, nested keys joined by dots.
 
-
-def _metrics(folder: Path) -> list[tuple[str, str]]:
-    """``summary.json`` or else ``metrics.json`` of an output, nested keys joined by dots; numbers and short texts only."""
+    A list of figures, as `headline` reads it, counts as {name: value}; texts and anything else are left out.
+    """
     file = next((folder / name for name in ("summary.json", "metrics.json") if (folder / name).is_file()), None)
-    return [] if file is None else list(_flat(json.loads(file.read_text(encoding="utf-8")), ""))
+    if file is None:
+        return {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(content, list):
+        content = {figure["name"]: figure["value"] for figure in content}
+    return dict(_numbers(content, ""))
 
 
-def _flat(value: Any, name: str) -> list[tuple[str, str]]:
+def _numbers(value: Any, name: str) -> list[tuple[str, float]]:
     if isinstance(value, dict):
-        return [row for key, inner in value.items() for row in _flat(inner, f"{name}.{key}" if name else str(key))]
-    if isinstance(value, float):
-        return [(name, f"{value:.6g}")]
-    return [(name, str(value))] if isinstance(value, int | str) else []
+        return [row for key, inner in value.items() for row in _numbers(inner, f"{name}.{key}" if name else str(key))]
+    return [(name, value)] if isinstance(value, int | float) and not isinstance(value, bool) else []

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +64,36 @@ def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
     return wanted
 
 
+def server_file() -> Path:
+    """Where `perceptio ui` leaves the address of its API while it runs."""
+    return Path(os.environ["PREFECT_HOME"]) / "perceptio-server"
+
+
+def running_server() -> str | None:
+    """The API of this checkout's `perceptio ui`, or None if none answers."""
+    if not server_file().is_file():
+        return None
+    api = server_file().read_text(encoding="utf-8").strip()
+    return api if answers(api) else None
+
+
+def answers(api: str) -> bool:
+    """Whether a Prefect API is at work at an address."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=2) as answer:
+            return bool(answer.read() == b"true")
+    except (OSError, ValueError):
+        return False
+
+
 def prepare_environment() -> None:
     """Set what must be in the environment before DVC or Prefect is imported; what the user has set stays."""
     # Stage commands say `python`: it must be the one that runs now, also where .venv is not activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # Prefect's database and settings stay in the checkout, apart from other uses of Prefect on the machine.
     os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").absolute()))
+    if "PREFECT_API_URL" not in os.environ and (api := running_server()):
+        os.environ["PREFECT_API_URL"] = api
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "600")
     for name, value in {
         "DO_NOT_TRACK": "1",

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from perceptio_core.params import load_profile
@@ -29,8 +30,12 @@ PATTERNS = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
 log = logging.getLogger("foundations")
 
 
+class HubUnreachableError(ValueError):
+    """The hub did not answer, or answered that it is in trouble or too busy: a later try may fetch the same."""
+
+
 def main() -> None:
-    """Run the stage."""
+    """Run the stage; ends with the exit code EX_TEMPFAIL (75) where the hub could not be reached for now."""
     arguments = stage_arguments(DESCRIPTION)
     params = load_profile(arguments.profile).foundations
     paths = StagePaths(arguments.profile)
@@ -40,7 +45,11 @@ def main() -> None:
         copy_verified(bundled, work)
     else:
         work = paths.work("foundations", fingerprint(params))
-        fetch_all(params, work)
+        try:
+            fetch_all(params, work)
+        except HubUnreachableError as error:
+            log.error("%s", error)
+            sys.exit(os.EX_TEMPFAIL)  # whoever runs the stage may try again
     write_metrics(work / "metrics.json", {f"{name}_bytes": _bytes_below(work / name) for name in MODELS})
     publish(work, paths.out("foundations"))
 
@@ -78,7 +87,8 @@ def fetch_all(params: FoundationsParams, work: Path) -> None:
     """Bring the three models of the hub into `work`; a model that an earlier, killed run finished is kept.
 
     Raises:
-        ValueError: the hub cannot be reached, has no such revision, or the offline folder lacks a model; says what to do.
+        HubUnreachableError: the hub cannot be reached for now; says what to do.
+        ValueError: the hub has no such revision, or the offline folder lacks a model; says what to do.
     """
     offline = _offline_folder(params.offline)
     for name in MODELS:
@@ -107,13 +117,24 @@ def _download(model: HubModel) -> Path:
     try:
         return Path(snapshot_download(repo_id=model.repo, revision=model.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
+        raise (HubUnreachableError if _may_pass(error) else ValueError)(
             f"{model.repo} at {model.revision} could not be fetched: {type(error).__name__}: {error}\n"
             "Either make the hub reachable (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy, HF_TOKEN an account), or fetch\n"
             "the model on another machine with\n"
             f"    hf download {model.repo} --revision {model.revision} --local-dir FOLDER/<name>\n"
             f"with <name> one of {', '.join(MODELS)}, and set foundations.offline in the profile to FOLDER."
         ) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a later try may fare better: no answer, too many requests, or trouble on the hub's side."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    no_snapshot = isinstance(error, LocalEntryNotFoundError)  # what huggingface_hub makes of most failures to list a repository
+    reason = error.__cause__ if no_snapshot else error
+    if isinstance(reason, HfHubHTTPError):
+        return reason.response.status_code == 429 or reason.response.status_code >= 500
+    return no_snapshot and not isinstance(reason, OfflineModeIsEnabled)
 
 
 def _convert_sam2(checkpoint: Path, *, config: str, folder: Path) -> None:

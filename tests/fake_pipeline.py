@@ -27,11 +27,14 @@ FILES = {
     "joint_shards": ["index.json"],
     "cotrain": ["checkpoint/model", "curves/loss"],
     "evaluate": ["predictions", "summary.json", "metrics.json"],
-    "report": ["report.html", "summary.json", "metrics.json"],
+    "report": ["report.html", "summary.json", "metrics.json", "figure.png"],
 }
 
+# A gray PNG of 2 x 2 pixels.
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNoaGBoaAAABgYCASzBUNcAAAAASUVORK5CYII="
+
 STAND_IN = """
-import argparse, json, os, pathlib, sys, time
+import argparse, base64, json, os, pathlib, sys, time
 import yaml
 from stages.common import die_with_parent
 die_with_parent()
@@ -47,11 +50,33 @@ if behaviour == "fail":
     sys.exit("STAGE: no space left for jokes")
 if behaviour == "sleep":
     time.sleep(120)
+while behaviour == "wait" and not pathlib.Path("go").exists():
+    time.sleep(0.05)
+if behaviour == "try again":
+    tried = pathlib.Path("tried-STAGE")
+    if not tried.exists():
+        tried.touch()
+        sys.exit(os.EX_TEMPFAIL)
+if behaviour == "meet":
+    # Wait until another stage that meets is running as well.
+    pathlib.Path("met-STAGE" + arguments.variant).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    end = time.monotonic() + 20
+    while len(list(pathlib.Path().glob("met-*"))) < 2:
+        if time.monotonic() > end:
+            sys.exit("nobody came")
+        time.sleep(0.05)
+if behaviour == "alone":
+    with open("alone", "x"):
+        time.sleep(1)
+    os.unlink("alone")
 section = yaml.safe_load(pathlib.Path(f"profiles/{arguments.profile}.yaml").read_text())["STAGE"]
 out = pathlib.Path("artifacts", arguments.profile, "STAGE", arguments.variant)
 metric = {"name": "res_ciou", "value": 51.25, "low": 49.0, "high": 53.5, "n": 400, "protocol": "fake"}
 for name in FILES:
     (out / name).parent.mkdir(parents=True, exist_ok=True)
+    if name == "figure.png":
+        (out / name).write_bytes(base64.b64decode(PICTURE))
+        continue
     content = [metric] if name == "metrics.json" else {"res_ciou": 51.25} if name == "summary.json" else section
     (out / name).write_text(json.dumps(content))
 """
@@ -64,6 +89,7 @@ from perceptio_core.params.base import Section
 class CLASSParams(Section):
     knob: int = 1
     root: str | None = None
+    render: int | None = 1
     long_side: int = 1
 """
 
@@ -100,7 +126,9 @@ class FakePipeline:
         )
 
     def behave(self, **behaviour: str) -> None:
-        """Let stages "fail" or "sleep"."""
+        """Let stages "fail", "sleep", "wait" for the file "go", "try again" (fail once, for now), "meet" another one, or insist
+        on being "alone".
+        """
         (self.root / "behaviour.json").write_text(json.dumps(behaviour))
 
     def ran(self) -> list[str]:
@@ -150,7 +178,7 @@ def fake_pipeline(root: Path) -> FakePipeline:
         else:
             shutil.copy(source, root / name)
     for stage in SECTIONS:
-        text = STAND_IN.replace("STAGE", stage).replace("FILES", repr(FILES[stage]))
+        text = STAND_IN.replace("STAGE", stage).replace("FILES", repr(FILES[stage])).replace("PICTURE", repr(PICTURE))
         (root / "stages" / f"{stage}.py").write_text(text)
         name = "".join(part.capitalize() for part in stage.split("_"))
         (root / "perceptio_core" / "params" / f"{stage}.py").write_text(PARAMETERS.replace("CLASS", name))
@@ -163,8 +191,8 @@ def fake_pipeline(root: Path) -> FakePipeline:
     return pipeline
 
 
-def gone(pid: int, *, within_s: float = 20.0) -> bool:
-    """Whether the process ends (or is a zombie) in time."""
+def gone(pid: int, *, within_s: float = 20.0, kill: bool = True) -> bool:
+    """Whether the process ends (or is a zombie) in time; one that does not is killed unless it may go on."""
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         try:
@@ -173,5 +201,6 @@ def gone(pid: int, *, within_s: float = 20.0) -> bool:
         except FileNotFoundError:
             return True
         time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
+    if kill:
+        os.kill(pid, signal.SIGKILL)
     return False

@@ -18,6 +18,7 @@ from fake_pipeline import FakePipeline, environment, fake_pipeline, gone
 from perceptio_core.params import SECTIONS
 from perceptio_core.params.base import read_yaml
 from pipeline.dependencies import code_of_stage, import_closure, is_code
+from pipeline.machine import Limits, Machine, Slots, read_machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
@@ -172,9 +173,11 @@ def wait_for(address: str, server: subprocess.Popen[bytes], *, within_s: float =
 
 
 def asked(api: str, kind: str, **body: object) -> list[dict[str, object]]:
-    """What the server knows."""
+    """What the server knows of a kind of thing, or answers to another call."""
     request = urllib.request.Request(
-        f"{api}/{kind}/filter", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        f"{api}/{kind}" if "/" in kind else f"{api}/{kind}/filter",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         rows: list[dict[str, object]] = json.load(answer)
@@ -204,11 +207,124 @@ def test_the_flow_runs_the_pipeline_and_publishes_it(
     assert {("sources", "Completed"), ("sources", "Cached"), ("evaluate@control", "Completed")} <= states
     edges = {run["name"]: run["task_inputs"] for run in asked(prefect_server, "task_runs")}
     assert edges["report"], "the tasks are joined in the graph"
-    artifacts = {row["key"]: str(row["data"]) for row in asked(prefect_server, "artifacts")}
+    pages = asked(prefect_server, "artifacts", sort="CREATED_DESC")[::-1]
+    versions = {key: [page for page in pages if page["key"] == key] for key in {page["key"] for page in pages}}
+    # A version per thing that was made: what did not run again has the page that it had.
+    assert {key: len(found) for key, found in versions.items()} == {
+        "mini-sources": 1,
+        "mini-foundations": 1,
+        "mini-teacher-depth": 1,
+        "mini-depth-codebook": 1,
+        "mini-joint-shards": 1,
+        "mini-cotrain-full": 1,
+        "mini-cotrain-control": 1,
+        "mini-evaluate-full": 2,
+        "mini-evaluate-control": 1,
+        "mini-report": 2,
+        "mini-lineage": 2,
+    }
+    report = versions["mini-report"][1]
     md5 = read_yaml(fake.root / "dvc.lock")["stages"]["report"]["outs"][0]["md5"]
-    assert md5 in artifacts["stage-report"]
-    assert "| res_ciou | 51.25 |" in artifacts["stage-report"]
-    assert "stage-evaluate-control" in artifacts
+    text = str(report["data"])
+    assert md5 in text
+    evaluation = versions["mini-evaluate-full"][1]["id"]
+    assert re.search(rf"\| res_ciou \| 51.25 \| 51.25 \| 0 \| \[evaluate@\w+\]\({UUID}\) \|", text)
+    assert f"[evaluate@full]({evaluation})" in text, "links lead to the version that it was made from"
+    for name in ("teacher_depth", "depth_codebook", "joint_shards", "sources", "foundations"):
+        page = versions[f"mini-{name.replace('_', '-')}"][0]["id"]
+        assert re.search(rf'n\d+\["<b>{name}</b>', text)
+        assert re.search(rf'click n\d+ "{page}"', text)
+    assert "data:image/png;base64," in text
+    assert "../key/mini-report" in str(versions["mini-sources"][0]["data"]), "and back"
+    assert f"]({report['id']})" in str(versions["mini-lineage"][1]["data"])
+    assert report["task_run_id"] in {run["id"] for run in asked(prefect_server, "task_runs") if run["name"] == "report"}
+
+
+UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+def test_named_stages_run_with_what_they_read_from_and_force_runs_them_alone(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    output = fake.run(*PERCEPTIO, "repro", "depth_codebook")
+    assert sorted(fake.ran()) == ["depth_codebook", "foundations", "sources", "teacher_depth"]
+    assert "depth_codebook of profile mini is up to date" in output
+    assert "report.html" not in output
+    assert "Nothing to do: teacher_depth of profile mini is up to date" in fake.run(*PERCEPTIO, "repro", "teacher_depth")
+    fake.run(*PERCEPTIO, "repro", "teacher_depth", "--force")
+    assert fake.ran() == ["teacher_depth"]
+
+
+def test_stages_run_at_once_within_the_limits_and_give_what_dvc_gives(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server, "CUDA_VISIBLE_DEVICES": "3,5"})
+    (fake.root / "machine.yaml").write_text("limits: {gpu: 2, cpu: 1}\n")
+    fake.behave(sources="alone", foundations="alone", cotrain="meet")
+    fake.run(*PERCEPTIO, "repro", "--variants", "full,control")
+    places = [(fake.root / f"met-cotrain{variant}").read_text() for variant in ("full", "control")]
+    assert sorted(places) == ["3", "5"], "each has its own GPU"
+
+    plain = fake_pipeline(tmp_path_factory.mktemp("plain"))
+    (plain.root / "params.yaml").write_text((fake.root / "params.yaml").read_text())
+    plain.dvc("repro")
+    assert read_yaml(plain.root / "dvc.lock") == read_yaml(fake.root / "dvc.lock")
+    files = {file.relative_to(fake.root) for file in (fake.root / "artifacts").rglob("*") if file.is_file()}
+    assert files == {file.relative_to(plain.root) for file in (plain.root / "artifacts").rglob("*") if file.is_file()}
+    assert all((fake.root / file).read_bytes() == (plain.root / file).read_bytes() for file in files)
+
+
+def test_only_a_stage_that_says_that_it_can_help_is_tried_again(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    fake.behave(foundations="try again", sources="fail")
+    output = fake.run(*PERCEPTIO, "repro", expect=1)
+    assert "foundations could not do its work for now; it is tried again in 5 s" in output
+    assert sorted(fake.ran()) == ["foundations", "foundations", "sources"]
+    assert "foundations:" not in output[output.index("a stage failed; its last lines") :]
+    runs = asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)
+    assert (runs[0]["state_type"], runs[0]["state_name"]) == ("FAILED", "Stage failed")
+
+
+def test_cancel_in_the_ui_ends_the_work_within_ten_seconds(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    fake.behave(foundations="sleep", sources="sleep")
+    with fake.start(*PERCEPTIO, "repro") as driver:
+        pids = [started(fake, "foundations"), started(fake, "sources")]
+        run = asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)[0]["id"]
+        asked(prefect_server, f"flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+        assert all(gone(pid, within_s=10) for pid in pids)
+        output, _ = driver.communicate(timeout=60)
+        assert driver.returncode != 0
+    assert "stopped; the same command goes on where this one stood" in output
+    assert asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)[0]["state_type"] == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("limits: {gpus: 2}", "machine.yaml: limits.gpus: unknown key; allowed are gpu, cpu"),
+        ("limits: {cpu: 0}", "machine.yaml: limits.cpu: Input should be greater than or equal to 1, got 0"),
+        ("limit: {cpu: 1}", "machine.yaml: limit: unknown key; allowed are limits"),
+        ("limits: {gpu: 3}", "limits.gpu: 3 stages at once, but 2 GPUs; allowed are 1 to 2"),
+    ],
+)
+def test_mistakes_in_the_machines_file_are_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert read_machine() == Machine(limits=Limits(gpu=1, cpu=2))
+    Path("machine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Slots(read_machine().limits)
+    monkeypatch.setenv("PERCEPTIO_MACHINE", "elsewhere.yaml")
+    with pytest.raises(ValueError, match=re.escape("PERCEPTIO_MACHINE names elsewhere.yaml, which is not a file")):
+        read_machine()
 
 
 def test_a_failing_stage_fails_the_run_with_its_last_lines(
@@ -253,6 +369,8 @@ def test_without_a_server_at_hand_the_flow_brings_its_own(fake: FakePipeline) ->
         (("repro", "--variants", "full,nonesuch"), "variants has no 'nonesuch'; allowed are"),
         (("predict", "absent.png", "What?"), "no trained model here; `perceptio repro` trains one"),
         (("repro", "--jobs"), "unrecognized arguments: --jobs"),
+        (("repro", "cotrain@nonesuch"), "there is no stage 'cotrain@nonesuch'; dvc.yaml has foundations, sources, "),
+        (("lineage", "artifacts/mini/report"), "dvc.lock records no stage that wrote below artifacts/"),
     ],
 )
 def test_mistakes_on_the_command_line_are_explained(fake: FakePipeline, arguments: tuple[str, ...], message: str) -> None:

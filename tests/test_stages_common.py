@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -141,8 +143,41 @@ def hub_params(**others: str) -> FoundationsParams:
 def test_an_unreachable_hub_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match=r"somebody/something .*could not be fetched(.|\n)*foundations\.offline"):
+    with pytest.raises(ValueError, match=r"somebody/something .*could not be fetched(.|\n)*foundations\.offline") as caught:
         foundations.fetch_all(hub_params(), tmp_path / "work")
+    assert not isinstance(caught.value, foundations.HubUnreachableError), "no second try can help"
+
+
+@pytest.mark.parametrize(
+    ("status", "may_pass"), [(None, True), (500, True), (429, True), (404, False), (403, False)], ids=lambda value: str(value)
+)
+def test_only_trouble_that_may_pass_asks_for_another_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int | None, may_pass: bool
+) -> None:
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert status is not None
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    hub = HTTPServer(("127.0.0.1", 0), Hub)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    if status is None:
+        hub.server_close()
+    else:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+    with pytest.raises(ValueError, match="could not be fetched") as caught:
+        foundations.fetch_all(hub_params(), tmp_path / "work")
+    assert isinstance(caught.value, foundations.HubUnreachableError) == may_pass
+    if status is not None:
+        hub.shutdown()
 
 
 def test_the_offline_folder_stands_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

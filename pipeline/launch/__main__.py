@@ -1,0 +1,26 @@
+"""The command of every stage in dvc.yaml: ``python -m pipeline.launch STAGE --profile P [--variant V]``.
+
+The command is the same wherever the stage runs, so that moving a stage to a cluster re-runs nothing.
+"""
+
+import os
+import sys
+
+from pipeline.launch.slurm import run_on_slurm
+from pipeline.machine import read_machine
+
+
+def main() -> None:
+    """Become the stage, or follow the job that runs it; ends with the stage's exit code."""
+    stage, *arguments = sys.argv[1:]
+    try:
+        launch = read_machine().launch.get(stage)
+        if launch is None or launch.launcher == "local":
+            os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}", *arguments])
+        sys.exit(run_on_slurm(stage, arguments, launch))
+    except ValueError as error:
+        sys.exit(f"launch: {error}")
+
+
+if __name__ == "__main__":
+    main()

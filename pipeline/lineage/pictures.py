@@ -1,0 +1,123 @@
+"""A few pictures of what a stage made, for its page: images, masks, depth maps and curves as data URIs."""
+
+import base64
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from perceptio_core.data.images import open_image
+from perceptio_core.data.manifest import data_root
+from perceptio_core.data.rle import decode
+from perceptio_core.depth.store import DepthRow, decode_depth
+from perceptio_core.params import load_profile
+from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
+from stages.common import StagePaths
+
+_COUNT = 3  # they stand side by side
+_SIDE = 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture inside a URI, and what it shows."""
+
+    uri: str
+    caption: str
+
+
+def pictures_of(stage: str, *, profile: str) -> list[Picture]:
+    """Pictures of what a stage (``cotrain@full``: with its variant) last made; empty for a stage that has none to show.
+
+    Raises:
+        ValueError, OSError, KeyError: the output is not of the form that the stage writes.
+    """
+    name, _, variant = stage.partition("@")
+    paths = StagePaths(profile)
+    draw = _DRAWN.get(name)
+    return list(draw(paths, paths.out(name, variant or None))) if draw else []
+
+
+def _images(paths: StagePaths, out: Path) -> Iterator[Picture]:
+    root = data_root(load_profile(paths.profile).sources, out)
+    for row in _first_rows(out / "images.parquet"):
+        yield _picture(open_image(root / row["path"]), row["image_key"])
+
+
+def _teacher_maps(_: StagePaths, out: Path) -> Iterator[Picture]:
+    for values in _first_rows(out / "index.parquet"):
+        row = DepthRow(**values)
+        with (out / Path(row.shard).name).open("rb") as shard:
+            shard.seek(row.offset)
+            png = shard.read(row.size)
+        depth_HW = decode_depth(png, height=row.height, width=row.width, scale=row.scale)
+        yield _picture(depth_picture(depth_HW, size=(row.width, row.height)), f"{row.image_key}: inverse depth, near is bright")
+
+
+def _codebook_samples(_: StagePaths, out: Path) -> Iterator[Picture]:
+    with Image.open(out / "samples.png") as image:
+        yield Picture(uri=data_uri(image.convert("RGB")), caption="maps, and what is decoded from their codes")
+
+
+def _joint_samples(_: StagePaths, out: Path) -> Iterator[Picture]:
+    first = min(out.glob("train-*.tar"), default=None)
+    if first is None:
+        return
+    with tarfile.open(first) as tar:  # members are read in memory, never unpacked
+        images = (member for member in tar if not member.name.endswith(".json"))
+        for member in islice(images, _COUNT):
+            content = tar.extractfile(member)
+            if content is not None:
+                yield _picture(open_image(content.read()), member.name)
+
+
+def _curves(_: StagePaths, out: Path) -> Iterator[Picture]:
+    from perceptio_core.report.plots import loss_plot, read_curves  # brings matplotlib's text layout, which takes a second
+
+    curves = read_curves(out / "curves")
+    if curves:
+        svg = loss_plot({out.name: curves}).encode()
+        yield Picture(uri=f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}", caption="every loss over the steps")
+
+
+def _predicted_masks(paths: StagePaths, out: Path) -> Iterator[Picture]:
+    root = data_root(load_profile(paths.profile).sources, paths.out("sources"))
+    with (out / "panels.jsonl").open(encoding="utf-8") as lines:
+        rows = (json.loads(line) for line in lines if line.strip())
+        for row in islice((row for row in rows if row["mask"] and row["truth"]), _COUNT):
+            image = open_image(root / row["image"])
+            drawn = overlay(image=image, predicted_HW=decode(row["mask"]), true_HW=decode(row["truth"]))
+            yield _picture(drawn, f"{row['question']} Tint: its mask; outline: the right one")
+
+
+def _report_figure(_: StagePaths, out: Path) -> Iterator[Picture]:
+    with Image.open(out / "figure.png") as image:
+        yield Picture(uri=data_uri(shrink(image, side=900)), caption="image, mask, depth and answer of one question")
+
+
+_DRAWN: dict[str, Callable[[StagePaths, Path], Iterator[Picture]]] = {
+    "sources": _images,
+    "teacher_depth": _teacher_maps,
+    "depth_codebook": _codebook_samples,
+    "joint_shards": _joint_samples,
+    "cotrain": _curves,
+    "evaluate": _predicted_masks,
+    "report": _report_figure,
+}
+
+
+def _first_rows(path: Path) -> list[dict[str, Any]]:
+    """The first rows of a parquet file, without reading the rest of it."""
+    batch = next(pq.ParquetFile(path).iter_batches(batch_size=_COUNT), None)
+    rows: list[dict[str, Any]] = [] if batch is None else batch.to_pylist()
+    return rows
+
+
+def _picture(image: Image.Image, caption: str) -> Picture:
+    return Picture(uri=data_uri(shrink(image, side=_SIDE)), caption=caption)

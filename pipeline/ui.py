@@ -1,0 +1,105 @@
+"""``perceptio ui``: Prefect's server and pages for this checkout, on loopback only and without a network.
+
+What earlier runs published is in the database below .prefect/, so it is there again. While the server runs, `perceptio
+repro` in the same checkout reports to it. Stages that ran by plain `dvc` get their pages when the server starts.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+from pipeline.settings import answers, running_server, server_file
+from stages.common import die_with_parent
+
+HOST = "127.0.0.1"
+_START_WITHIN_S = 600
+
+
+def serve(*, profile: str, port: int) -> None:
+    """Start the server, publish what dvc.lock records, say where it is, and serve until it is stopped.
+
+    Raises:
+        ValueError: the port is taken, or a server of this checkout runs already; says where.
+    """
+    if (running := running_server()) is not None:
+        raise ValueError(f"it runs already: {running.removesuffix('/api')}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server binds: closed connections do not count
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ValueError(f"port {port} of {HOST} is taken; --port names another ({error})") from error
+    api = f"http://{HOST}:{port}/api"
+    signal.signal(signal.SIGTERM, _interrupt)
+    with contextlib.suppress(KeyboardInterrupt), _server(api, port) as server:
+        os.environ["PREFECT_API_URL"] = api
+        page = _publish(profile)
+        print(
+            f"Prefect: http://{HOST}:{port}   lineage of profile {profile}: http://{HOST}:{port}{page}\nStop with Ctrl-C.",
+            flush=True,
+        )
+        server.wait()
+
+
+@contextlib.contextmanager
+def _server(api: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Prefect's server, up; it ends with this process. Its messages go to a file beside its database."""
+    server_file().parent.mkdir(parents=True, exist_ok=True)
+    log = server_file().with_name("server.log")
+    # The pages ask the address that is set here, whatever the port.
+    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": api}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    with log.open("wb") as stream:
+        server = subprocess.Popen(
+            command, env=environment, stdout=stream, stderr=subprocess.STDOUT, preexec_fn=lambda: die_with_parent(always=True)
+        )
+    try:
+        end = time.monotonic() + _START_WITHIN_S
+        while not answers(api):
+            if server.poll() is not None or time.monotonic() > end:
+                raise ValueError(f"Prefect's server did not start; {log} says why")
+            time.sleep(0.2)
+        server_file().write_text(api, encoding="utf-8")
+        yield server
+    finally:
+        server_file().unlink(missing_ok=True)
+        server.terminate()
+        server.wait()
+
+
+def _publish(profile: str) -> str:
+    """Publish what dvc.lock records of the profile and has no page yet; the path of the pages of the whole pipeline."""
+    from prefect import flow  # only now: it reads the server's address when it is imported
+
+    from pipeline.dag import plan
+    from pipeline.lineage.graph import LineageGraph
+    from pipeline.lineage.pages import key_of
+    from pipeline.lineage.publish import Publisher
+
+    recorded, planned = LineageGraph.from_lock(), plan()
+    finished = [node for node in planned.stages if node.name in recorded.records and node.name not in planned.stale]
+
+    @flow(name="lineage", description="What dvc.lock records of stages that ran without Prefect")
+    def publish() -> None:
+        publisher = Publisher(profile)
+        for node in finished:
+            publisher.stage(node.name, downstream=node.downstream, seconds=None, logger=logging.getLogger("perceptio"))
+        if publisher.published:
+            names = {node.name for node in finished}
+            publisher.run({node.name: "Cached" if node.name in names else "not up to date" for node in planned.stages})
+
+    if finished:
+        publish()
+    return f"/v2/artifacts/key/{key_of(profile, 'lineage')}"
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(number).name)

@@ -1,0 +1,106 @@
+"""Headless Chromium, driven over its own debugging protocol: open a page, click on what a reader would click on, look.
+
+`websockets` comes with Prefect.
+"""
+
+import base64
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+
+class Browser:
+    """One tab."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._number = 0
+
+    def open(self, address: str) -> None:
+        """Go to an address."""
+        self._call("Page.navigate", url=address)
+
+    def wait_for(self, condition: str, *, within_s: float = 120.0) -> Any:
+        """Wait until an expression of JavaScript is true (or truthy); its value."""
+        end = time.monotonic() + within_s
+        value: Any = None
+        while time.monotonic() < end:
+            value = self.ask(condition)
+            if value:
+                return value
+            time.sleep(0.2)
+        raise AssertionError(f"{condition}: still {value!r} at {self.ask('location.href')}")
+
+    def ask(self, expression: str) -> Any:
+        """The value of an expression of JavaScript; None while a page is on its way."""
+        return self._call("Runtime.evaluate", expression=expression, returnByValue=True).get("result", {}).get("value")
+
+    def click(self, elements: str, text: str) -> None:
+        """Press the mouse on the first of the elements (a CSS selector) that bears a text, once it stands still in view."""
+        find = (
+            f"(() => {{ const found = [...document.querySelectorAll({json.dumps(elements)})]"
+            f".find(element => element.textContent.includes({json.dumps(text)})); if (!found) return null;"
+            "found.scrollIntoView({block: 'center', behavior: 'instant'}); const box = found.getBoundingClientRect();"
+            "return box.width ? [box.x + box.width / 2, box.y + box.height / 2] : null; })()"
+        )
+        place, before = self.wait_for(find), None
+        while place != before:  # graphs and pictures come later than the text, and move what is below them
+            time.sleep(0.5)
+            place, before = self.wait_for(find), place
+        for kind in ("mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+
+    def picture(self, path: Path) -> None:
+        """Keep what is seen as a PNG."""
+        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
+
+    def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        self._connection.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(self._connection.recv(timeout=60))
+            if answer.get("id") == self._number:
+                return dict(answer.get("result", {}))
+
+
+@contextlib.contextmanager
+def browser(home: Path, *, width: int = 1280, height: int = 1000) -> Iterator[Browser]:
+    """Start Chromium with an empty profile in the folder `home`; it may not reach anything but this machine."""
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--remote-debugging-port=0",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--user-data-dir={home}",
+        f"--window-size={width},{height}",
+        "about:blank",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as chromium:
+        try:
+            assert chromium.stderr is not None
+            listening = next(line for line in chromium.stderr if line.startswith("DevTools listening on "))
+            with connect(listening.split()[-1], max_size=None, compression=None) as root:
+                tabs = _ask(root, "Target.getTargets")["targetInfos"]
+                tab = next(tab["targetId"] for tab in tabs if tab["type"] == "page")
+            port = listening.split(":")[2].split("/")[0]
+            with connect(f"ws://127.0.0.1:{port}/devtools/page/{tab}", max_size=None, compression=None) as connection:
+                yield Browser(connection)
+        finally:
+            chromium.terminate()
+
+
+def _ask(connection: ClientConnection, method: str) -> dict[str, Any]:
+    connection.send(json.dumps({"id": 1, "method": method}))
+    return dict(json.loads(connection.recv(timeout=60))["result"])

@@ -1,0 +1,190 @@
+"""Stages as jobs of a cluster: the launcher against a stand-in for Slurm, through `perceptio run` and plain `dvc`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fake_pipeline import FakePipeline, fake_pipeline, gone
+from fake_slurm import fake_slurm
+from perceptio_core.params.base import read_yaml
+from pipeline.launch.slurm import _command, run_on_slurm
+from pipeline.machine import Launch, launching, read_machine
+
+PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The jobs of a stand-in for Slurm, whose commands are on the PATH."""
+    folder = tmp_path_factory.mktemp("slurm")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(fake_slurm(folder)), os.environ["PATH"]]))
+    return folder / "jobs"
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    """A checkout up to depth_codebook."""
+    fake = fake_pipeline(tmp_path)
+    fake.dvc("repro", "depth_codebook")
+    fake.ran()
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+def wait_until(condition: object, *, within_s: float = 60.0) -> None:
+    end = time.monotonic() + within_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def lose(driver: subprocess.Popen[str]) -> None:
+    """Kill the driver, and wait until its dvc is no more, for DVC looks for the holder of its lock."""
+    (dvc,) = psutil.Process(driver.pid).children()
+    driver.kill()
+    wait_until(lambda: not psutil.pid_exists(dvc.pid))
+
+
+def test_moving_a_stage_to_the_cluster_reruns_nothing_and_gives_the_same(fake: FakePipeline, cluster: Path) -> None:
+    fake.dvc("repro", "-s", "joint_shards")
+    here = read_yaml(fake.root / "dvc.lock")
+    (fake.root / "machine.yaml").write_text("launch: {joint_shards: {launcher: slurm, options: [--partition=long]}}\n")
+    assert "didn't change, skipping" in fake.dvc("repro", "-s", "joint_shards")
+    assert not list(cluster.iterdir())
+    output = fake.run(*PERCEPTIO, "run", "joint_shards", "--force")
+    assert "joint_shards says hello" in output, "the job's log is followed"
+    (job,) = [json.loads(path.read_text()) for path in cluster.iterdir()]
+    assert job["options"] | {"nodes": "1", "partition": "long"} == job["options"]
+    assert read_yaml(fake.root / "dvc.lock") == here
+    assert not list((fake.root / ".work" / "mini" / "launch" / "joint_shards").iterdir()), "a job that is home is forgotten"
+    assert "didn't change, skipping" in fake.run(*PERCEPTIO, "run", "joint_shards")
+
+
+def test_a_lost_driver_finds_its_job_again_running_or_finished(fake: FakePipeline, cluster: Path) -> None:
+    fake.behave(joint_shards="wait")
+    for finished in (False, True):
+        with fake.start(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", "--force") as driver:
+            wait_until(lambda: (fake.root / "ran.log").exists())
+            lose(driver)
+        pid = int((fake.root / "ran.log").read_text().split()[1])
+        assert not gone(pid, within_s=2, kill=False), "the job goes on without the driver"
+        if finished:
+            (fake.root / "go").touch()
+            wait_until(lambda: list((fake.root / ".work").rglob("exit")))
+        with fake.start(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", "--force") as driver:
+            if not finished:
+                time.sleep(3)
+                (fake.root / "go").touch()
+            output, _ = driver.communicate(timeout=120)
+        assert driver.returncode == 0, output
+        assert ("has finished meanwhile" if finished else "is at work; its log from the beginning") in output
+        assert "joint_shards says hello" in output
+        assert fake.ran() == ["joint_shards"], "it ran once"
+        assert (fake.root / "artifacts" / "mini" / "joint_shards" / "index.json").is_file()
+        (fake.root / "go").unlink()
+    assert len(list(cluster.iterdir())) == 2
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGHUP)], ids=["Ctrl-C", "stopped driver"])
+def test_a_stopped_stage_cancels_its_job(fake: FakePipeline, cluster: Path, numbers: tuple[signal.Signals, ...]) -> None:
+    fake.behave(joint_shards="sleep")
+    (fake.root / "machine.yaml").write_text("launch: {joint_shards: {launcher: slurm}}\n")
+    with fake.start(sys.executable, "-m", "pipeline.launch", "joint_shards", "--profile", "mini") as launcher:
+        wait_until(lambda: (fake.root / "ran.log").exists())
+        pid = int((fake.root / "ran.log").read_text().split()[1])
+        for number in numbers:
+            launcher.send_signal(number)
+        assert gone(pid, within_s=10)
+        output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode not in (0, 75)
+    assert "cancelled the job" in output
+    assert json.loads(next(cluster.iterdir()).read_text())["state"] == "CANCELLED"
+
+
+def test_a_job_of_older_inputs_is_cancelled_and_not_taken_up(fake: FakePipeline, cluster: Path) -> None:
+    fake.behave(joint_shards="sleep")
+    with fake.start(*PERCEPTIO, "run", "joint_shards", "--on", "slurm") as driver:
+        wait_until(lambda: (fake.root / "ran.log").exists())
+        lose(driver)
+    fake.behave()
+    fake.change("joint_shards", knob=5)
+    fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm")
+    states = [json.loads(path.read_text())["state"] for path in sorted(cluster.iterdir())]
+    assert states == ["CANCELLED", "RUNNING"]
+    assert json.loads((fake.root / "artifacts/mini/joint_shards/index.json").read_text())["knob"] == 5
+
+
+def test_a_failing_job_fails_the_stage(fake: FakePipeline, cluster: Path) -> None:
+    fake.behave(joint_shards="fail")
+    output = fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", expect=1)
+    assert "no space left for jokes" in output
+    assert "joint_shards failed; its lines above say why" in output
+    assert len(list(cluster.iterdir())) == 1
+
+
+def test_what_slurm_took_away_may_be_tried_again(
+    fake: FakePipeline, cluster: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.launch.slurm._ASK_EVERY_S", 0.1)
+    monkeypatch.setattr("pipeline.launch.slurm._SETTLE_S", 0.5)
+    monkeypatch.setattr("pipeline.launch.slurm._notice_loss_of_parent", lambda: None)
+    fake.behave(joint_shards="sleep")
+    for state, code in (("NODE_FAIL", os.EX_TEMPFAIL), ("TIMEOUT", 1)):
+
+        def end(state: str = state) -> str:
+            path = max(cluster.iterdir())
+            job = json.loads(path.read_text())
+            os.killpg(job["pid"], signal.SIGKILL)
+            path.write_text(json.dumps(job | {"state": state}))
+            return ""
+
+        ends = iter([end])
+        monkeypatch.setattr("pipeline.launch.slurm._READ_EVERY_S", 0.2)
+        monkeypatch.setattr("pipeline.launch.slurm._pass_on", lambda *_, ends=ends: next(ends, lambda: None)())
+        assert run_on_slurm("joint_shards", ["--profile", "mini"], Launch(launcher="slurm")) == code
+        assert f"ended without the stage's exit code: {state}" in capsys.readouterr().out
+
+
+def test_several_nodes_share_the_processes_of_cotrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = _command("cotrain", ["--profile", "mini", "--variant", "full"], Launch(launcher="slurm", nodes=4, processes=8))
+    assert command.startswith("sh -c 'exec ")
+    for part in ("--nnodes=4", "--nproc-per-node=8", '--node-rank="$SLURM_NODEID"', '--master-addr="$MASTER"'):
+        assert part in command
+    assert command.endswith("-m stages.cotrain --profile mini --variant full'")
+    with pytest.raises(ValueError, match=r"launch\.evaluate\.nodes: 4; only cotrain runs on several nodes, allowed is 1"):
+        run_on_slurm("evaluate", ["--profile", "mini"], Launch(launcher="slurm", nodes=4))
+    with launching("cotrain", launcher="slurm", nodes=2):
+        assert read_machine().launch["cotrain"] == Launch(launcher="slurm", nodes=2)
+    assert read_machine().launch == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("joint_shards", "--on", "moon"), "launch of joint_shards.launcher: Input should be 'local' or 'slurm', got 'moon'"),
+        (("joint_shards", "--on", "slurm", "--nodes", "0"), "launch of joint_shards.nodes: "),
+        (
+            ("cotrain@full", "--on", "slurm"),
+            "cotrain@full reads from joint_shards, which `perceptio repro` must bring up to date",
+        ),
+    ],
+)
+def test_mistakes_are_explained(fake: FakePipeline, arguments: tuple[str, ...], message: str) -> None:
+    assert message in fake.run(*PERCEPTIO, "run", *arguments, expect=2)
+
+
+def test_a_machine_without_slurm_says_so(fake: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonesuch")
+    output = fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", expect=1)
+    assert (
+        "launch: machine.yaml: launch.joint_shards.launcher: slurm, but there is no sbatch on the PATH of this machine"
+        in output
+    )

@@ -1,0 +1,278 @@
+"""Lineage: what dvc.lock says came from what, as a tree, as pages of the Prefect UI, and clicked through in a browser."""
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from browser import CHROMIUM, browser
+from fake_pipeline import FakePipeline, fake_pipeline
+from perceptio_core.data.manifest import ImageRow, write_manifest
+from perceptio_core.data.rle import encode
+from perceptio_core.data.shards import ShardSample
+from perceptio_core.data.shards import write_shard as write_joint_shard
+from perceptio_core.depth.store import encode_depth, write_index, write_shard
+from perceptio_core.params import SECTIONS
+from pipeline.lineage.commits import commit_with
+from pipeline.lineage.graph import LineageGraph
+from pipeline.lineage.pages import Facts, key_of, stage_page
+from pipeline.lineage.pictures import Picture, pictures_of
+from pipeline.lineage.wording import flat, size_of, time_of
+
+PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FakePipeline:
+    """A checkout that plain `dvc repro` has run, and that is committed."""
+    fake = fake_pipeline(tmp_path_factory.mktemp("finished"))
+    (fake.root / "params.yaml").write_text("profile: mini\nvariants: [full, control]\n")
+    fake.run("git", "add", "--all")
+    commit(fake.root, "all of it")
+    fake.dvc("repro")
+    return fake
+
+
+def commit(folder: Path, message: str) -> str:
+    """Commit what is staged; the commit's id."""
+    command = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", message]
+    subprocess.run(command, cwd=folder, check=True)
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_graph_of_the_lock_file_is_the_pipelines(finished: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.root)
+    graph = LineageGraph.from_lock()
+    assert graph.upstream("joint_shards") == ["sources", "teacher_depth", "depth_codebook"]
+    assert graph.upstream("evaluate@full") == ["foundations", "sources", "cotrain@full"]
+    assert graph.downstream("teacher_depth") == ["depth_codebook", "joint_shards"]
+    assert set(graph.ancestors("report")) == graph.records.keys() - {"report"}
+    assert "cotrain@control" not in graph.ancestors("evaluate@full")
+    assert graph.makers("artifacts/mini/cotrain/full/checkpoint/model") == ["cotrain@full"]
+    assert sorted(graph.makers("artifacts/mini/cotrain")) == ["cotrain@control", "cotrain@full"]
+    assert graph.makers("profiles/mini.yaml") == []
+
+
+def test_dvc_and_the_graph_agree_on_the_hash_of_everything_read(
+    finished: FakePipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """DVC's own hashes are the oracle: of whole outputs, of files and folders in them, and of folders that hold several."""
+    monkeypatch.chdir(finished.root)
+    graph = LineageGraph.from_lock()
+    reads = {(name, read.path): read for name, record in graph.records.items() for read in record.reads}
+    made = {where: read for where, read in reads.items() if read.path.startswith("artifacts/")}
+    assert {path for _, path in made} >= {
+        "artifacts/mini/joint_shards",
+        "artifacts/mini/sources/images.parquet",
+        "artifacts/mini/cotrain/full/checkpoint",
+        "artifacts/mini/cotrain",
+    }
+    assert all(graph.agrees(read) for read in made.values())
+    assert graph.agrees(reads["foundations", "foundations/mini/SHA256SUMS"]) is None
+
+    # Another teacher_depth alone: those that read it have not run since.
+    lock = Path("dvc.lock").read_text()
+    try:
+        finished.change("teacher_depth", knob=7)
+        finished.dvc("repro", "-s", "teacher_depth")
+        changed = LineageGraph.from_lock()
+    finally:
+        Path("dvc.lock").write_text(lock)
+        finished.change("teacher_depth", knob=1)
+        finished.dvc("checkout", "--force")
+    disagree = {where for where, read in made.items() if changed.agrees(read) is False}
+    assert disagree == {(stage, "artifacts/mini/teacher_depth") for stage in ("depth_codebook", "joint_shards")}
+    monkeypatch.chdir(tmp_path)
+    assert graph.agrees(made["report", "artifacts/mini/cotrain"]) is None, "without DVC's cache it cannot be told"
+
+
+def test_the_command_tells_the_tree_from_the_lock_file_alone(finished: FakePipeline) -> None:
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=finished.root, check=True, capture_output=True, text=True).stdout
+    output = finished.run(*PERCEPTIO, "lineage", "artifacts/mini/report/metrics.json")
+    lock = (finished.root / "dvc.lock").read_text()
+    first, *_, last = output.splitlines()
+    assert re.fullmatch(
+        r"artifacts/mini/report/metrics\.json  md5 (\w{32})  in artifacts/mini/report, md5 (.*)\.dir, .*", first
+    )
+    assert all(md5 in lock for md5 in re.findall(r"md5 (\w{32})\.dir", output))
+    for stage in (*SECTIONS[:5], "cotrain@full", "cotrain@control", "evaluate@full", "evaluate@control", "report"):
+        assert len(re.findall(rf"─ {stage}$", output, flags=re.MULTILINE)) == 1, "each stage is told once"
+    assert "─ sources  (above)" in output
+    assert "parameters  sources.knob: 1" in output
+    assert len(re.findall(rf"code        \d+ files as in commit {head[:12]} of \d{{4}}-\d\d-\d\d$", output, re.MULTILINE)) == 10
+    assert "no longer these bytes" not in output
+    assert last == "used by: no stage"
+    inside = finished.run(*PERCEPTIO, "lineage", "artifacts/mini/cotrain/full/checkpoint/model")
+    assert "evaluate@full" not in inside.partition("used by")[0]
+    assert inside.splitlines()[-1] == "used by: evaluate@full, report"
+    message = finished.run(*PERCEPTIO, "lineage", "artifacts/smoke/report", expect=2)
+    assert "dvc.lock does not say what made artifacts/smoke/report; it records artifacts/mini/cotrain/control, " in message
+
+
+def test_the_commit_is_the_newest_that_has_every_file_as_it_ran(tmp_path: Path) -> None:
+    files = {"stages/a.py": "d41d8cd98f00b204e9800998ecf8427e", "stages/b.py": "0cc175b9c0f1b6a831c399e269772661"}  # "", "a"
+    assert commit_with(files, folder=tmp_path) is None, "no repository"
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert commit_with(files, folder=tmp_path) is None, "no commit"
+    (tmp_path / "stages").mkdir()
+    ids = []
+    for first, second in (("old", "a"), ("", "a"), ("", "b"), ("", "b")):
+        (tmp_path / "stages" / "a.py").write_text(first)
+        (tmp_path / "stages" / "b.py").write_text(second)
+        (tmp_path / "other").write_text(str(len(ids)))
+        subprocess.run(["git", "add", "--all"], cwd=tmp_path, check=True)
+        ids.append(commit(tmp_path, "next"))
+    found = commit_with(files, folder=tmp_path)
+    assert found is not None
+    assert found.id == ids[1]
+    assert commit_with(files | {"stages/b.py": "0" * 32}, folder=tmp_path) is None
+    assert commit_with(files | {"stages/c.py": "0" * 32}, folder=tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (256_400_000, "256.4 MB"), (3.2e12, "3.2 TB")]
+)
+def test_sizes(count: float, said: str) -> None:
+    assert size_of(count) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7400, "2 h 03 min")]
+)
+def test_times(seconds: float, said: str) -> None:
+    assert time_of(seconds) == said
+
+
+def test_nested_values_become_rows() -> None:
+    assert flat({"a": {"b": 1 / 3, "c": {}}, "d": [1, 2], "e": None}) == [("a.b", "0.333333"), ("d", "[1, 2]"), ("e", "None")]
+
+
+def test_a_page_keeps_its_facts_out_of_sight_and_says_what_changed(
+    finished: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.root)
+    before = Facts(version="v1", seconds=61.0, size=5, metrics={"up": 1.0, "even": 2.0, "loss --> <b>": -1e-05})
+    facts = Facts(version="v2", seconds=30.0, size=5, metrics={"up": 1.5, "even": 2.0, "fresh": 3.0})
+    text = stage_page(
+        "sources",
+        profile="mini",
+        graph=LineageGraph.from_lock(),
+        downstream=["teacher_depth"],
+        facts=facts,
+        before=before,
+        pages={},
+        pictures=[Picture(uri="data:image/png;base64,AA==", caption="a|b](x) <script>")],
+    )
+    assert Facts.from_page(text) == facts
+    assert Facts.from_page(before.comment()) == before
+    assert before.comment().count("-->") == 1
+    assert Facts.from_page("# another page") is None
+    assert "Ran for 30 s, the version before for 1 min 01 s." in text
+    assert {"| up | 1.5 | 1 | +0.5 |", "| even | 2 | 2 | 0 |", "| fresh | 3 |  | new |"} <= set(text.splitlines())
+    assert r"![a\|b\](x) \<script\>](data:image/png;base64,AA==)" in text
+    assert key_of("perceptio-1B", "evaluate@full") == "perceptio-1b-evaluate-full"
+
+
+def test_every_stage_with_something_to_see_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "profiles").symlink_to(Path(__file__).resolve().parent.parent / "profiles")
+    out = {name: tmp_path / "artifacts" / "mini" / name for name in (*SECTIONS, "cotrain/full", "evaluate/full")}
+    for folder in out.values():
+        folder.mkdir(parents=True, exist_ok=True)
+
+    gray = Image.new("RGB", (40, 20), (90, 90, 90))
+    (out["sources"] / "root").mkdir()
+    gray.save(out["sources"] / "root" / "one.png")
+    row = ImageRow(image_key="set/one", path="one.png", width=40, height=20, sha256="0" * 64, split="train")
+    write_manifest(out["sources"], images=[row], records=[], quarantine=[])
+
+    ramp_HW = np.tile(np.linspace(1, 2, 40, dtype=np.float32), (20, 1))  # nearer to the right
+    maps = [encode_depth("set/one", ramp_HW)]
+    write_index(out["teacher_depth"], write_shard(out["teacher_depth"], name="depth-00000.tar", maps=maps))
+
+    png = io.BytesIO()
+    gray.save(png, format="PNG")
+    sample = ShardSample(image=png.getvalue(), extension="png", content={"task": "marker"})
+    write_joint_shard(out["joint_shards"], name="train-00000", split="train", samples=[sample], quarantine=[])
+    gray.save(out["depth_codebook"] / "samples.png")
+    gray.save(out["report"] / "figure.png")
+    curves = out["cotrain/full"] / "curves" / "plots" / "metrics" / "train"
+    curves.mkdir(parents=True)
+    (curves / "total.tsv").write_text("step\ttotal\n0\t2.0\n1\t1.0\n")
+    left_HW = np.zeros((20, 40), bool)
+    left_HW[:, :20] = True
+    panel = {"image": "one.png", "question": "Where?", "mask": encode(left_HW), "truth": encode(left_HW)}
+    without = panel | {"mask": None}
+    (out["evaluate/full"] / "panels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (without, panel)))
+
+    def only(stage: str) -> Image.Image:
+        (shown,) = pictures_of(stage, profile="mini")
+        return Image.open(io.BytesIO(base64.b64decode(shown.uri.partition("base64,")[2]))).convert("RGB")
+
+    for stage in ("sources", "joint_shards", "depth_codebook", "report"):
+        assert only(stage).getpixel((20, 10)) == (90, 90, 90), stage
+    depth = np.asarray(only("teacher_depth").convert("L"), dtype=int)
+    assert depth.shape == (20, 40)
+    assert depth[10, 38] > depth[10, 20] > depth[10, 1], "near is bright"
+    masked = only("evaluate@full")
+    assert masked.getpixel((10, 10)) != (90, 90, 90)
+    assert masked.getpixel((30, 10)) == (90, 90, 90)
+    (curve,) = pictures_of("cotrain@full", profile="mini")
+    assert b"<svg" in base64.b64decode(curve.uri.removeprefix("data:image/svg+xml;base64,"))
+    assert pictures_of("foundations", profile="mini") == []
+    (out["sources"] / "root" / "one.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"one\.png|image"):
+        pictures_of("sources", profile="mini")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+def test_three_clicks_lead_from_the_report_to_the_teacher_and_back(finished: FakePipeline, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with finished.start(*PERCEPTIO, "ui", "--port", str(port)) as ui:
+        try:
+            assert ui.stdout is not None
+            address = next(found[1] for line in ui.stdout if (found := re.search(r"lineage of profile mini: (\S+)", line)))
+            assert address == f"http://127.0.0.1:{port}/v2/artifacts/key/mini-lineage"
+            assert "it runs already" in finished.run(*PERCEPTIO, "ui", expect=2)
+            with browser(tmp_path / "browser") as tab:
+                heading = "document.querySelector('[data-testid=markdown-display] h1')?.textContent"
+                tab.open(f"http://127.0.0.1:{port}/v2/artifacts/key/mini-report")
+                tab.click("a[href*='/artifacts/artifact/']", "")
+                tab.wait_for(f"{heading} === 'report'")
+                assert tab.wait_for("document.querySelector('[data-testid=markdown-display] img').naturalWidth === 2")
+
+                tab.click("[data-testid=markdown-display] svg a", "evaluate@full")  # one: to what measured a number
+                tab.wait_for(f"{heading} === 'evaluate@full'")
+                tab.click("[data-testid=markdown-display] svg a", "depth_codebook")  # two
+                tab.wait_for(f"{heading} === 'depth_codebook'")
+                tab.click("[data-testid=markdown-display] svg a", "teacher_depth")  # three
+                tab.wait_for(f"{heading} === 'teacher_depth'")
+                lock = (finished.root / "dvc.lock").read_text()
+                hashes = re.findall(r"\w{32}\.dir", tab.ask("document.body.innerText"))
+                assert hashes
+                assert all(md5 in lock for md5 in hashes)
+
+                tab.click("[data-testid=markdown-display] svg a", "joint_shards")  # and back, by way of all its versions
+                tab.wait_for("location.pathname === '/v2/artifacts/key/mini-joint-shards'")
+                tab.click("a[href*='/artifacts/artifact/']", "")
+                tab.wait_for(f"{heading} === 'joint_shards'")
+            output = finished.run(*PERCEPTIO, "repro", "sources", "--force")
+            assert f"http://127.0.0.1:{port}/runs/flow-run/" in output, "a run reports to the server that is up"
+        finally:
+            ui.send_signal(signal.SIGINT)
+            ui.communicate(timeout=120)
+    assert ui.returncode == 0
+    assert not (finished.root / ".prefect" / "perceptio-server").exists()
+    assert subprocess.run(["pgrep", "-g", str(os.getpgid(0)), "-f", f"port {port}"], check=False).returncode == 1
