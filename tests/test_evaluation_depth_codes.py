@@ -1,7 +1,10 @@
 """Depth codes from elsewhere, and what they do to a model's answers."""
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +49,14 @@ def test_oracle_codes_are_of_the_picture_itself() -> None:
     assert [source.pictured(one) for one in items] == items
 
 
+def test_the_teacher_is_shown_the_picture_without_its_marks() -> None:
+    clean = Path("clean.png")
+    items = [replace(item("a", "x"), unmarked=clean), item("b", "y")]
+    assert TeacherCodes(refuse, items=items, other=False).pictured(items[0]).image == clean
+    assert TeacherCodes(refuse, items=items, other=True).pictured(items[1]).image == clean
+    assert TeacherCodes(refuse, items=items, other=True).pictured(items[0]) == items[1]
+
+
 def test_random_codes_depend_on_seed_and_item_alone() -> None:
     items = [item(str(number), "x") for number in range(200)]
     source = DrawnCodes(num_codes=6, depth_tokens=50, seed=3)
@@ -62,7 +73,8 @@ def test_random_codes_depend_on_seed_and_item_alone() -> None:
         "from test_evaluation_depth_codes import *;"
         "print(DrawnCodes(num_codes=6, depth_tokens=50, seed=3).codes([item('7', 'x')], [])[0].tolist())"
     )
-    again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="tests")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert again.stdout.strip() == str(codes[7].tolist())
 
 

@@ -26,6 +26,9 @@ class Item:
     """Unique in the benchmark."""
     image: Path | bytes
     """A file, or an encoded image (MMBench keeps base64 in its table)."""
+    unmarked: Path | None = None
+    """The same picture without the marks that the question speaks of, where the benchmark has it: what a depth teacher, which
+    knows no marks, is shown."""
     question: str
     """The prompt, word for word as the model gets it."""
     expected: str

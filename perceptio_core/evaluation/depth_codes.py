@@ -1,6 +1,6 @@
 """Other depth codes in place of the model's own: what its answers owe to what the codes say (ours).
 
-    oracle   the teacher's codes of the very picture that is asked about
+    oracle   the teacher's codes of the very picture that is asked about, without its marks where the benchmark has it so
     random   each code drawn evenly from all, once per question
     zeroed   code 0 everywhere: a span that says nothing
     other    the teacher's codes of another picture of the benchmark
@@ -12,6 +12,7 @@ that answers as well with random codes has not read them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
@@ -72,7 +73,8 @@ class TeacherCodes:
                 raise ValueError("codes of another picture need at least two pictures; all questions are about one")
 
     def pictured(self, item: Item) -> Item:  # noqa: D102 (see the protocol)
-        return self._pictured[item.item_id]
+        shown = self._pictured[item.item_id]
+        return replace(shown, image=shown.unmarked) if shown.unmarked else shown
 
     def codes(self, items: Sequence[Item], pictures: Sequence[Image.Image]) -> Codes:  # noqa: ARG002, D102 (see the protocol)
         return self._encode(pictures)

@@ -3,6 +3,8 @@
 Official files: ``questions/blink_{n}pointscenter_questions.jsonl`` {question_id, image, text},
 ``answers/blink_{n}pointscenter_answers.jsonl`` {question_id, text "(A)"}, ``images/blink{n}pointscenter/``.
 
+Where a folder ``unmarked`` (ours) holds the same pictures without marks, the depth teacher is shown these.
+
 Scores: strict (the one letter that the answer settles on; unparsable is wrong) and lenient (the public scorer: the right
 letter anywhere among the letters that the answer names). Beside them what needs no depth: the majority letter, and,
 where a ``markers.jsonl`` {question_id, subset, points: [{letter, x, y, area, brightness}]} lies in the folder (ours),
@@ -192,7 +194,14 @@ def _read_subset(folder: Path, n: int, points: Mapping[tuple[int, str], Any] | N
         if len(expected) != 1 or expected not in letters:
             raise ValueError(f"{answers_file}: question {key}: {truth_of[key]!r} is none of {letters}")
         image = Path(inside(str(folder / "images" / f"blink{n}pointscenter"), row["image"], named_in=questions_file))
-        item = Item(item_id=f"{n}/{key}", image=image, question=row["text"], expected=expected)
+        plain = folder / "unmarked" / image.relative_to(folder / "images")
+        item = Item(
+            item_id=f"{n}/{key}",
+            image=image,
+            unmarked=plain if plain.is_file() else None,
+            question=row["text"],
+            expected=expected,
+        )
         questions.append(_Question(subset=n, item=item, points=None if points is None else points.get((n, str(key)))))
     if points is not None and any(question.points is None for question in questions):
         raise ValueError(f"{folder / 'markers.jsonl'}: questions of the subset with {n} points are missing in it")

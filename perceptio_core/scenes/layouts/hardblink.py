@@ -1,6 +1,7 @@
 """HardBLINK's layout: questions, answers and marked images for 3, 4 and 5 points, and the points' image-plane facts.
 
-``markers.jsonl`` is ours: what the short-cut baselines look at (place, area of the object below, brightness).
+Ours are ``markers.jsonl``, what the short-cut baselines look at (place, area of the object below, brightness), and the folder
+``unmarked``, the same pictures without circles and letters.
 """
 
 import json
@@ -61,8 +62,10 @@ class Test:
             )
 
         one, markers = suitable(params, block=f"{self.blocks}_{points}", number=local, find=find, domain=self.domain)
-        marked = draw_markers(Image.fromarray(one.rendering.image), markers)
-        write_png(root / self.folder / "images" / f"blink{points}pointscenter" / f"{local}.png", marked)
+        unmarked = Image.fromarray(one.rendering.image)
+        name = Path(f"blink{points}pointscenter") / f"{local}.png"
+        write_png(root / self.folder / "images" / name, draw_markers(unmarked, markers))
+        write_png(root / self.folder / "unmarked" / name, unmarked)
         facts = [_facts(marker, object_areas(one.rendering), one.rendering.image) for marker in markers]
         text, right = self.ask(markers, one.rng)
         return {"question_id": local, "subset": points, "text": text, "answer": right, "points": facts}
