@@ -102,7 +102,7 @@ class PretrainingRun:
             [group for group in groups if group["params"]],
             lr=lr,
             betas=(0.9, 0.98),
-            fused=True,
+            fused=self.device.type == "cuda",  # on CPUs its rounding depends on where tensors lie: a resumed run would differ
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
