@@ -79,10 +79,14 @@ def test_a_lost_driver_finds_its_job_again_running_or_finished(fake: FakePipelin
             (fake.root / "go").touch()
             wait_until(lambda: list((fake.root / ".work").rglob("exit")))
         with fake.start(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", "--force") as driver:
+            seen = []
             if not finished:
-                time.sleep(3)
+                for line in driver.stdout:
+                    seen.append(line)
+                    if "is at work" in line:
+                        break
                 (fake.root / "go").touch()
-            output, _ = driver.communicate(timeout=120)
+            output = "".join([*seen, driver.communicate(timeout=120)[0]])
         assert driver.returncode == 0, output
         assert ("has finished meanwhile" if finished else "is at work; its log from the beginning") in output
         assert "joint_shards says hello" in output
