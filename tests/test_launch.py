@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -81,10 +82,13 @@ def test_a_lost_driver_finds_its_job_again_running_or_finished(fake: FakePipelin
         with fake.start(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", "--force") as driver:
             seen = []
             if not finished:
+                end_of_patience = threading.Timer(60, (fake.root / "go").touch)
+                end_of_patience.start()
                 for line in driver.stdout:
                     seen.append(line)
                     if "is at work" in line:
                         break
+                end_of_patience.cancel()
                 (fake.root / "go").touch()
             output = "".join([*seen, driver.communicate(timeout=120)[0]])
         assert driver.returncode == 0, output

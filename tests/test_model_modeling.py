@@ -239,6 +239,20 @@ def test_depth_losses_reach_the_language_model_and_not_the_codebook(parts):
     assert not model.codebook.training
 
 
+def test_words_for_levels_are_single_tokens_of_the_base(tmp_path):
+    foundations, codebook = tiny_foundations(tmp_path)
+    with pytest.raises(ValueError, match=r"code_words: '\xb1\xb1' are not single tokens"):
+        assemble(
+            foundations=foundations,
+            codebook=codebook,
+            order=PAPER_ORDER,
+            loss_weights=LOSS_WEIGHTS,
+            max_tiles=1,
+            seed=0,
+            code_words=("a", "\xb1\xb1"),
+        )
+
+
 def test_sam2_is_built_with_data_while_a_checkpoint_is_loaded(tmp_path, monkeypatch):
     """`transformers` builds on the meta device, from which `sam2` could not copy its tables to a GPU."""
     tiny_perceptio(tmp_path)[0].save_pretrained(tmp_path / "checkpoint")

@@ -31,10 +31,10 @@ def pretraining_device() -> torch.device:
     return torch.device("cuda")
 
 
-def begin(parser: argparse.ArgumentParser, module: str) -> tuple[argparse.Namespace, str]:
+def begin(parser: argparse.ArgumentParser, module: str, *, scenes: int = 64000) -> tuple[argparse.Namespace, str]:
     """Add the arguments that all pretraining commands share, parse, start the log; also the command with what it was given."""
     parser.add_argument("--out", type=Path, default=Path("foundations/mini"), help="receives the model's folder (%(default)s)")
-    parser.add_argument("--scenes", type=int, default=64000, help="training scenes, rendered once (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=scenes, help="training scenes, rendered once (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches; 0: this one does (%(default)s)")

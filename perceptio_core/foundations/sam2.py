@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2100, help="optimiser steps (%(default)s)")
     parser.add_argument("--batch", type=int, default=48, help="images a step (%(default)s)")
     parser.add_argument("--lr", type=float, default=1.2e-3, help="peak learning rate (%(default)s)")
-    arguments, command = begin(parser, "sam2")
+    arguments, command = begin(parser, "sam2", scenes=32000)
     begun = time.perf_counter()
     pretrain(
         arguments.out,
