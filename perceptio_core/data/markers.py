@@ -1,10 +1,11 @@
 """Depth-order questions in the manner of HardBLINK: circled, lettered points, one of them nearest to the camera.
 
 The rules for the points are AURORA's (arXiv 2412.03548): at mid-height, at least 20 pixels (of a 336 pixel image) and
-20 of 255 grey levels of the normalised inverse depth apart. Ours: points keep off depth edges, and the image plane must
-not give the answer away. For each short cut (the lowest marker, the marker on the biggest object, the brightest marker)
-many sets of points are drawn and one is chosen with weights under which the nearest point has every rank equally often,
-so the short cut is right once in `count` questions however strongly size, height or brightness go with depth.
+20 of 255 grey levels of the normalised inverse depth apart. Ours: inside the drawn circle the depth is even, no edge
+runs through it, and the image plane must not give the answer away. For each short cut (the lowest marker, the marker on the
+biggest object, the brightest marker) many sets of points are drawn and one is chosen with weights under which the nearest
+point has every rank equally often, so the short cut is right once in `count` questions however strongly size, height or
+brightness go with depth.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def sample_questions(
     levels_HW = (depth_HW - low) * (255.0 / (high - low))
 
     style = marker_style(min(height, width))
-    rows_C, columns_C = _candidates(levels_HW, height=height, width=width, step=step, style=style)
+    rows_C, columns_C = _candidates(levels_HW, height=height, step=step, style=style)
     if len(rows_C) < count:
         return []
     points_P = _draw_points(levels_HW[rows_C, columns_C], rng=rng)
@@ -160,10 +161,10 @@ def sample_questions(
 
 
 def _candidates(
-    levels_HW: NDArray[np.float32], *, height: int, width: int, step: int, style: MarkerStyle
+    levels_HW: NDArray[np.float32], *, height: int, step: int, style: MarkerStyle
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns (working grid) at mid-height where the depth is locally flat or evenly sloped."""
-    reach = max(2, round(0.015 * min(height, width) / step))
+    """Rows and columns (working grid) at mid-height where the depth is flat or evenly sloped as far as the circle reaches."""
+    reach = max(1, round(style.radius / step))
     top, bottom = int(np.ceil(BAND[0] * height / step)), int(BAND[1] * height / step)
     side = max(style.width // (2 * step) + 1, reach)
     left, right = side, levels_HW.shape[1] - side

@@ -20,6 +20,8 @@ from perceptio_core.params import PROFILES, load_profile
 
 MAIN = "main"
 """The regime of the profile itself: every label, tested on more questions of the same kind."""
+LONGER = "longer"
+"""The same, and three times the training."""
 REGIMES = (
     MAIN,
     "labels_100",
@@ -30,6 +32,7 @@ REGIMES = (
     "new_question",
     "new_question_back",
     "no_reading",
+    LONGER,
 )
 MODELS = (
     "full",
@@ -54,6 +57,8 @@ CODES = {
     "codes_other": "codes_other",
 }
 """Variants that are `full` with other depth codes, and the name of the control in the profile's section `evaluate`."""
+CODES_IN = (MAIN, *(regime for regime in REGIMES if regime.startswith("labels_")), LONGER)
+"""Regimes in which they have rows of their own."""
 VARIANTS = (*MODELS, *CODES)
 STUDY = "studio"
 """The profile; those named ``studio-<variant>`` differ from it in the codebook, and give a variant of that name."""
@@ -154,7 +159,7 @@ def identity(profile: str, name: str) -> tuple[str, str]:
 
 def _split(variant: str, seed: int, regime: str, values: Sequence[Value]) -> list[Row]:
     """The row of a model; of `full` one more for each replacement of its codes; and one more for the unlike world."""
-    if variant in MODELS[MODELS.index("k32") :] or regime not in (MAIN, *(r for r in REGIMES if r.startswith("labels_"))):
+    if variant in MODELS[MODELS.index("k32") :] or regime not in CODES_IN:
         return [Row(variant=variant, seed=seed, regime=regime, metrics=list(values))]
     rest, rows = list(values), []
     if variant == "full":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perceptio_core.report.study import CODES, MAIN, MODELS, Row
+from perceptio_core.report.study import CODES, CODES_IN, LONGER, MAIN, MODELS, Row
 
 NOT_RUN, NOT_ASKED = "not run", "–"
 NAMES = {
@@ -52,6 +52,7 @@ TESTED = {
     "new_scenes": ("tested on unlike scenes", "hardblink_mean"),
     "new_question": ("trained on pairs, tested on the nearest of several", "hardblink_mean"),
     "new_question_back": ("trained on the nearest of several, tested on pairs", "pairs_hardblink_mean"),
+    LONGER: ("all labels, three times the training", "hardblink_mean"),
 }
 """Per regime its description, and the metric that it is about."""
 MARGIN = 10.0
@@ -101,15 +102,14 @@ def ablations(rows: Sequence[Row]) -> str:
 
 def codes(rows: Sequence[Row]) -> str:
     """The full model with its own depth codes and with others in their place, where they were replaced."""
-    regimes = [MAIN, *(regime for regime in TESTED if regime.startswith("labels_"))]
-    ran = [any((row.variant, row.regime) == ("full", regime) for row in rows) for regime in regimes]
-    lines = [["depth order, mean", *(TESTED[regime][0] for regime in regimes)]]
+    ran = [any((row.variant, row.regime) == ("full", regime) for row in rows) for regime in CODES_IN]
+    lines = [["depth order, mean", *(TESTED[regime][0] for regime in CODES_IN)]]
     for variant in ("full", *CODES):
         name = "its own codes" if variant == "full" else NAMES[variant]
-        cells = [_text(rows, variant=variant, regime=regime, metric="hardblink_mean") for regime in regimes]
+        cells = [_text(rows, variant=variant, regime=regime, metric="hardblink_mean") for regime in CODES_IN]
         # Where the full model was run, a row that is absent is a replacement that was not asked for.
         lines.append([name, *(NOT_ASKED if text == NOT_RUN and ran[place] else text for place, text in enumerate(cells))])
-    without = [_text(rows, variant="full", regime=regime, metric="without_depth_hardblink_mean") for regime in regimes]
+    without = [_text(rows, variant="full", regime=regime, metric="without_depth_hardblink_mean") for regime in CODES_IN]
     return _table([*lines, ["no depth span", *without]])
 
 
@@ -145,7 +145,7 @@ def bars(rows: Sequence[Row]) -> str:
     found = []
     for regime, (_, metric) in TESTED.items():
         full, control = (cell(rows, variant=variant, regime=regime, metric=metric) for variant in ("full", "control"))
-        if full and control and regime not in (MAIN, "labels_10000"):
+        if full and control and regime not in (MAIN, "labels_10000", LONGER):
             found.append((full.value - control.value, _apart(full, control), regime))
     met = [regime for difference, apart, regime in found if difference >= MARGIN and apart]
     best = max(found, default=None)
