@@ -73,6 +73,8 @@ def main() -> None:
         processor=processor,
         mixture=params.mixture.model_dump(),
         markers=params.markers,
+        own_codes=params.own_codes,
+        steps=params.steps,
         batch_size=params.batch_size,
         validate=params.validation_batches > 0,
         seed=params.seed,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,54 @@ def test_losses_are_those_of_the_plain_model_on_each_sample_alone(parts, mixed, 
     markers = (roles == Role.DEPTH_START) | (roles == Role.DEPTH_END)
     assert float(losses["llm"]) == pytest.approx(-float(log_p[text].mean()), rel=1e-5)
     assert float(losses["marker"]) == pytest.approx(-float(log_p[markers].mean()), rel=1e-5)
+
+
+def test_spans_are_read_with_the_models_own_codes_while_the_targets_stay(parts, mixed, tmp_path):
+    """Against `transformers`' own InternVL: one pass for the likeliest codes, by hand, and one that reads them."""
+    model, _ = parts
+    model.eval()
+    model.vlm.save_pretrained(tmp_path / "plain")
+    plain = InternVLForConditionalGeneration.from_pretrained(tmp_path / "plain").eval()
+    vocabulary = model.config.vocabulary
+    log_p, roles, changed = [], [], 0
+    with torch.no_grad():
+        losses = model(replace(mixed, own_codes=True))
+        for number, (ids, own) in enumerate(
+            zip(mixed.input_ids_T.split(mixed.lengths), mixed.roles_T.split(mixed.lengths), strict=True)
+        ):
+            pixels, read = mixed.pixels_PCHW[number, None], ids.clone()
+            for place in torch.nonzero(own == Role.DEPTH_CODE)[:, 0].tolist():
+                scores = plain(input_ids=ids[None], pixel_values=pixels).logits[0, place - 1]
+                codes = scores[vocabulary.first_code : vocabulary.first_code + vocabulary.num_codes]
+                read[place] = vocabulary.first_code + int(codes.argmax())
+            changed += int((read != ids).sum())
+            logits = plain(input_ids=read[None], pixel_values=pixels).logits[0].double()
+            log_p.append(logits[:-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0])
+            roles.append(own[1:])
+        assert changed > 0
+        told = model(mixed)
+    log_p, roles = torch.cat(log_p), torch.cat(roles)
+    text = (roles == Role.ANSWER) | (roles == Role.END) | (roles == Role.SEG)
+    assert float(losses["llm"]) == pytest.approx(-float(log_p[text].mean()), rel=1e-5)
+    assert float(losses["token"]) == pytest.approx(-float(log_p[roles == Role.DEPTH_CODE].mean()), rel=1e-5)
+    assert float(losses["llm"]) != float(told["llm"])
+
+
+def test_own_codes_under_autocast_leave_every_gradient_in_place(parts, mixed):
+    """Autocast's cache holds what the pass without a graph has cast; gradients are those of a run that keeps no cache."""
+    model, _ = parts
+    groups = add_adapters(model, **LORA, train_vision_tower=True)
+    parameters = [parameter for group in groups.values() for parameter in group.values()]
+    gradients = []
+    for cached in (True, False):
+        torch.manual_seed(0)
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            losses = model(replace(mixed, own_codes=True))
+        losses["total"].backward()
+        gradients.append([parameter.grad for parameter in parameters])
+    assert all(one is not None and torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert sum(float(one.abs().sum()) > 0 for one in gradients[0]) > len(parameters) / 2
 
 
 def test_a_centred_prompt_sees_what_differs_between_objects(parts, mixed):

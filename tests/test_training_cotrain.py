@@ -235,6 +235,32 @@ def test_parts_of_a_step_are_its_samples_once_each(artifacts: Path) -> None:
     assert batches.train(6, 0, 1).keys != whole
 
 
+def test_steps_of_own_codes_grow_evenly_to_their_share_on_every_rank(artifacts: Path) -> None:
+    """Of 8 steps with half at the end: 0.5 / 8 * s ** 2 / 2 passes a whole number in the steps 5 (1.125) and 7 (2)."""
+    made = artifacts / "artifacts/tiny"
+    _, processor = assemble(
+        foundations=made / "foundations",
+        codebook=made / "depth_codebook",
+        order=["segmentation", "depth"],
+        loss_weights=LOSS_WEIGHTS,
+        max_tiles=1,
+        seed=0,
+    )
+    batches = joint_batches(
+        shards=made / "joint_shards",
+        processor=processor,
+        mixture=MIXTURE,
+        batch_size=8,
+        validate=True,
+        seed=0,
+        own_codes=0.5,
+        steps=8,
+    )
+    for part in range(2):
+        assert [step for step in range(8) if batches.train(step, part, 2).own_codes] == [5, 7]
+    assert not batches.validation(0).own_codes
+
+
 def test_labels_that_are_left_out_leave_the_depth_codes(artifacts: Path) -> None:
     """Of the marker samples one picture is left, with its codes; the other tasks are drawn as before."""
     made = artifacts / "artifacts/tiny"

@@ -26,6 +26,8 @@ class PerceptioBatch:
         sam_pixels_SCHW: float images for SAM2, of the S <= B samples with [SEG] tokens only, in batch order.
         masks_M: bool target masks, each (H, W) of its own image, one per [SEG] token in the order of reading the batch.
         mask_image_M: int64, which of the S images each mask belongs to.
+        own_codes: whether the depth spans are read with the codes that the model itself would write, in place of those in
+            `input_ids_T`, which stay the targets.
     """
 
     keys: tuple[str, ...]
@@ -37,6 +39,7 @@ class PerceptioBatch:
     sam_pixels_SCHW: Tensor
     masks_M: tuple[Tensor, ...]
     mask_image_M: Tensor
+    own_codes: bool = False
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PerceptioBatch:
         """The same batch on another device."""

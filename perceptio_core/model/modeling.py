@@ -9,7 +9,7 @@ One training step: image tiles and tokens -> InternVL -> last hidden states h (T
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self, cast
 
@@ -131,7 +131,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
 
         A loss of which the batch holds nothing is a zero that is connected to the graph.
         """
-        hidden_TD = self._hidden_states(batch)
+        hidden_TD = self._hidden_states(self._with_own_codes(batch) if batch.own_codes else batch)
         predictions = predict(
             hidden_TD=hidden_TD,
             head=self.vlm.get_output_embeddings(),
@@ -232,6 +232,16 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             for row, depth in zip(rows, self.codebook.decode(codes_BN), strict=True):
                 maps[row] = depth[0].float().cpu().numpy()
         return maps
+
+    @torch.no_grad()
+    def _with_own_codes(self, batch: PerceptioBatch) -> PerceptioBatch:
+        """The batch with the likeliest code at each place of the depth spans, all of one pass in which each sees the true codes
+        before it (scheduled sampling in two passes, arXiv 1906.07651).
+        """
+        vocabulary, code_T = self.config.vocabulary, batch.roles_T == Role.DEPTH_CODE
+        logits = self.vlm.get_output_embeddings()(self._hidden_states(batch)[code_T.nonzero()[:, 0] - 1])
+        codes = logits[:, vocabulary.first_code : vocabulary.first_code + vocabulary.num_codes].argmax(-1)
+        return replace(batch, input_ids_T=batch.input_ids_T.masked_scatter(code_T, vocabulary.first_code + codes))
 
     def _hidden_states(self, batch: PerceptioBatch) -> Tensor:
         """Last hidden states (T, D) of the language model."""

@@ -108,6 +108,10 @@ class CotrainParams(Section):
     code_words: tuple[str, ...] = ()
     """Words of the base for levels, each a single token, the farthest first: the rows of the depth codes, which are in the
     order of nearness, start between theirs. None: they start like those of the other added tokens."""
+    own_codes: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps, at the end of training, in which the depth spans are read with the codes that the model itself would
+    write; it grows evenly from 0 (scheduled sampling, arXiv 1506.03099; the paper is silent, ours). The answer then learns
+    how far the model's own codes can be trusted beside the picture. Such a step costs a forward pass more."""
     vision_start: float = Field(ge=0, lt=1)
     """Share of the steps before the projector and the vision tower begin to learn (Sa2VA: 0). From the first step on, they
     would answer the large early gradients of the added rows with an offset common to all image tokens, in which what the

@@ -1,7 +1,8 @@
 """Batches from the joint shards: which samples, in which order, as tensors."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ def joint_batches(
     validate: bool,
     seed: int,
     markers: MarkerQuestions = ALL_MARKERS,
+    own_codes: float = 0.0,
+    steps: int = 1,
 ) -> Batches:
     """Training and validation batches as pure functions of step, part and index.
 
@@ -56,6 +59,9 @@ def joint_batches(
             validation split has no sample of.
         seed: of the order of samples.
         markers: which of the depth-order labels train; the validation batches hold the same kinds, without a limit.
+        own_codes: share of the steps, at the end of training, whose depth spans are read with the model's own codes; it grows
+            evenly from 0 at the first step.
+        steps: of the whole training.
 
     Raises:
         ValueError: no shards, a task with weight and without training samples, or fewer labels than `markers` wants.
@@ -66,7 +72,8 @@ def joint_batches(
 
     def train_batch(step: int, part: int, parts: int) -> PerceptioBatch:
         indices = train_sampler.indices(step, batch_size, rank=part, world_size=parts)
-        return processor.collate([_decoded(train[index], markers) for index in indices])
+        batch = processor.collate([_decoded(train[index], markers) for index in indices])
+        return replace(batch, own_codes=_is_of_own_codes(step, share=own_codes / steps))
 
     if not validate:
         return Batches(train=train_batch, validation=_no_validation)
@@ -91,6 +98,11 @@ def _decoded(sample: Sample, markers: MarkerQuestions) -> _Decoded:
         mask_turns=sample.mask_turns,
         depth_codes=sample.depth_codes,
     )
+
+
+def _is_of_own_codes(step: int, *, share: float) -> bool:
+    """Whether a step is one of those; of the first s steps share * s ** 2 / 2 are, spread evenly."""
+    return math.floor(share * (step + 1) ** 2 / 2) > math.floor(share * step**2 / 2)
 
 
 def _no_validation(index: int) -> PerceptioBatch:
