@@ -2,13 +2,14 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from perceptio_core.data.dataset import JointDataset
-from perceptio_core.data.labels import labelled, turns_of
+from perceptio_core.data.dataset import JointDataset, Sample
+from perceptio_core.data.labels import labelled, readings, turns_of
 from perceptio_core.data.markers import COMPARISON, QUESTION
 from perceptio_core.data.shards import ShardSample, write_index, write_shard
 from perceptio_core.params.cotrain import MarkerQuestions
@@ -91,3 +92,23 @@ def test_turns_are_chosen_by_kind():
 def test_parameters_out_of_range_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         MarkerQuestions.from_mapping(values, where="p: markers")
+
+
+def test_a_reading_is_the_code_of_the_cell_below_the_marker():
+    """A picture 40 wide and 20 high under 2 x 2 codes: a cell is 20 x 10 pixels."""
+    sample = Sample(
+        key="train-00000-000001",
+        record_id="r",
+        image_key="k",
+        image=Image.new("RGB", (40, 20)),
+        task="marker",
+        turns=[(QUESTION, "(A)")],
+        masks=[],
+        mask_turns=[],
+        depth_codes=[7, 8, 9, 10],
+        source="s",
+        points=[{"letter": "A", "x": 19, "y": 9}, {"letter": "B", "x": 20, "y": 9}, {"letter": "C", "x": 39, "y": 10}],
+    )
+    codes = {"Which depth code is at point A?": 7, "Which depth code is at point B?": 8, "Which depth code is at point C?": 10}
+    assert dict(readings(sample)) == codes
+    assert len({readings(replace(sample, key=str(number)))[0] for number in range(20)}) == 3  # any point may be the first

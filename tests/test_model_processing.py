@@ -76,6 +76,21 @@ def test_every_turn_has_its_masks_and_the_first_the_depth(processor):
     assert all(np.array_equal(got, want) for got, want in zip(batch.masks_M, sample.masks, strict=True))
 
 
+def test_an_answer_may_be_one_depth_code(processor):
+    sample = replace(tiny_sample(0, masks=0, depth=True), depth_codes=[5, 0, 2, 2], turns=[("Which point?", 2), ("yes", 4)])
+    assert runs(read(processor, processor.collate([sample]), 0)) == [
+        (PROMPT, Role.PROMPT),
+        ("<depth_start>", Role.DEPTH_START),
+        ("<depth_5><depth_0><depth_2><depth_2>", Role.DEPTH_CODE),
+        ("<depth_end>", Role.DEPTH_END),
+        ("<depth_2>", Role.ANSWER),
+        ("<|im_end|>", Role.END),
+        ("\n<|im_start|>user\nyes<|im_end|>\n<|im_start|>assistant\n", Role.PROMPT),
+        ("<depth_4>", Role.ANSWER),
+        ("<|im_end|>", Role.END),
+    ]
+
+
 def test_a_turn_without_perception_has_its_answer_alone(processor):
     batch = processor.collate([tiny_sample(0, masks=1, depth=False, turns=2)])
     assert runs(read(processor, batch, 0)) == [

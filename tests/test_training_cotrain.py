@@ -84,7 +84,7 @@ def write_shards(folder: Path, *, per_task: int = 6) -> None:
                 "width": 48,
                 "height": 40,
                 "source": "toy",
-                "points": None,
+                "points": [{"letter": "A", "x": 1, "y": 1}, {"letter": "B", "x": 47, "y": 39}] if task == "marker" else None,
             }
             samples.append(ShardSample(image=stream.getvalue(), extension="png", content=content))
         parts.append(write_shard(folder, name=f"{split}-00000", split=split, samples=samples, quarantine=[]))
@@ -294,11 +294,40 @@ def test_labels_that_are_left_out_leave_the_depth_codes(artifacts: Path) -> None
     assert [key for key in one if key not in marked] == [key for key in everything if key not in marked]
     assert len({key for key in everything if key in marked}) > len({key for key in one if key in marked}) == 1
 
+    # Marked pictures without their labels have codes to read.
+    batch = joint_batches(
+        shards=made / "joint_shards",
+        processor=processor,
+        mixture={"marker": 1.0, "reading": 1.0},
+        batch_size=40,
+        validate=False,
+        seed=3,
+        markers=MarkerQuestions(limit=1),
+    ).train(0, 0, 1)
+    (labelled,) = {key for key in one if key in marked}
+    vocabulary, readings = processor.config.vocabulary, []
+    for key, ids, roles in zip(
+        batch.keys, batch.input_ids_T.split(batch.lengths), batch.roles_T.split(batch.lengths), strict=True
+    ):
+        said = ids[roles == Role.ANSWER]
+        codes = (said >= vocabulary.first_code) & (said < vocabulary.first_code + vocabulary.num_codes)
+        if codes.any():
+            readings.append(key)
+            assert codes.tolist() == [True, True]  # one for each point, and nothing else
+        else:
+            assert key == labelled
+    assert 10 < len(readings) < 30
+    assert set(readings) == marked
+
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"spans": {"segmentation": True, "depth": False}}, "mixture.depth_map must be 0 when spans.depth is false"),
+        (
+            {**CONTROL, "mixture": MIXTURE | {"depth_map": 0.0, "reading": 0.1}},
+            "mixture.reading must be 0 when spans.depth is false: its answers consist of the codes",
+        ),
         ({"batch_size": 8, "accumulation": 3}, "batch_size 8 must be a multiple of processes 1 x accumulation 3"),
         ({"order": ["depth", "depth"]}, "order must name segmentation and depth once each"),
         ({"mixture": dict.fromkeys(TASKS, 0.0)}, "mixture: at least one task needs a weight above 0"),

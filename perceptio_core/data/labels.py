@@ -1,21 +1,25 @@
 """Which depth-order labels a training run sees: `perceptio_core.params.cotrain.MarkerQuestions` put into effect (ours).
 
 A sample of the task ``marker`` is one marked picture: first the question for the nearest point, then comparisons of two of
-its points. Leaving labels out touches nothing else: the other tasks, and the depth codes that go with them, stay.
+its points. Leaving labels out touches nothing else: the other tasks, and the depth codes that go with them, stay. Questions
+for the depth code at a point need no labels, and are made here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perceptio_core.data.dataset import JointDataset
+from perceptio_core.data.dataset import JointDataset, Sample
 from perceptio_core.params.cotrain import MarkerQuestions
 from perceptio_core.seeds import derived_seed
 
 TASK = "marker"
+READING_TASK = "reading"
+READING = "Which depth code is at point {}?"
 
 
 def labelled(dataset: JointDataset, *, wanted: MarkerQuestions, limit: int | None, seed: int) -> NDArray[np.int64]:
@@ -55,3 +59,18 @@ def turns_of(turns: Sequence[tuple[str, str]], *, wanted: MarkerQuestions) -> li
         *(nearest if "nearest" in wanted.kinds else ()),
         *(comparisons if "comparison" in wanted.kinds else ()),
     ]
+
+
+def readings(sample: Sample) -> list[tuple[str, int]]:
+    """A question for the code of the cell that each marked point lies in, and the code; in an order that the sample decides.
+
+    Args:
+        sample: a marked picture with its depth codes, a square grid over the whole picture.
+    """
+    points, codes_N = sample.points or [], sample.depth_codes or []
+    grid = math.isqrt(len(codes_N))
+    turns = []
+    for i in np.random.default_rng(derived_seed("readings", sample.key)).permutation(len(points)):
+        row, column = points[i]["y"] * grid // sample.image.height, points[i]["x"] * grid // sample.image.width
+        turns.append((READING.format(points[i]["letter"]), codes_N[row * grid + column]))
+    return turns

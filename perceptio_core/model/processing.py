@@ -30,6 +30,7 @@ from perceptio_core.grammar import Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.configuration import PerceptioConfig
 from perceptio_core.segmentation.bridge import sam2_pixels
+from perceptio_core.vocabulary import depth_token
 
 _SLOT = re.compile("\x00[QA]\x00")
 
@@ -46,8 +47,10 @@ class TrainingSample(Protocol):
         """RGB."""
 
     @property
-    def turns(self) -> Sequence[tuple[str, str]]:
-        """(question, answer) pairs, at least one; the depth span is written before the first answer."""
+    def turns(self) -> Sequence[tuple[str, str | int]]:
+        """(question, answer) pairs, at least one; the depth span is written before the first answer. A number in the place of
+        an answer is that depth code.
+        """
 
     @property
     def masks(self) -> Sequence[NDArray[np.bool_]]:
@@ -205,13 +208,16 @@ class PerceptioProcessor:
             ids += prompt
             roles += [Role.PROMPT] * len(prompt)
             try:
-                pieces = grammar.pieces(masks=masks, depth_codes=codes, answer=answer)
+                pieces = grammar.pieces(masks=masks, depth_codes=codes, answer=answer if isinstance(answer, str) else "")
             except ValueError as error:
                 raise ValueError(f"{sample.key}: {error}") from error
             for role, text in pieces:
                 piece = [vocabulary.id_of[text]] if role in perception else self._ids(self._plain, text)
                 ids += piece
                 roles += [role] * len(piece)
+            if isinstance(answer, int):
+                ids.append(vocabulary.id_of[depth_token(answer)])
+                roles.append(Role.ANSWER)
             ids.append(self.config.end_token_id)
             roles.append(Role.END)
         return ids, roles

@@ -65,6 +65,9 @@ class TaskMixture(Section):
     conversation: NonNegativeFloat
     marker: NonNegativeFloat
     depth_map: NonNegativeFloat
+    reading: NonNegativeFloat = 0.0
+    """Marked pictures, with or without kept depth-order labels, and a question for the depth code at each point (ours). It
+    needs no label, and teaches to look up in the depth span what a marker stands on."""
 
 
 class MarkerQuestions(Section):
@@ -155,6 +158,7 @@ class CotrainParams(Section):
             raise ValueError(f"order must name segmentation and depth once each, not {list(self.order)}")
         if not any(self.mixture.model_dump().values()):
             raise ValueError("mixture: at least one task needs a weight above 0")
-        if self.mixture.depth_map and not self.spans.depth:
-            raise ValueError("mixture.depth_map must be 0 when spans.depth is false: such samples consist of the codes")
+        for task in ("depth_map", "reading"):
+            if getattr(self.mixture, task) and not self.spans.depth:
+                raise ValueError(f"mixture.{task} must be 0 when spans.depth is false: its answers consist of the codes")
         return self

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceptio_core.data.dataset import JointDataset, Sample
-from perceptio_core.data.labels import TASK, labelled, turns_of
+from perceptio_core.data.dataset import JointDataset
+from perceptio_core.data.labels import READING_TASK, TASK, labelled, readings, turns_of
 from perceptio_core.data.mixture import MixtureSampler
 from perceptio_core.data.rle import decode
 from perceptio_core.model.batch import PerceptioBatch
@@ -25,7 +25,7 @@ class _Decoded:
 
     key: str
     image: Image.Image
-    turns: list[tuple[str, str]]
+    turns: list[tuple[str, str | int]]
     masks: list[NDArray[np.bool_]]
     mask_turns: list[int]
     depth_codes: list[int] | None
@@ -67,33 +67,47 @@ def joint_batches(
         ValueError: no shards, a task with weight and without training samples, or fewer labels than `markers` wants.
     """
     train = JointDataset(shards, "train")
-    train_tasks = {**train.tasks, TASK: labelled(train, wanted=markers, limit=markers.limit, seed=seed)}
+    train_tasks = _tasks(train, markers=markers, limit=markers.limit, seed=seed)
     train_sampler = MixtureSampler(tasks=train_tasks, weights=mixture, seed=seed)
 
     def train_batch(step: int, part: int, parts: int) -> PerceptioBatch:
         indices = train_sampler.indices(step, batch_size, rank=part, world_size=parts)
-        batch = processor.collate([_decoded(train[index], markers) for index in indices])
+        batch = processor.collate([_decoded(train, index, markers) for index in indices])
         return replace(batch, own_codes=_is_of_own_codes(step, share=own_codes / steps))
 
     if not validate:
         return Batches(train=train_batch, validation=_no_validation)
     held_out = JointDataset(shards, "val")
-    held_out_tasks = {**held_out.tasks, TASK: labelled(held_out, wanted=markers, limit=None, seed=seed)}
+    held_out_tasks = _tasks(held_out, markers=markers, limit=None, seed=seed)
     weights = {task: weight for task, weight in mixture.items() if len(held_out_tasks.get(task, ()))}
     held_out_sampler = MixtureSampler(tasks=held_out_tasks, weights=weights, seed=seed)
 
     def validation_batch(index: int) -> PerceptioBatch:
         indices = held_out_sampler.indices(index, batch_size)
-        return processor.collate([_decoded(held_out[index], markers) for index in indices])
+        return processor.collate([_decoded(held_out, index, markers) for index in indices])
 
     return Batches(train=train_batch, validation=validation_batch)
 
 
-def _decoded(sample: Sample, markers: MarkerQuestions) -> _Decoded:
+def _tasks(dataset: JointDataset, *, markers: MarkerQuestions, limit: int | None, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Indices by task. A marked picture has a second one, its own plus the number of samples, by which its codes are read."""
+    marked = labelled(dataset, wanted=markers, limit=None, seed=seed)
+    kept = labelled(dataset, wanted=markers, limit=limit, seed=seed)
+    return {**dataset.tasks, TASK: kept, READING_TASK: marked + len(dataset)}
+
+
+def _decoded(dataset: JointDataset, index: int, markers: MarkerQuestions) -> _Decoded:
+    second, number = divmod(index, len(dataset))
+    sample = dataset[number]
+    turns: list[tuple[str, str | int]] = list(sample.turns)
+    if second:
+        turns = list(readings(sample))
+    elif sample.task == TASK:
+        turns = list(turns_of(sample.turns, wanted=markers))
     return _Decoded(
         key=sample.key,
         image=sample.image,
-        turns=turns_of(sample.turns, wanted=markers) if sample.task == TASK else sample.turns,
+        turns=turns,
         masks=[decode(rle) for rle in sample.masks],
         mask_turns=sample.mask_turns,
         depth_codes=sample.depth_codes,
