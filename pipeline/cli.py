@@ -46,7 +46,7 @@ def main() -> None:
 
     run = commands.add_parser("run", help="run one stage through dvc, here or on a cluster; what it reads must be up to date")
     run.add_argument("stage", metavar="STAGE", help="as in evaluate@full; cotrain stands for all its variants, one by one")
-    run.add_argument("--on", dest="launcher", help="local or slurm (default: as machine.yaml says, else local)")
+    run.add_argument("--on", dest="launcher", help="local, slurm or kubernetes (default: as machine.yaml says, else local)")
     run.add_argument("--nodes", type=int, help="of the cluster, for cotrain")
     run.add_argument("--force", action="store_true", help="run it even if nothing has changed")
 

@@ -11,10 +11,10 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from perceptio_core.params import SECTIONS
 from perceptio_core.params.base import Section, read_yaml
@@ -35,20 +35,54 @@ class Limits(Section):
     cpu: int = Field(default=2, ge=1)
 
 
+class Pods(Section):
+    """Kubernetes' pods, one a node.
+
+    Attributes:
+        image: has what a stage needs: Python with the project's dependencies.
+        claim: PersistentVolumeClaim of the volume that holds the checkout, writable from several nodes.
+        mount: where the pods have the checkout.
+        namespace: of the job.
+        python: the interpreter in the image.
+        gpus: per pod.
+        cpu, memory: per pod, as Kubernetes writes them; memory is the limit as well.
+        shared_memory: size of /dev/shm, through which NCCL and loaders talk; part of the memory.
+    """
+
+    image: str
+    claim: str
+    mount: str = Field(default="/checkout", pattern="^/.+")
+    namespace: str = "default"
+    python: str = "python"
+    gpus: int = Field(default=0, ge=0)
+    cpu: str = "4"
+    memory: str = "16Gi"
+    shared_memory: str = "8Gi"
+
+
 class Launch(Section):
     """Where a stage runs.
 
     Attributes:
-        launcher: "local": on this machine. "slurm": as a job of the cluster that this machine submits to.
+        launcher: "local": on this machine. "slurm": as a job of the cluster that this machine submits to. "kubernetes": as one
+            of the cluster that kubectl speaks to.
         nodes: of the job; above 1 only for `cotrain`.
         processes: per node, where there are several nodes: a number, or "gpu" for one per GPU.
         options: further ones of `sbatch`, such as ``--partition=long`` and ``--gpus-per-node=8``.
+        pods: what Kubernetes starts; for this launcher alone.
     """
 
-    launcher: Literal["local", "slurm"] = "local"
+    launcher: Literal["local", "slurm", "kubernetes"] = "local"
     nodes: int = Field(default=1, ge=1)
     processes: Annotated[int, Field(ge=1)] | Literal["gpu"] = "gpu"
     options: tuple[str, ...] = ()
+    pods: Pods | None = None
+
+    @model_validator(mode="after")
+    def _pods_are_there(self) -> Self:
+        if self.launcher == "kubernetes" and self.pods is None:
+            raise ValueError("pods: missing; the launcher kubernetes needs at least their image and claim")
+        return self
 
 
 class Machine(Section):

@@ -6,7 +6,9 @@ The command is the same wherever the stage runs, so that moving a stage to a clu
 import os
 import sys
 
-from pipeline.launch.slurm import run_on_slurm
+from pipeline.launch.job import Cluster, run_as_job
+from pipeline.launch.kubernetes import Kubernetes
+from pipeline.launch.slurm import Slurm
 from pipeline.machine import read_machine
 
 
@@ -17,7 +19,8 @@ def main() -> None:
         launch = read_machine().launch.get(stage)
         if launch is None or launch.launcher == "local":
             os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}", *arguments])
-        sys.exit(run_on_slurm(stage, arguments, launch))
+        cluster: Cluster = Kubernetes(launch.pods) if launch.launcher == "kubernetes" and launch.pods else Slurm()
+        sys.exit(run_as_job(cluster, stage, arguments, launch))
     except ValueError as error:
         sys.exit(f"launch: {error}")
 

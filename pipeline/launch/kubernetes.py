@@ -1,0 +1,148 @@
+"""Kubernetes: a stage as an Indexed Job, a pod per node, by `kubectl` and its current context.
+
+The checkout lies on a volume that this machine mounts as well, at any path; in the pods it is at `Pods.mount`. Several nodes
+find each other by a headless Service. A pod that the cluster evicts or preempts is made again, and the stage goes on from
+its last checkpoint; one that fails ends the job.
+"""
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.launch.job import Job, State, python_command, told_by
+from pipeline.machine import Launch, Pods
+
+_PORT = 29500
+_LONGEST = 56  # of a name: a pod's host name, of at most 63 characters, adds its index
+_FORGET_AFTER_S = 7 * 24 * 3600
+_LABEL = "app.kubernetes.io/name"
+
+# Paths are relative to the checkout, which lies elsewhere in the pods than on this machine.
+_SCRIPT = """cd {checkout} || exit 1
+log={log}; [ "$JOB_COMPLETION_INDEX" = 0 ] || log="$log-$JOB_COMPLETION_INDEX"
+{command} >> "$log" 2>&1
+code=$?
+[ "$JOB_COMPLETION_INDEX" = 0 ] || exit $code
+{keeping}exit $code
+"""
+
+
+class Kubernetes:
+    """The cluster of kubectl's current context.
+
+    Args:
+        pods: what the pods of the stage's job are like.
+
+    Raises:
+        ValueError: there is no kubectl.
+    """
+
+    def __init__(self, pods: Pods) -> None:
+        if shutil.which("kubectl") is None:
+            raise ValueError("machine.yaml: launcher: kubernetes, but there is no kubectl on the PATH of this machine")
+        self._pods = pods
+
+    def submit(self, job: Job, stage: Sequence[str], launch: Launch) -> str:  # noqa: D102 (see the protocol)
+        self.cancel(job)  # one that has ended keeps its name
+        listed = {"apiVersion": "v1", "kind": "List", "items": manifests(job, stage, launch, self._pods)}
+        told_by("kubectl", "create", "-f", "-", given=json.dumps(listed))
+        return f"{self._pods.namespace}/{name_of(job)}"
+
+    def alive(self, job: Job) -> str | None:  # noqa: D102
+        return f"{self._pods.namespace}/{name_of(job)}" if self.state(job).alive else None
+
+    def cancel(self, job: Job) -> None:  # noqa: D102
+        selected = ["-n", self._pods.namespace, "-l", f"{_LABEL}={name_of(job)}"]
+        told_by("kubectl", "delete", "jobs,services", *selected, "--cascade=foreground", "--wait=true")
+
+    def state(self, job: Job) -> State:  # noqa: D102
+        answer = told_by("kubectl", "get", "job", name_of(job), "-n", self._pods.namespace, "--ignore-not-found", "-o", "json")
+        if not answer.strip():
+            return State(told="", alive=False, passing=False)
+        status = json.loads(answer).get("status", {})
+        true = {one["type"]: one.get("reason", "") for one in status.get("conditions", []) if one["status"] == "True"}
+        for condition in ("Complete", "Failed"):
+            if condition in true:
+                return State(told=f"{condition} {true[condition]}".strip(), alive=False, passing=False)
+        return State(told="Running", alive=True, passing=False)
+
+
+def name_of(job: Job) -> str:
+    """A name that Kubernetes takes: lower case, digits and hyphens, the hash of the inputs whole."""
+    start, _, inputs = job.name.lower().replace("_", "-").rpartition("-")
+    return f"{start[: _LONGEST - len(inputs) - 1].rstrip('-')}-{inputs}"
+
+
+def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> list[dict[str, Any]]:
+    """The Indexed Job and, for several nodes, the headless Service by which they find the first.
+
+    Args:
+        job: its files lie below the present folder, the checkout.
+        stage: module and arguments.
+        launch: how many nodes, and processes on each.
+        pods: image, volume and resources.
+    """
+    name, here = name_of(job), Path.cwd()
+    inside = Job(folder=Path(os.path.relpath(job.folder, here)), out=Path(os.path.relpath(job.out, here)))
+    command = python_command(
+        stage, launch, python=pods.python, rank="$JOB_COMPLETION_INDEX", master=f"{name}-0.{name}", port=str(_PORT)
+    )
+    script = _SCRIPT.format(
+        checkout=shlex.quote(pods.mount), log=shlex.quote(str(inside.log)), command=command, keeping=inside.keeping()
+    )
+    meta = {"name": name, "namespace": pods.namespace, "labels": {_LABEL: name}}
+    resources: dict[str, Any] = {"requests": {"cpu": pods.cpu, "memory": pods.memory}, "limits": {"memory": pods.memory}}
+    if pods.gpus:
+        resources["limits"]["nvidia.com/gpu"] = pods.gpus
+    container = {
+        "name": "stage",
+        "image": pods.image,
+        "command": ["/bin/sh", "-c", script],
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "resources": resources,
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [
+            {"name": "checkout", "mountPath": pods.mount},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [
+            {"name": "checkout", "persistentVolumeClaim": {"claimName": pods.claim}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}},
+        ],
+    }
+    if launch.nodes > 1:
+        spec["subdomain"] = name
+    indexed = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": meta,
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": launch.nodes,
+            "parallelism": launch.nodes,
+            "backoffLimit": 0,
+            "podFailurePolicy": {
+                "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
+            },
+            "ttlSecondsAfterFinished": _FORGET_AFTER_S,
+            "template": {"metadata": {"labels": {_LABEL: name}}, "spec": spec},
+        },
+    }
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta,
+        # The pods look for the first one before it is ready.
+        "spec": {"clusterIP": "None", "selector": {_LABEL: name}, "publishNotReadyAddresses": True},
+    }
+    return [service, indexed] if launch.nodes > 1 else [indexed]
