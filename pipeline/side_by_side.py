@@ -16,8 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,9 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         targets = [parse_target(text) for text in arguments.targets]
+        names = [target.profile.name for target in targets]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"profile {repeated[0]} is named twice; list its variants in one place, with commas")
         if arguments.at_once < 1 or arguments.threads < 1:
             raise ValueError("--at-once and --threads: allowed is 1 or more")
     except ValueError as error:
@@ -144,29 +147,49 @@ def parse_target(text: str) -> Target:
 
 
 def run(targets: Sequence[Target], *, runner: Runner, at_once: int) -> list[Outcome]:
-    """Run the shared stages of all targets, then their variants side by side.
+    """Run each target's shared stages, and its variants side by side as soon as these are done.
 
     Returns:
         What failed or was not finished. A profile whose shared stages fail has no variants run; the others go on.
     """
+    made = {(target.profile.name, stage): Future[bool]() for target in targets for stage in SHARED}
+
+    def shared(target: Target) -> Outcome | None:
+        """The stage that failed, if one did; tells those who wait for a stage whether it is there."""
+        name, fault = target.profile.name, None
+        try:
+            for stage in SHARED:
+                lender = _lender(target.profile, stage, targets)
+                if lender is None:
+                    outcome = _told(runner.run(stage, name))
+                    fault = outcome if outcome.fault else None
+                elif made[lender, stage].result():
+                    _borrow(StagePaths(lender).out(stage), StagePaths(name).out(stage))
+                else:
+                    fault = Outcome(
+                        name=f"{name}.{stage}", seconds=0.0, fault=f"there is none in profile {lender} to take over"
+                    )
+                if fault is not None:
+                    return fault
+                made[name, stage].set_result(True)
+        finally:
+            for stage in SHARED:
+                if not made[name, stage].done():
+                    made[name, stage].set_result(False)
+        return None
+
     failures: list[Outcome] = []
-    sound = list(targets)
-    for stage in SHARED:
-        lenders = {target.profile.name: _lender(target.profile, stage, targets) for target in sound}
-        own = [target for target in sound if lenders[target.profile.name] is None]
-        outcomes = _all([(stage, target.profile.name, None) for target in own], runner=runner, at_once=max(1, len(own)))
-        faulty = {outcome.name.split(".")[0] for outcome in outcomes if outcome.fault}
-        failures += [outcome for outcome in outcomes if outcome.fault]
-        for target in list(sound):
-            name, lender = target.profile.name, lenders[target.profile.name]
-            if name in faulty or lender in faulty:
-                sound.remove(target)
-            elif lender is not None:
-                _borrow(StagePaths(lender).out(stage), StagePaths(name).out(stage))
-    jobs = [(target.profile.name, variant) for target in sound for variant in target.variants]
-    with ThreadPoolExecutor(at_once) as pool:
-        for outcomes in pool.map(lambda job: _variant(*job, runner=runner), jobs):
-            failures += [outcome for outcome in outcomes if outcome.fault]
+    with ThreadPoolExecutor(at_once) as variants, ThreadPoolExecutor(len(targets)) as preparing:
+        running: list[Future[list[Outcome]]] = []
+        prepared = {preparing.submit(shared, target): target for target in targets}
+        for done in as_completed(prepared):
+            if fault := done.result():
+                failures.append(fault)
+                continue
+            name = prepared[done].profile.name
+            running += [variants.submit(_variant, name, variant, runner=runner) for variant in prepared[done].variants]
+        for job in running:
+            failures += [outcome for outcome in job.result() if outcome.fault]
     return failures
 
 
@@ -177,11 +200,6 @@ def _variant(profile: str, variant: str, *, runner: Runner) -> list[Outcome]:
         if outcomes[-1].fault:
             break
     return outcomes
-
-
-def _all(jobs: Iterable[tuple[str, str, str | None]], *, runner: Runner, at_once: int) -> list[Outcome]:
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda job: _told(runner.run(*job)), jobs))
 
 
 def _told(outcome: Outcome) -> Outcome:

@@ -77,6 +77,7 @@ def test_what_still_runs_at_the_end_of_the_time_is_ended(pipeline: FakePipeline)
         (("mini:nonesuch",), "variants has no 'nonesuch'; allowed are control, full"),
         (("nonesuch:full",), "there is no profile"),
         (("mini:full", "--at-once", "0"), "allowed is 1 or more"),
+        (("mini:full", "mini:control"), "profile mini is named twice"),
     ],
 )
 def test_what_cannot_be_run_is_refused(pipeline: FakePipeline, arguments: tuple[str, ...], message: str) -> None:
