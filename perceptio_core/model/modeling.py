@@ -131,7 +131,8 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
 
         A loss of which the batch holds nothing is a zero that is connected to the graph.
         """
-        hidden_TD = self._hidden_states(self._with_own_codes(batch) if batch.own_codes else batch)
+        own_codes = batch.own_codes and "depth" in self.config.order
+        hidden_TD = self._hidden_states(self._with_own_codes(batch) if own_codes else batch)
         predictions = predict(
             hidden_TD=hidden_TD,
             head=self.vlm.get_output_embeddings(),
