@@ -38,7 +38,7 @@ PARAMS = JointShardsParams(
     referring_per_image=3,
     expressions_per_conversation=2,
     conversation_per_image=None,
-    markers_per_image=2,
+    markers_per_image=4,
     marker_counts=(2, 3),
     comparisons_per_marker_question=2,
     depth_map_share=0.5,
@@ -195,7 +195,7 @@ def test_what_the_samples_hold(inputs, finished):
     assert sorted(len(one.masks) for one in seen["referring"]) == [1] * (SCENES - 1) + [2] * (SCENES - 1)
     assert seen["conversation"][0].turns == [("What?", "A café."), ("Where?", "Left.")]
     assert seen["depth_map"][0].turns == [(DEPTH_MAP_QUESTION, "")]
-    assert len(seen["marker"]) >= 5
+    assert len(seen["marker"]) >= 10
     for one in seen["marker"]:
         inverse_depth = store[one.image_key]
         depth_at = {point["letter"]: inverse_depth[point["y"], point["x"]] for point in one.points}
