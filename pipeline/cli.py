@@ -1,5 +1,5 @@
 """The command ``perceptio``: the pipeline or a stage, what a file came from, a model asked, answers scored, compared or
-exported, the study, a conversion.
+exported, the study, a conversion, shards brought to a store.
 """
 
 import argparse
@@ -92,6 +92,13 @@ def main() -> None:
     exported.add_argument(
         "out", type=Path, metavar="OUT", help="new .xlsx or .tsv (tables), .jsonl, .json, or folder (MME, HardBLINK)"
     )
+
+    shards = commands.add_parser("shards", help="bring the training's shards to an S3-compatible store (docs/storage.md)")
+    push = shards.add_subparsers(dest="action", required=True, metavar="push").add_parser(
+        "push", help="copy what joint_shards made; what is there already stays, and a killed copy goes on where it stood"
+    )
+    push.add_argument("store", metavar="STORE", help="s3://BUCKET[/PREFIX]; endpoint and credentials from the AWS_ variables")
+    push.add_argument("--profile", help="whose shards (default: the active profile's)")
 
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
@@ -248,6 +255,20 @@ def _export(arguments: argparse.Namespace) -> None:
     export(arguments.benchmark, predictions=arguments.predictions, root=arguments.root, out=arguments.out)
 
 
+def _shards(arguments: argparse.Namespace) -> None:
+    from perceptio_core.data.store import RemoteShards, StoreError
+    from pipeline.settings import read_active
+    from stages.common import StagePaths
+
+    folder = StagePaths(arguments.profile or read_active().profile).out("joint_shards")
+    remote = RemoteShards(store=arguments.store, folder=folder)
+    try:
+        remote.push()
+    except StoreError as error:
+        sys.exit(f"perceptio: {error}; the same command goes on where this one stood")
+    print(remote.url)
+
+
 def _convert(arguments: argparse.Namespace) -> None:
     from importlib import import_module
 
@@ -267,6 +288,7 @@ _COMMANDS = {
     "export": _export,
     "study": _study,
     "convert": _convert,
+    "shards": _shards,
 }
 
 

@@ -1,4 +1,5 @@
-"""What is true of this machine alone, from a file that neither git nor DVC tracks: how much runs at once, and where.
+"""What is true of this machine alone, from a file that neither git nor DVC tracks: how much runs at once, where, and
+where the training reads its shards.
 
 ``machine.yaml`` beside dvc.yaml, or the file that the variable PERCEPTIO_MACHINE names; without one the defaults hold.
 Nothing in it changes what a stage computes, so a change re-runs nothing.
@@ -18,6 +19,7 @@ from pydantic import Field, model_validator
 
 from perceptio_core.params import SECTIONS
 from perceptio_core.params.base import Section, read_yaml
+from perceptio_core.params.shard_source import ShardSource
 
 MACHINE_FILE = Path("machine.yaml")
 VARIABLE = "PERCEPTIO_MACHINE"
@@ -47,6 +49,7 @@ class Pods(Section):
         gpus: per pod.
         cpu, memory: per pod, as Kubernetes writes them; memory is the limit as well.
         shared_memory: size of /dev/shm, through which NCCL and loaders talk; part of the memory.
+        secret: name of a Secret whose keys become variables of the stage, such as the AWS_ ones of a store of shards.
     """
 
     image: str
@@ -58,6 +61,7 @@ class Pods(Section):
     cpu: str = "4"
     memory: str = "16Gi"
     shared_memory: str = "8Gi"
+    secret: str | None = None
 
 
 class Launch(Section):
@@ -91,10 +95,12 @@ class Machine(Section):
     Attributes:
         limits: how many stages run at once.
         launch: by stage; one that is not named runs here.
+        shards: store that `cotrain` reads its shards from; None: they lie below artifacts/.
     """
 
     limits: Limits = Limits()
     launch: dict[str, Launch] = Field(default_factory=dict)
+    shards: ShardSource | None = None
 
 
 def read_machine() -> Machine:
@@ -116,8 +122,10 @@ def read_machine() -> Machine:
     launches = values.get("launch", {})
     if not isinstance(launches, dict) or (unknown := launches.keys() - set(SECTIONS)):
         raise ValueError(f"{path}: launch: expected stages as keys, of {', '.join(SECTIONS)}; got {launches!r}")
+    shards = values.get("shards")
     return Machine(
         limits=Limits.from_mapping(values.get("limits", {}), where=f"{path}: limits"),
+        shards=None if shards is None else ShardSource.from_mapping(shards, where=f"{path}: shards"),
         launch={stage: Launch.from_mapping(launch, where=f"{path}: launch.{stage}") for stage, launch in launches.items()},
     )
 

@@ -13,6 +13,7 @@ from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.params import load_profile
 from perceptio_core.params.cotrain import CotrainParams
+from perceptio_core.params.shard_source import ShardSource
 from perceptio_core.training.checkpoint import has_checkpoint
 from perceptio_core.training.joint_batches import joint_batches
 from perceptio_core.training.loop import Batches, LoopSettings, start_accelerator, train
@@ -78,6 +79,8 @@ def main() -> None:
         batch_size=params.batch_size,
         validate=params.validation_batches > 0,
         seed=params.seed,
+        source=ShardSource.from_environment(),
+        shard_window=params.shard_window,
     )
     if model.segments and not has_checkpoint(work / "checkpoints"):
         model.to(accelerator.device)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perceptio_core.data.images import open_with_format
+from perceptio_core.data.shard_cache import ShardCache
 from perceptio_core.data.shards import INDEX, SAMPLES, SCHEMA_VERSION
+from perceptio_core.params.shard_source import ShardSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +59,21 @@ class JointDataset:
     Args:
         folder: output of the stage `joint_shards`.
         split: "train" or "val".
+        source: store that the shards are read from, by way of a cache; the folder then needs no more than ``index.json``
+            and ``samples.parquet``. None: they lie in the folder.
 
     Attributes:
         tasks: per task the indices of its samples, ascending.
+        shard_S: per sample the number of its shard.
         index: content of ``index.json``.
 
     Raises:
-        ValueError: the folder is no such output, is of another schema version, or a shard is absent or of another size.
+        ValueError: the folder is no such output, is of another schema version, or a shard is absent or of another size; or
+            see `ShardCache`.
+        StoreError: the store does not answer, or refuses to; at any sample, too.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path, split: str, source: ShardSource | None = None) -> None:
         try:
             self.index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
             table = pq.read_table(folder / SAMPLES)
@@ -73,7 +82,8 @@ class JointDataset:
         if self.index.get("schema_version") != SCHEMA_VERSION:
             version = self.index.get("schema_version")
             raise ValueError(f"{folder / INDEX}: schema_version is {version}, this code reads {SCHEMA_VERSION}")
-        for shard in self.index["shards"]:
+        self._cache = ShardCache(source, folder=folder) if source else None
+        for shard in [] if source else self.index["shards"]:
             path = folder / shard["name"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 raise ValueError(f"{path}: absent or not {shard['bytes']} bytes long; run joint_shards again")
@@ -84,7 +94,7 @@ class JointDataset:
         self._keys: list[str] = rows["key"].to_pylist()
         encoded = rows["shard"].combine_chunks().dictionary_encode()
         self._shards = [folder / name for name in encoded.dictionary.to_pylist()]
-        self._shard_S = encoded.indices.to_numpy()
+        self.shard_S: NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
         columns = ("image_offset", "image_size", "json_offset", "json_size")
         self._spans_S4 = np.stack([rows[name].to_numpy() for name in columns], axis=1)
         tasks = np.array(rows["task"].to_pylist())
@@ -103,11 +113,13 @@ class JointDataset:
         """
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
-        shard, key = int(self._shard_S[number]), self._keys[number]
+        shard, key = int(self.shard_S[number]), self._keys[number]
         image_offset, image_size, _, _ = map(int, self._spans_S4[number])
         try:
             content = self.content(number)
-            image = open_with_format(os.pread(self._open(shard), image_size, image_offset), name="image").image
+            with self._opened(shard) as descriptor:
+                encoded = os.pread(descriptor, image_size, image_offset)
+            image = open_with_format(encoded, name="image").image
             return Sample(
                 key=key,
                 record_id=content["record_id"],
@@ -131,8 +143,18 @@ class JointDataset:
             ValueError: it is no JSON.
         """
         _, _, json_offset, json_size = map(int, self._spans_S4[number])
-        content: dict[str, Any] = json.loads(os.pread(self._open(int(self._shard_S[number])), json_size, json_offset))
+        with self._opened(int(self.shard_S[number])) as descriptor:
+            content: dict[str, Any] = json.loads(os.pread(descriptor, json_size, json_offset))
         return content
+
+    @contextmanager
+    def _opened(self, shard: int) -> Iterator[int]:
+        """File descriptor of a shard; one of the cache is not kept, or shards dropped there would go on filling the disk."""
+        if self._cache is None:
+            yield self._open(shard)
+        else:
+            with self._cache.opened(self._shards[shard].name) as descriptor:
+                yield descriptor
 
     def _open(self, shard: int) -> int:
         """File descriptor of a shard: opened once per process, read with pread, which keeps no place."""

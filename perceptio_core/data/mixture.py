@@ -2,6 +2,10 @@
 
 Tasks come in blocks in which each has exactly its share; within a task, samples come in epochs, each a permutation of its
 own. So a run that resumes at step s, on any number of ranks, needs nothing but s to go on where it stood.
+
+By default an epoch is any permutation, and each step may need any shard. With a window of W shards it walks over the shards
+in a random order and mixes the samples of W neighbours of this order, so that each shard is needed for one stretch of the
+epoch: for shards that come from a store into a cache smaller than they are together.
 """
 
 from __future__ import annotations
@@ -23,12 +27,22 @@ class MixtureSampler:
         tasks: per task the indices of its samples (`JointDataset.tasks`).
         weights: per task its relative share of the samples drawn; 0 leaves it out.
         seed: of all permutations.
+        shard_S: number of the shard that each sample index lies in; only a window needs it.
+        window: shards of a task whose samples are mixed with each other; None mixes all.
 
     Raises:
         ValueError: no weight is above 0, a weight is negative, or a task with weight has no samples.
     """
 
-    def __init__(self, *, tasks: Mapping[str, NDArray[np.int64]], weights: Mapping[str, float], seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        tasks: Mapping[str, NDArray[np.int64]],
+        weights: Mapping[str, float],
+        seed: int,
+        shard_S: NDArray[np.int64] | None = None,
+        window: int | None = None,
+    ) -> None:
         for task, weight in weights.items():
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"mixture: the weight of {task} is {weight}; allowed are finite numbers from 0")
@@ -41,6 +55,7 @@ class MixtureSampler:
         self._counts = _apportion(np.array([weights[name] for name in self._names], np.float64))
         self._slots = np.repeat(np.arange(len(self._names)), self._counts)
         self._seed = seed
+        self._shard_S, self._window = shard_S, window
         self._block = lru_cache(maxsize=4)(self._make_block)
         self._epoch = lru_cache(maxsize=4 * len(self._names))(self._make_epoch)
 
@@ -86,7 +101,14 @@ class MixtureSampler:
         return tasks_S, nth_S
 
     def _make_epoch(self, task: int, epoch: int) -> NDArray[np.int64]:
-        return np.asarray(self._rng(self._names[task], str(epoch)).permutation(len(self._indices[task])))
+        """The order of a task's samples in an epoch, as places in its list of indices."""
+        rng, indices_T = self._rng(self._names[task], str(epoch)), self._indices[task]
+        if self._window is None or self._shard_S is None:
+            return np.asarray(rng.permutation(len(indices_T)))
+        shards, shard_T = np.unique(self._shard_S[indices_T], return_inverse=True)
+        # The samples of the shard at place p of the walk lie anywhere between p and p + window.
+        place_T = rng.permutation(len(shards))[shard_T] + self._window * rng.random(len(indices_T))
+        return np.asarray(np.argsort(place_T, kind="stable"))
 
     def _rng(self, *names: str) -> np.random.Generator:
         digest = hashlib.sha256("/".join(["mixture", str(self._seed), *names]).encode()).digest()

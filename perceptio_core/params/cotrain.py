@@ -139,6 +139,10 @@ class CotrainParams(Section):
     mixture: TaskMixture
     markers: MarkerQuestions = ALL_MARKERS
     """Which of the samples of the task `marker` are drawn from, and which of their turns."""
+    shard_window: PositiveInt | None = None
+    """Shards of a task whose samples are mixed with each other, in a walk over all; null mixes all of an epoch at once. For
+    shards on a store, with a cache that does not hold them all: it should hold twice this number for each task of the mixture
+    (ours)."""
     checkpoint_every: PositiveInt
     """Steps between checkpoints: how much a killed run loses at most."""
     validate_every: PositiveInt

@@ -16,6 +16,7 @@ from perceptio_core.data.rle import decode
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.params.cotrain import ALL_MARKERS, MarkerQuestions
+from perceptio_core.params.shard_source import ShardSource
 from perceptio_core.training.loop import Batches
 
 
@@ -42,6 +43,8 @@ def joint_batches(
     markers: MarkerQuestions = ALL_MARKERS,
     own_codes: float = 0.0,
     steps: int = 1,
+    source: ShardSource | None = None,
+    shard_window: int | None = None,
 ) -> Batches:
     """Training and validation batches as pure functions of step, part and index.
 
@@ -62,13 +65,18 @@ def joint_batches(
         own_codes: share of the steps, at the end of training, whose depth spans are read with the model's own codes; it grows
             evenly from 0 at the first step.
         steps: of the whole training.
+        source: store to read the shards from (see `JointDataset`); None: they lie in the folder. The batches are the same.
+        shard_window: shards of a task whose training samples are mixed with each other (see `MixtureSampler`).
 
     Raises:
         ValueError: no shards, a task with weight and without training samples, or fewer labels than `markers` wants.
+        StoreError: the store does not give the shards; with a batch, too.
     """
-    train = JointDataset(shards, "train")
+    train = JointDataset(shards, "train", source)
     train_tasks = _tasks(train, markers=markers, limit=markers.limit, seed=seed)
-    train_sampler = MixtureSampler(tasks=train_tasks, weights=mixture, seed=seed)
+    train_sampler = MixtureSampler(
+        tasks=train_tasks, weights=mixture, seed=seed, shard_S=np.tile(train.shard_S, 2), window=shard_window
+    )
 
     def train_batch(step: int, part: int, parts: int) -> PerceptioBatch:
         indices = train_sampler.indices(step, batch_size, rank=part, world_size=parts)
@@ -77,7 +85,7 @@ def joint_batches(
 
     if not validate:
         return Batches(train=train_batch, validation=_no_validation)
-    held_out = JointDataset(shards, "val")
+    held_out = JointDataset(shards, "val", source)
     held_out_tasks = _tasks(held_out, markers=markers, limit=None, seed=seed)
     weights = {task: weight for task, weight in mixture.items() if len(held_out_tasks.get(task, ()))}
     held_out_sampler = MixtureSampler(tasks=held_out_tasks, weights=weights, seed=seed)

@@ -6,6 +6,7 @@ The command is the same wherever the stage runs, so that moving a stage to a clu
 import os
 import sys
 
+from perceptio_core.params.shard_source import VARIABLE
 from pipeline.launch.job import Cluster, run_as_job
 from pipeline.launch.kubernetes import Kubernetes
 from pipeline.launch.slurm import Slurm
@@ -16,7 +17,10 @@ def main() -> None:
     """Become the stage, or follow the job that runs it; ends with the stage's exit code."""
     stage, *arguments = sys.argv[1:]
     try:
-        launch = read_machine().launch.get(stage)
+        machine = read_machine()
+        if machine.shards is not None:
+            os.environ[VARIABLE] = machine.shards.model_dump_json()
+        launch = machine.launch.get(stage)
         if launch is None or launch.launcher == "local":
             os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}", *arguments])
         cluster: Cluster = Kubernetes(launch.pods) if launch.launcher == "kubernetes" and launch.pods else Slurm()

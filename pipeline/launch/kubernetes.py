@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perceptio_core.params.shard_source import VARIABLE
 from pipeline.launch.job import Job, State, python_command, told_by
 from pipeline.machine import Launch, Pods
 
@@ -98,11 +99,12 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
     resources: dict[str, Any] = {"requests": {"cpu": pods.cpu, "memory": pods.memory}, "limits": {"memory": pods.memory}}
     if pods.gpus:
         resources["limits"]["nvidia.com/gpu"] = pods.gpus
-    container = {
+    environment = {"HOME": "/tmp"} | {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
+    container: dict[str, Any] = {
         "name": "stage",
         "image": pods.image,
         "command": ["/bin/sh", "-c", script],
-        "env": [{"name": "HOME", "value": "/tmp"}],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
         "resources": resources,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [
@@ -110,6 +112,8 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
             {"name": "shm", "mountPath": "/dev/shm"},
         ],
     }
+    if pods.secret is not None:
+        container["envFrom"] = [{"secretRef": {"name": pods.secret}}]
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
