@@ -50,7 +50,9 @@ class ShardCache:
         largest = max(self._remote.shards.values(), key=lambda shard: int(shard["bytes"]))
         if largest["bytes"] > self._limit:
             needed = largest["bytes"] / _GIB
-            raise ValueError(f"cache_gib: {source.cache_gib}; {largest['name']} alone takes {needed:.3g}, allowed is no less")
+            raise ValueError(
+                f"cache_gib: {source.cache_gib:.3g}; {largest['name']} alone takes {needed:.3g}, allowed is no less"
+            )
         if not self._remote.is_whole():
             raise ValueError(f"{self._remote.url}: {folder}'s shards are not there; perceptio shards push {source.store}")
         self._folder.mkdir(parents=True, exist_ok=True)

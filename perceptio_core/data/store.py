@@ -139,17 +139,13 @@ class RemoteShards:
         return _patiently(head, what=f"{self.url}/{name}: asking for it")
 
 
-def open_for_webdataset(url: str, mode: str = "rb", bufsize: int = 8192) -> Any:
-    """``s3://`` for plain webdataset: ``webdataset.gopen.gopen_schemes["s3"] = open_for_webdataset``, once per process.
+def teach_webdataset() -> None:
+    """Let plain webdataset open ``s3://`` addresses in this process, and in those that it forks; by itself it cannot."""
+    import fsspec
+    from webdataset.gopen import gopen_schemes
 
-    Args:
-        url: of an object.
-        mode: "rb" or "wb".
-        bufsize: ignored; webdataset hands it over.
-    """
-    del bufsize
-    # One request after the other, each for a block: a stream that a slow reader leaves waiting would be cut by the store.
-    return _filesystem().open(url, mode, block_size=BLOCK_BYTES)
+    # By blocks, each a request of its own: the store would cut a stream that a slow reader leaves waiting.
+    gopen_schemes["s3"] = lambda url, mode, _: fsspec.filesystem("s3").open(url, mode, block_size=BLOCK_BYTES)
 
 
 def _filesystem() -> Any:
