@@ -1,4 +1,6 @@
-"""An S3 store on loopback for the tests (moto), a proxy before it that does what bad networks do, and shards to put there."""
+"""An S3 store on loopback for the tests (moto, or Ceph's object gateway), a proxy before it that does what bad networks do,
+and shards to put there.
+"""
 
 import contextlib
 import http.client
@@ -18,6 +20,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
+import ceph_gateway
 from perceptio_core.data import store
 from perceptio_core.data.shards import ShardSample, write_index, write_shard
 
@@ -26,27 +29,42 @@ Fault = Literal["500", "503", "reset", "cut", "short", "corrupt", "stall", "slow
 _ERROR = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>Please try again.</Message></Error>"
 
 
+STORES = ["moto", pytest.param("ceph", marks=pytest.mark.rgw)]
+"""What a fixture that has a store is parametrised with: the tests run on Ceph's gateway too, where they are asked to."""
+
+
 @contextlib.contextmanager
-def s3_store(monkeypatch: pytest.MonkeyPatch) -> Iterator["Proxy"]:
-    """A store with an empty bucket behind a proxy; the AWS_ variables name it, and waiting is short."""
+def s3_store(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Proxy"]:
+    """A store with an empty bucket behind a proxy; the AWS_ variables name it, and waiting is short.
+
+    Args:
+        kind: one of `STORES`.
+        folder: an empty one, for the store's files.
+        monkeypatch: sets the variables.
+    """
+    with moto() if kind == "moto" else ceph_gateway.gateway(folder) as address, serving(address) as proxy:
+        use(monkeypatch, endpoint=proxy.endpoint)
+        yield proxy
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[tuple[str, int]]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
-        with serving(server.get_host_and_port()) as proxy:
-            use(monkeypatch, endpoint=proxy.endpoint, key="tests", secret="tests")
-            yield proxy
+        yield server.get_host_and_port()
     finally:
         server.stop()
 
 
-def use(monkeypatch: pytest.MonkeyPatch, *, endpoint: str, key: str, secret: str) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, *, endpoint: str) -> None:
     """Let everything here and in subprocesses use a store, with a new bucket, and without much waiting."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ceph_gateway.KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", ceph_gateway.SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setattr(store, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(store, "LONGEST_WAIT_S", 0.05)
@@ -61,6 +79,7 @@ class Proxy(ThreadingHTTPServer):
 
     Attributes:
         reads: how often each shard was asked for, by its name; whole or a block of it.
+        requests: method and path of all.
     """
 
     daemon_threads = True
@@ -71,6 +90,7 @@ class Proxy(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.always: Fault | None = None
         self.reads: Counter[str] = Counter()
+        self.requests: list[str] = []
         self.lock = threading.Lock()
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -104,6 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         given = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = self.path.partition("?")[0]
+        self.server.requests.append(f"{self.command} {path}")
         fault = self.server.fault(path) if self.command == "GET" and path.endswith(".tar") else None
         if fault == "reset":
             self.close_connection = True
@@ -176,3 +197,12 @@ def write_joint_shards(folder: Path, *, shards: int = 6, samples: int = 8) -> No
         name = f"{split}-{shard if split == 'train' else 0:05d}"
         parts.append(write_shard(folder, name=name, split=split, samples=made, quarantine=[]))
     write_index(folder, parts, quarantine=[], about={})
+
+
+def write_large_shard(folder: Path, *, size: int) -> None:
+    """One shard whose only sample has an "image" of so many bytes."""
+    folder.mkdir(parents=True)
+    image = np.random.default_rng(1).bytes(size)
+    sample = ShardSample(image=image, extension="png", content={"task": "conversation"})
+    part = write_shard(folder, name="train-00000", split="train", samples=[sample], quarantine=[])
+    write_index(folder, [part], quarantine=[], about={})

@@ -20,7 +20,7 @@ from perceptio_core.data.dataset import JointDataset, Sample
 from perceptio_core.data.shards import INDEX, SAMPLES
 from perceptio_core.data.store import RemoteShards, StoreError, teach_webdataset
 from perceptio_core.params.shard_source import VARIABLE, ShardSource
-from s3_store import BUCKET, Fault, Proxy, s3_store, write_joint_shards
+from s3_store import BUCKET, STORES, Fault, Proxy, s3_store, write_joint_shards, write_large_shard
 
 STORE = f"s3://{BUCKET}/shards"
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -33,10 +33,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def remote(shards: Path) -> Iterator[Proxy]:
+@pytest.fixture(scope="module", params=STORES)
+def remote(request: pytest.FixtureRequest, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A store that holds the shards."""
-    with pytest.MonkeyPatch.context() as monkeypatch, s3_store(monkeypatch) as proxy:
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as monkeypatch, s3_store(request.param, folder, monkeypatch) as proxy:
         RemoteShards(store=STORE, folder=shards).push()
         yield proxy
 
@@ -251,6 +252,17 @@ def test_a_push_goes_on_where_it_stood_and_half_a_set_is_not_used(tmp_path: Path
 
 
 @pytest.mark.usefixtures("proxy")
+def test_a_shard_too_large_for_one_request_comes_back_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BLOCK_BYTES", 3 * 2**20)  # parts are two of these; S3 wants at least 5 MiB
+    write_large_shard(tmp_path / "large", size=2**24)
+    pushed = RemoteShards(store=STORE, folder=tmp_path / "large")
+    pushed.push()
+    key = f"{pushed.url}/train-00000.tar".split("/", 3)[3]
+    assert fsspec.filesystem("s3").call_s3("head_object", Bucket=BUCKET, Key=key)["ETag"].endswith('-3"')  # of three parts
+    assert b"".join(pushed.blocks("train-00000.tar")) == (tmp_path / "large" / "train-00000.tar").read_bytes()
+
+
+@pytest.mark.usefixtures("proxy")
 def test_a_damaged_shard_is_not_pushed(tmp_path: Path) -> None:
     made = tmp_path / "joint_shards"
     write_joint_shards(made, shards=1, samples=2)
@@ -289,6 +301,20 @@ def test_mistakes_are_explained(bare: Path, tmp_path: Path, monkeypatch: pytest.
         ShardSource.from_environment()
     monkeypatch.delenv(VARIABLE)
     assert ShardSource.from_environment() is None
+
+
+def test_a_wrong_secret_is_not_tried_again(
+    proxy: Proxy, request: pytest.FixtureRequest, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "ceph" not in request.node.callspec.id:
+        pytest.skip("moto takes any secret")
+    asked = len(proxy.requests)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(StoreError, match="asking for it failed: PermissionError"):
+        RemoteShards(store=STORE, folder=bare).is_whole()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    assert len(proxy.requests) == asked + 1
 
 
 def test_waits_grow_to_a_bound_and_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

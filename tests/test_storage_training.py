@@ -13,16 +13,18 @@ from perceptio_core.data.mixture import MixtureSampler
 from perceptio_core.data.shards import INDEX, SAMPLES
 from perceptio_core.data.store import RemoteShards, StoreError
 from perceptio_core.params.shard_source import VARIABLE, ShardSource
-from s3_store import BUCKET, Proxy, s3_store, write_joint_shards
+from s3_store import BUCKET, STORES, Proxy, s3_store, write_joint_shards
 from test_training_cotrain import params, run_stage
 from tiny import tiny_foundations
 
 STORE = f"s3://{BUCKET}/shards"
 
 
-@pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    with s3_store(monkeypatch) as proxy:
+@pytest.fixture(params=STORES)
+def proxy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Proxy]:
+    with s3_store(request.param, tmp_path_factory.mktemp("store"), monkeypatch) as proxy:
         yield proxy
 
 
