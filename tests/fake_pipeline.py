@@ -24,7 +24,7 @@ FILES = {
     "foundations": ["depth_anything/model", "internvl/model", "sam2/model"],
     "teacher_depth": ["index.parquet"],
     "depth_codebook": ["config.json", "model.safetensors"],
-    "joint_shards": ["index.json"],
+    "joint_shards": ["index.json", "samples.parquet"],
     "cotrain": ["checkpoint/model", "curves/loss"],
     "evaluate": ["predictions", "summary.json", "metrics.json"],
     "report": ["report.html", "summary.json", "metrics.json", "figure.png"],

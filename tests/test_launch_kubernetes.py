@@ -73,6 +73,20 @@ def test_strict_means_that_an_unknown_key_is_refused(job: Job) -> None:
         kubernetes_validate.validate(made, VERSIONS[0], strict=True)
 
 
+def test_pods_that_read_from_a_store_get_its_address_and_a_secret_with_the_keys(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERCEPTIO_SHARDS", "{}")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    pods = Pods(image="i", claim="c", secret="store")
+    (made,) = manifests(job, STAGE, Launch(launcher="kubernetes", pods=pods), pods)
+    kubernetes_validate.validate(made, VERSIONS[0], strict=True)
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    assert {"name": "PERCEPTIO_SHARDS", "value": "{}"} in container["env"]
+    assert container["envFrom"] == [{"secretRef": {"name": "store"}}]
+    assert "hidden" not in json.dumps(made)
+
+
 def test_a_name_is_one_that_kubernetes_takes(job: Job) -> None:
     assert name_of(job) == "perceptio-depth-codebook-a-b-0123456789abcdef"
     long = Job(folder=Path("l") / f"cotrain-{'v' * 60}" / "0123456789abcdef", out=Path("o"))

@@ -310,6 +310,7 @@ def test_cancel_in_the_ui_ends_the_work_within_ten_seconds(
         ("limits: {gpus: 2}", "machine.yaml: limits.gpus: unknown key; allowed are gpu, cpu"),
         ("limits: {cpu: 0}", "machine.yaml: limits.cpu: Input should be greater than or equal to 1, got 0"),
         ("limit: {cpu: 1}", "machine.yaml: limit: unknown key; allowed are limits"),
+        ("shards: {store: bucket, cache: c, cache_gib: 1}", "machine.yaml: shards.store: String should match pattern '^s3://"),
         ("limits: {gpu: 3}", "limits.gpu: 3 stages at once, but 2 GPUs; allowed are 1 to 2"),
     ],
 )

@@ -49,10 +49,8 @@ class ShardCache:
         self._folder, self._limit = source.cache, int(source.cache_gib * _GIB)
         largest = max(self._remote.shards.values(), key=lambda shard: int(shard["bytes"]))
         if largest["bytes"] > self._limit:
-            needed = largest["bytes"] / _GIB
-            raise ValueError(
-                f"cache_gib: {source.cache_gib:.3g}; {largest['name']} alone takes {needed:.3g}, allowed is no less"
-            )
+            least = f"{largest['name']} alone takes {largest['bytes'] / _GIB:.3g}"
+            raise ValueError(f"cache_gib: {source.cache_gib:.3g}; allowed is no less than the largest shard: {least}")
         if not self._remote.is_whole():
             raise ValueError(f"{self._remote.url}: {folder}'s shards are not there; perceptio shards push {source.store}")
         self._folder.mkdir(parents=True, exist_ok=True)
