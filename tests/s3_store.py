@@ -8,6 +8,7 @@ import io
 import logging
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,8 +53,11 @@ def moto() -> Iterator[tuple[str, int]]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    host, port = server.get_host_and_port()
+    # What an earlier server of this process took in is still there.
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()
     try:
-        yield server.get_host_and_port()
+        yield host, port
     finally:
         server.stop()
 
@@ -75,7 +79,8 @@ def use(monkeypatch: pytest.MonkeyPatch, *, endpoint: str) -> None:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards requests to a store. It has faults for the reading of shards: each of `faults` once, then `always`.
+    """Forwards requests to a store. It has faults for the reading of shards and of DVC's files: each of `faults` once, then
+    `always`. It keeps the store's own checksums to itself, as not every store has them.
 
     Attributes:
         reads: how often each shard was asked for, by its name; whole or a block of it.
@@ -125,7 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         given = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = self.path.partition("?")[0]
         self.server.requests.append(f"{self.command} {path}")
-        fault = self.server.fault(path) if self.command == "GET" and path.endswith(".tar") else None
+        data = self.command == "GET" and (path.endswith(".tar") or "/files/md5/" in path)
+        fault = self.server.fault(path) if data else None
         if fault == "reset":
             self.close_connection = True
             return
@@ -151,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
             length = str(len(body))
         self.send_response_only(status)
         for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+            if not name.lower().startswith(("content-length", "transfer-encoding", "connection", "x-amz-checksum")):
                 self.send_header(name, value)
         self.send_header("Content-Length", length)
         self.end_headers()

@@ -1,4 +1,6 @@
-"""DVC's own remote on an S3 store, as docs/storage.md says: pushed, pulled into a fresh clone, nothing left to run."""
+"""DVC's own remote on an S3 store, as docs/storage.md says: pushed, pulled into a fresh clone, nothing left to run;
+and a bad network between.
+"""
 
 import os
 import subprocess
@@ -53,13 +55,13 @@ def test_a_fresh_clone_pulls_what_was_pushed_and_has_nothing_to_run(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def dvc(folder: Path, *arguments: str) -> str:
+    def dvc(folder: Path, *arguments: str, fails: bool = False) -> str:
         """The command, in this process: starting each takes seconds."""
         monkeypatch.chdir(folder)
         caplog.clear()
         code = main(list(arguments))
         said = caplog.text + "".join(capsys.readouterr())
-        assert code == 0, said
+        assert (code != 0) == fails, said
         return said
 
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -71,15 +73,22 @@ def test_a_fresh_clone_pulls_what_was_pushed_and_has_nothing_to_run(
         (first / name).write_text(text)
     dvc(first, "repro", "-q")
     dvc(first, "remote", "add", "--default", "store", f"s3://{BUCKET}/dvc")
+    dvc(first, "remote", "modify", "store", "verify", "true")
     git(first, "add", ".")
     git(first, "commit", "-qm", "pushed")
     assert "file" in dvc(first, "push")
 
     git(tmp_path, "clone", "-q", str(first), str(clone))
-    dvc(clone, "pull", "shards/index.json", "model")  # what a machine needs that trains from a store of shards
+    dvc(clone, "pull", "shards/index.json")  # what a machine needs that trains from a store of shards
     assert not (clone / "shards" / "train.tar").exists()
+    proxy.faults = ["corrupt"]
+    dvc(clone, "pull", "model", fails=True)
+    assert not (clone / "model").exists()
+    dvc(clone, "pull", "model")
     assert "Stage 'cotrain' didn't change, skipping" in dvc(clone, "repro", "-s", "cotrain")
+    proxy.faults = ["503", "cut"]
     dvc(clone, "pull")
+    assert not proxy.faults
     for name in ("shards/index.json", "shards/train.tar", "model"):
         assert (clone / name).read_bytes() == (first / name).read_bytes()
     said = dvc(clone, "repro")
