@@ -4,12 +4,15 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from accelerate import Accelerator
 
 from perceptio_core.model.adapters import add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
+from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.params import load_profile
 from perceptio_core.params.cotrain import CotrainParams
@@ -40,7 +43,7 @@ Writes  artifacts/<profile>/cotrain/<variant>/
           metrics.json  losses at the end, time, throughput, peak memory and its estimate
 """
 
-_CENTRING_SAMPLES = 64
+_CENTRING_SAMPLES, _CENTRING_STEPS = 64, 8
 _ESTIMATE_STEPS = 8
 """Steps whose first micro-batches stand for all in the estimate of memory."""
 
@@ -84,8 +87,7 @@ def main() -> None:
     )
     if model.segments and not has_checkpoint(work / "checkpoints"):
         model.to(accelerator.device)
-        # The first sample of each of the first steps: the same on every rank, however many there are.
-        model.centre_prompt(batches.train(step, 0, params.batch_size) for step in range(min(_CENTRING_SAMPLES, params.steps)))
+        model.centre_prompt(islice(_segmented(batches, params), _CENTRING_SAMPLES))
     groups = _groups(model, params)
     model.checkpoint_layers(params.gradient_checkpointing)
     estimate = _estimate(accelerator, model, batches, params)
@@ -138,6 +140,15 @@ def _groups(model: PerceptioForConditionalGeneration, params: CotrainParams) -> 
         ParameterGroup(name=name, rate=rates[name], start=starts.get(name, 0.0), parameters=parameters)
         for name, parameters in named.items()
     ]
+
+
+def _segmented(batches: Batches, params: CotrainParams) -> Iterator[PerceptioBatch]:
+    """The samples with [SEG] of the first steps, one by one: the same on every rank, however many there are."""
+    for step in range(min(_CENTRING_STEPS, params.steps)):
+        for part in range(params.batch_size):
+            batch = batches.train(step, part, params.batch_size)
+            if batch.masks_M:
+                yield batch
 
 
 def _estimate(

@@ -26,7 +26,7 @@ def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     stream = io.BytesIO()
     Image.new("RGB", (8, 8)).save(stream, format="PNG")
-    common = {"image_key": "k", "masks": [], "mask_turns": [], "depth_codes": [0], "source": "s"}
+    common = {"image_key": "k", "masks": [], "mask_turns": [], "depth_codes": [0], "source": "s", "width": 8, "height": 8}
     contents = [{"task": "conversation", "turns": [["Hello?", "Yes."]], "points": None}]
     for number, count in enumerate(POINTS):
         points = [{"letter": letter, "x": 1, "y": 1} for letter in "ABCDE"[:count]]

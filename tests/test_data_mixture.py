@@ -1,10 +1,11 @@
-"""The mixture: exact shares, every sample once an epoch, the same whatever the number of ranks."""
+"""The mixture: exact shares, every sample once an epoch, dealt evenly to any number of ranks."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from perceptio_core.data.balance import deal
 from perceptio_core.data.mixture import MixtureSampler
 
 TASKS = {"referring": np.arange(0, 70), "marker": np.arange(70, 100), "conversation": np.arange(100, 103)}
@@ -30,25 +31,30 @@ def test_every_sample_of_a_task_once_an_epoch_and_each_epoch_in_another_order():
     assert {counts[index] for index in range(70)} == {40}
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-def test_ranks_together_see_what_one_would(world_size):
+@pytest.mark.parametrize("parts", [1, 2, 3, 8, 24])
+def test_parts_of_a_step_have_alike_numbers_of_each_task_and_alike_lengths(parts):
     sampler = MixtureSampler(tasks=TASKS, weights={"referring": 2, "marker": 1, "conversation": 1}, seed=9)
-    for step in (0, 17, 100_000):
-        parts = [sampler.indices(step, 24, rank, world_size) for rank in range(world_size)]
-        whole = [0] * 24
-        for rank, part in enumerate(parts):
-            whole[rank::world_size] = part
-        assert whole == sampler.indices(step, 24)
-
-
-@pytest.mark.parametrize("world_size", [2, 3, 8])
-def test_ranks_get_alike_numbers_of_each_task(world_size):
-    sampler = MixtureSampler(tasks=TASKS, weights={"referring": 2, "marker": 1, "conversation": 1}, seed=9)
+    lengths = np.random.default_rng(0).integers(500, 4000, 103)
+    spreads = []
     for step in range(50):
-        ranks = [sampler.indices(step, 24, rank, world_size) for rank in range(world_size)]
+        whole = sampler.indices(step, 24)
+        dealt = deal(whole, lengths[whole].tolist(), parts=parts)
+        assert sorted(index for part in dealt for index in part) == sorted(whole)
         for task, members in TASKS.items():
-            counts = [sum(index in members for index in rank) for rank in ranks]
-            assert max(counts) - min(counts) <= 1, task
+            counts = [sum(index in members for index in part) for part in dealt]
+            assert max(counts) - min(counts) <= 2, task
+        loads = [int(lengths[part].sum()) for part in dealt]
+        assert loads == sorted(loads, reverse=True)
+        as_they_come = [int(lengths[whole[part::parts]].sum()) for part in range(parts)]
+        spreads.append((loads[0] - loads[-1], max(as_they_come) - min(as_they_come)))
+    ours, theirs = np.mean(spreads, axis=0)
+    assert ours == theirs if parts in (1, 24) else ours < theirs / 2
+
+
+def test_the_longest_sample_of_a_round_goes_to_the_part_with_least():
+    # Rounds: (9, 1), (5, 4), (2,). Loads after each: 9 | 1; 13 | 6; 13 | 8.
+    assert deal([10, 11, 12, 13, 14], [9, 1, 5, 4, 2], parts=2) == [[10, 13], [11, 12, 14]]
+    assert deal([1, 2], [3, 3], parts=3) == [[1], [2], []]
 
 
 def test_a_step_depends_on_seed_and_step_alone():
@@ -75,5 +81,3 @@ def test_a_step_depends_on_seed_and_step_alone():
 def test_impossible_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
         MixtureSampler(tasks=TASKS, weights=weights, seed=0)
-    with pytest.raises(ValueError, match="impossible"):
-        MixtureSampler(tasks=TASKS, weights={"marker": 1}, seed=0).indices(0, 4, 2, 2)

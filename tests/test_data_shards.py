@@ -214,7 +214,7 @@ def test_the_index_counts_and_checks_everything(inputs, finished):
     import hashlib
 
     index = json.loads(finished["index.json"])
-    assert (index["schema_version"], index["num_codes"], index["depth_tokens"]) == (2, 8, 16)
+    assert (index["schema_version"], index["num_codes"], index["depth_tokens"]) == (3, 8, 16)
     assert [shard["name"] for shard in index["shards"]] == [name for name in finished if name.endswith(".tar")]
     for shard in index["shards"]:
         content = finished[shard["name"]]

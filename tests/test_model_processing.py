@@ -178,6 +178,17 @@ def test_dynamic_tiles(model_and_processor):
     assert int((wide.input_ids_BT == processor.vlm.image_token_id).sum()) == 3 * 4
 
 
+def test_estimated_lengths_count_the_images_tokens_and_a_quarter_of_the_characters(model_and_processor):
+    _, processor = model_and_processor
+    config = type(processor.config).from_dict(processor.config.to_dict() | {"max_tiles": 4})
+    tiled = PerceptioProcessor(vlm=processor.vlm, config=config)
+    sizes = [(64, 32), (32, 32), (40, 120), (64, 32)]
+    lengths = [len(tiled._prompt("", tiles=tiled._pixels([Image.new("RGB", size)])[1][0])) for size in sizes]
+    estimated = tiled.estimated_tokens(sizes_S2=np.array(sizes), characters_S=np.array([0, 0, 0, 9]))
+    assert len({*lengths}) == 3
+    assert [int(n) - lengths[1] + estimated[1] for n in lengths] == [*estimated[:3], estimated[3] - 2]
+
+
 def test_bad_samples_are_named(processor):
     good = tiny_sample(7, masks=1, depth=True)
     with pytest.raises(ValueError, match="sample-7: a depth span holds 4 codes, got 3"):

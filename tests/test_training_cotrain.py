@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.rle import encode
-from perceptio_core.data.shards import ShardSample, write_index, write_shard
+from perceptio_core.data.shards import SCHEMA_VERSION, ShardSample, write_index, write_shard
 from perceptio_core.grammar import Role
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
@@ -73,7 +73,7 @@ def write_shards(folder: Path, *, per_task: int = 6) -> None:
             Image.fromarray(draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(stream, format="PNG")
             turns = {"referring": ["Please segment the ball in this image.", "Sure, here it is."], "depth_map": ["Depth?", ""]}
             content = {
-                "schema": 2,
+                "schema": SCHEMA_VERSION,
                 "record_id": f"{split}/{number}",
                 "image_key": f"toy/{number}",
                 "task": task,
@@ -233,6 +233,25 @@ def test_parts_of_a_step_are_its_samples_once_each(artifacts: Path) -> None:
     assert len(whole) == 8
     assert sorted(parts) == sorted(whole)
     assert batches.train(6, 0, 1).keys != whole
+
+
+def test_the_prompt_is_centred_on_samples_with_masks_wherever_they_come_in_a_step(artifacts: Path) -> None:
+    made = artifacts / "artifacts/tiny"
+    _, processor = assemble(
+        foundations=made / "foundations",
+        codebook=made / "depth_codebook",
+        order=("segmentation", "depth"),
+        loss_weights=LOSS_WEIGHTS,
+        max_tiles=1,
+        seed=0,
+    )
+    batches = joint_batches(
+        shards=made / "joint_shards", processor=processor, mixture=MIXTURE, batch_size=8, validate=False, seed=3
+    )
+    found = list(cotrain._segmented(batches, params(steps=2, batch_size=8)))
+    wanted = sum(len(batches.train(step, 0, 1).masks_M) for step in range(2))
+    assert all(len(batch.keys) == len(batch.masks_M) == 1 for batch in found)
+    assert len(found) == wanted > 0
 
 
 def test_steps_of_own_codes_grow_evenly_to_their_share_on_every_rank(artifacts: Path) -> None:

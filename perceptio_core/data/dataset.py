@@ -65,6 +65,8 @@ class JointDataset:
     Attributes:
         tasks: per task the indices of its samples, ascending.
         shard_S: per sample the number of its shard.
+        sizes_S2: per sample the width and height of its image.
+        characters_S: per sample the characters of all its turns.
         index: content of ``index.json``.
 
     Raises:
@@ -97,6 +99,8 @@ class JointDataset:
         self.shard_S: NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
         columns = ("image_offset", "image_size", "json_offset", "json_size")
         self._spans_S4 = np.stack([rows[name].to_numpy() for name in columns], axis=1)
+        self.sizes_S2 = np.stack([rows[name].to_numpy() for name in ("width", "height")], axis=1)
+        self.characters_S: NDArray[np.int32] = rows["characters"].to_numpy()
         tasks = np.array(rows["task"].to_pylist())
         self.tasks: dict[str, NDArray[np.int64]] = {str(task): np.flatnonzero(tasks == task) for task in np.unique(tasks)}
         self._files: dict[tuple[int, int], int] = {}

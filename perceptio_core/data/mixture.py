@@ -1,7 +1,8 @@
-"""Which samples a training step sees: a pure function of (seed, step), whatever the number of ranks or workers.
+"""Which samples a training step sees: a pure function of (seed, step), whatever the number of workers.
 
 Tasks come in blocks in which each has exactly its share; within a task, samples come in epochs, each a permutation of its
-own. So a run that resumes at step s, on any number of ranks, needs nothing but s to go on where it stood.
+own. So a run that resumes at step s needs nothing but s to go on where it stood. `perceptio_core.data.balance` deals a step's
+samples to however many ranks there are.
 
 By default an epoch is any permutation, and each step may need any shard. With a window of W shards it walks over the shards
 in a random order and mixes the samples of W neighbours of this order, so that each shard is needed for one stretch of the
@@ -59,25 +60,10 @@ class MixtureSampler:
         self._block = lru_cache(maxsize=4)(self._make_block)
         self._epoch = lru_cache(maxsize=4 * len(self._names))(self._make_epoch)
 
-    def indices(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[int]:
-        """Sample indices of one rank at one step: every `world_size`-th of the step's `batch_size` samples, task by task.
-
-        So each rank gets as many samples of each task as the others, give or take one: how long a sample is, and what it
-        costs besides, depends on its task first of all, and ranks wait for the slowest.
-
-        Args:
-            step: from 0.
-            batch_size: samples per step over all ranks.
-            rank: 0 to world_size - 1.
-            world_size: number of ranks.
-
-        Raises:
-            ValueError: a number is out of its range.
-        """
-        if step < 0 or batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"step {step}, batch_size {batch_size}, rank {rank} of {world_size} is impossible")
+    def indices(self, step: int, batch_size: int) -> list[int]:
+        """Indices of the `batch_size` samples of a step, counted from 0, task by task."""
         draws = sorted(range(step * batch_size, (step + 1) * batch_size), key=self._task)
-        return [self._index(draw) for draw in draws[rank::world_size]]
+        return [self._index(draw) for draw in draws]
 
     def _task(self, draw: int) -> int:
         block, slot = divmod(draw, _BLOCK)

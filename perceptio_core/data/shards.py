@@ -14,6 +14,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from perceptio_core.data.manifest import write_quarantine
 from perceptio_core.data.records import Refused
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 INDEX, SAMPLES, QUARANTINE = "index.json", "samples.parquet", "quarantine.jsonl"
 
 _SAMPLES = pa.schema(
@@ -37,6 +38,9 @@ _SAMPLES = pa.schema(
         ("image_ext", pa.string()),
         ("json_offset", pa.int64()),
         ("json_size", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("characters", pa.int32()),
     ]
 )
 
@@ -48,7 +52,7 @@ class ShardSample:
     Attributes:
         image: bytes of the encoded image.
         extension: "jpg" or "png".
-        content: the members of the JSON file, plain values only; `task` is among them.
+        content: the members of the JSON file, plain values only; `task`, `turns`, `width` and `height` are among them.
     """
 
     image: bytes
@@ -90,6 +94,9 @@ def write_shard(
                     "image_ext": sample.extension,
                     "json_offset": json_offset,
                     "json_size": len(said),
+                    "width": sample.content["width"],
+                    "height": sample.content["height"],
+                    "characters": sum(map(len, chain.from_iterable(sample.content["turns"]))),
                 }
             )
     with unfinished.open("rb") as stream:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceptio_core.data.balance import deal
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.labels import READING_TASK, TASK, labelled, readings, turns_of
 from perceptio_core.data.mixture import MixtureSampler
@@ -78,9 +79,12 @@ def joint_batches(
         tasks=train_tasks, weights=mixture, seed=seed, shard_S=np.tile(train.shard_S, 2), window=shard_window
     )
 
+    lengths_S = np.tile(processor.estimated_tokens(sizes_S2=train.sizes_S2, characters_S=train.characters_S), 2)
+
     def train_batch(step: int, part: int, parts: int) -> PerceptioBatch:
-        indices = train_sampler.indices(step, batch_size, rank=part, world_size=parts)
-        batch = processor.collate([_decoded(train, index, markers) for index in indices])
+        indices = train_sampler.indices(step, batch_size)
+        mine = deal(indices, lengths_S[indices].tolist(), parts=parts)[part]
+        batch = processor.collate([_decoded(train, index, markers) for index in mine])
         return replace(batch, own_codes=_is_of_own_codes(step, share=own_codes / steps))
 
     if not validate:

@@ -71,7 +71,7 @@ class Batches:
     """Where batches come from; both must be pure functions of their arguments, callable from several threads.
 
     Attributes:
-        train: (step, part, parts) -> the batch with the part-th of `parts` equal parts of that step's samples.
+        train: (step, part, parts) -> the batch with the part-th of `parts` parts of that step's samples, the longest first.
         validation: index -> the index-th batch of the validation split.
     """
 
@@ -153,7 +153,8 @@ def train(
 
     def load(position: int) -> Any:
         step, micro = divmod(position, settings.accumulation)
-        return batches.train(step, rank * settings.accumulation + micro, parts)
+        place = world - 1 - rank if micro % 2 else rank  # to and fro, as the parts come longest first
+        return batches.train(step, micro * world + place, parts)
 
     micro_steps = range(progress.step * settings.accumulation, settings.steps * settings.accumulation)
     stream = prefetch(load=load, positions=micro_steps, workers=settings.num_workers)
