@@ -1,0 +1,44 @@
+"""How unevenly a step's tokens lie on the GPUs: samples as they come, against `perceptio_core.data.balance.deal`.
+
+``python -m benchmarks.balance``: for samples as long as those of the real mix (`benchmarks.real_mix`), the tokens of the
+heaviest GPU over the mean, and the tokens of the longest micro-batch. GPUs wait for the heaviest; memory is for the longest.
+"""
+
+import argparse
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.real_mix import draw_lengths
+from perceptio_core.data.balance import deal
+from perceptio_core.params import load_profile
+
+
+def main() -> None:
+    """Print both ways for several numbers of GPUs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="perceptio-8b")
+    parser.add_argument("--steps", type=int, default=400)
+    arguments = parser.parse_args()
+    params = load_profile(arguments.profile).variant("full")
+    batch, mixture = params.batch_size, params.mixture.model_dump()
+    lengths = [length.tokens for length in draw_lengths(mixture, count=batch * arguments.steps, seed=0)]
+    micro = batch // (params.processes * params.accumulation)
+    for gpus in (2, 8, 32):
+        shape = batch // (gpus * micro), gpus
+        ways: dict[str, list[NDArray[np.int64]]] = {"as they come": [], "dealt": []}
+        for start in range(0, len(lengths), batch):
+            step = lengths[start : start + batch]
+            parts = shape[0] * gpus
+            ways["as they come"].append(np.array([sum(step[part::parts]) for part in range(parts)]).reshape(shape))
+            dealt = np.array([sum(part) for part in deal(step, step, parts=parts)]).reshape(shape)
+            dealt[1::2] = dealt[1::2, ::-1].copy()  # to and fro, as `training.loop` takes them
+            ways["dealt"].append(dealt)
+        for name, steps in ways.items():
+            heaviest = np.mean([parts.sum(0).max() / parts.sum(0).mean() for parts in steps])
+            longest = max(int(parts.max()) for parts in steps)
+            print(f"{gpus:2} GPUs, {name:12}: the heaviest {heaviest:.3f} of the mean, micro-batch up to {longest} tokens")
+
+
+if __name__ == "__main__":
+    main()
