@@ -16,7 +16,7 @@ from perceptio_core.data.images import open_image
 from perceptio_core.evaluation.ai2d import AI2D
 from perceptio_core.evaluation.benchmark import Answer, Benchmark, Metric
 from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.hardblink import HardBlink
+from perceptio_core.evaluation.hardblink import SHORT_CUTS, HardBlink, _picked
 from perceptio_core.evaluation.mmbench import MMBench
 from perceptio_core.evaluation.seed_bench import SeedImage
 
@@ -91,9 +91,20 @@ def test_hardblink_by_hand(tmp_path: Path) -> None:
     parts = by_name(scores.breakdown)
     assert parts["hardblink_majority_5"].value == 25.0
     assert parts["hardblink_shortcut_biggest_object"].value == pytest.approx(50 / 3)
+    # Ties: all but B have the smallest object, all have one.
+    assert parts["hardblink_shortcut_smallest_object"].value == pytest.approx((75 / 2 + 100 / 3 + 75 / 4) / 3)
+    assert parts["hardblink_shortcut_any_object"].value == pytest.approx((100 / 3 + 100 / 4 + 100 / 5) / 3)
     assert (scores.unparsed, scores.parsable) == (4, 12)
     assert scores.correct["3/0"] == 1.0
     assert scores.correct["3/1"] == 0.0
+
+
+def test_the_ground_is_no_small_object() -> None:
+    points = [{"letter": "A", "area": 0}, {"letter": "B", "area": 5}, {"letter": "C", "area": 9}, {"letter": "D", "area": 5}]
+    assert [_picked(points, SHORT_CUTS["smallest object"], letter) for letter in "ABCD"] == [0, 0.5, 0, 0.5]
+    assert [_picked(points, SHORT_CUTS["any object"], letter) for letter in "ABCD"] == [0, 1 / 3, 1 / 3, 1 / 3]
+    bare = [{"letter": letter, "area": 0} for letter in "AB"]
+    assert [_picked(bare, SHORT_CUTS["smallest object"], letter) for letter in "AB"] == [0.5, 0.5]
 
 
 def test_hardblink_without_markers_has_no_short_cut(tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 The rules for the points are AURORA's (arXiv 2412.03548): at mid-height, at least 20 pixels (of a 336 pixel image) and
 20 of 255 grey levels of the normalised inverse depth apart. Ours: inside the drawn circle the depth is even, no edge
-runs through it, and the image plane must not give the answer away. For each short cut (the lowest marker, the marker on the
-biggest object, the brightest marker) many sets of points are drawn and one is chosen with weights under which the nearest
-point has every rank equally often, so the short cut is right once in `count` questions however strongly size, height or
-brightness go with depth.
+runs through it, and the image plane must not give the answer away: many sets of points are drawn and one is chosen with
+weights (`marker_balance`) under which the lowest marker, the one on the biggest or on the smallest object, the brightest and
+the darkest are the nearest once in `count` questions each, however strongly height, size or brightness go with depth.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perceptio_core.data.marker_balance import balancing_weights
 from perceptio_core.data.marker_drawing import MarkerStyle, draw_markers, marker_style
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "marker_style",
     "sample_markers",
     "sample_questions",
-    "shortcut_answers",
 ]
 
 QUESTION = (
@@ -53,7 +52,6 @@ _CURVATURE_LEVELS = 4.0  # a step of more grey levels than this inside the windo
 _WINDOW_LEVELS = 16.0  # and the window as a whole stays below MIN_LEVELS, or its depth is not one depth
 _WORKING_SIDE = 320  # longer images are searched on a grid of this size: the search costs the same for any photograph
 _POINTS, _SETS, _TRIES = 192, 1024, 6  # points drawn from an image, sets drawn from the points, tries for each next point
-_RAKES, _RAKE_TOLERANCE, _SETS_PER_RANK = 30, 0.01, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +87,9 @@ def sample_markers(
 ) -> list[Marker] | None:
     """Choose `count` (2-5) points for one question, or None when the image admits no balanced set.
 
-    `inverse_depth_HW` in any unit, near = high. `areas_HW` holds the pixel area of the instance under each pixel and
-    `image_HW3` the picture (0-255); without them the size or the brightness short cut is left as the picture has it.
-    The list is in the order of the letters; which point has which letter is random. Raises ValueError for a count
+    `inverse_depth_HW` in any unit, near = high. `areas_HW` holds the pixel area of the object under each pixel, 0 where there
+    is none, and `image_HW3` the picture (0-255); without them the short cuts by size or brightness are left as the picture
+    has them. The list is in the order of the letters; which point has which letter is random. Raises ValueError for a count
     outside 2-5, shapes that differ, or values that are not finite.
     """
     questions = sample_questions(inverse_depth_HW, count=count, questions=1, rng=rng, areas_HW=areas_HW, image_HW3=image_HW3)
@@ -134,15 +132,21 @@ def sample_questions(
     rows_P, columns_P = rows_C[points_P], columns_C[points_P]
     levels_P = levels_HW[rows_P, columns_P]
     cues_P: list[NDArray[np.float32]] = [rows_P.astype(np.float32)]
+    opposites_P: list[NDArray[np.float32]] = []
     if areas_HW is not None:
-        cues_P.append(areas_HW[rows_P * step, columns_P * step].astype(np.float32))
+        area_P = areas_HW[rows_P * step, columns_P * step].astype(np.float32)
+        cues_P.append(area_P)
+        # The nearest point is hardly ever on the ground, so who looks for a small object leaves the ground aside.
+        opposites_P.append(np.where(area_P > 0, -area_P, -np.inf))
     if image_HW3 is not None:
-        cues_P.append(_brightness(image_HW3, rows_P * step, columns_P * step))
+        brightness_P = _brightness(image_HW3, rows_P * step, columns_P * step)
+        cues_P.append(brightness_P)
+        opposites_P.append(-brightness_P)
 
     reach = max(MIN_DISTANCE * min(height, width), 1.0)
     near_PP = _too_near(levels_P, rows_P * step, columns_P * step, reach=reach, style=style)
     sets_MK = _draw_sets(near_PP, count=count, rng=rng)
-    weights_M = _balancing_weights(sets_MK, levels_P, cues_P)
+    weights_M = balancing_weights(sets_MK, levels_P, cues_P=cues_P, opposites_P=opposites_P)
     if weights_M is None:
         return []
     drawn = np.unique(rng.choice(len(sets_MK), size=questions, p=weights_M))
@@ -232,78 +236,3 @@ def _draw_sets(near_PP: NDArray[np.bool_], *, count: int, rng: np.random.Generat
         next_M = tries_MT[np.arange(len(tries_MT)), refused_MT.argmin(axis=1)]
         sets_MK = np.concatenate([sets_MK, next_M[:, None]], axis=1)[~refused_MT.all(axis=1)]
     return sets_MK
-
-
-def _balancing_weights(
-    sets_MK: NDArray[np.intp], levels_P: NDArray[np.float32], cues_P: list[NDArray[np.float32]]
-) -> NDArray[np.float64] | None:
-    """Weights (M,) under which the nearest point of a set has every rank by every cue equally often.
-
-    They come from raking the pool of sets (generalised iterative scaling, Darroch and Ratcliff 1972: the weights nearest
-    to equal ones). Where the picture cannot show some rank, only first against not-first is balanced; where not even that,
-    there are none: a question all the same would bias the whole.
-    """
-    if len(sets_MK) == 0:
-        return None
-    count = sets_MK.shape[1]
-    nearest_M1 = levels_P[sets_MK].argmax(axis=1)[:, None]
-    ranks_QMK = [_rank_shares(values_P[sets_MK], nearest_M1) for values_P in cues_P]
-    first_QM2 = [np.stack([shares[:, 0], 1.0 - shares[:, 0]], axis=1) for shares in ranks_QMK]
-    finest = [ranks if _occupied(ranks) else first for ranks, first in zip(ranks_QMK, first_QM2, strict=True)]
-    weights_M = _rake(finest, count=count)
-    return weights_M if weights_M is not None else _rake(first_QM2, count=count)
-
-
-def _occupied(shares_MR: NDArray[np.float64]) -> bool:
-    """Whether no rank rests on a single set, which would then be the answer to every question about the picture."""
-    return bool((shares_MR.sum(axis=0) >= _SETS_PER_RANK).all())
-
-
-def _rank_shares(values_MK: NDArray[np.floating], nearest_M1: NDArray[np.intp]) -> NDArray[np.float64]:
-    """How likely (M, count) the nearest point has rank 0 (greatest) ... count-1 by these values, ties broken by chance."""
-    own_M1 = np.take_along_axis(values_MK, nearest_M1, axis=1)
-    above_M1 = (values_MK > own_M1).sum(axis=1, keepdims=True)
-    tied_M1 = (values_MK == own_M1).sum(axis=1, keepdims=True)
-    ranks_K = np.arange(values_MK.shape[1])
-    return np.asarray(((ranks_K >= above_M1) & (ranks_K < above_M1 + tied_M1)) / tied_M1)
-
-
-def _rake(shares_QMR: list[NDArray[np.float64]], *, count: int) -> NDArray[np.float64] | None:
-    """Weights (M,) under which the nearest of `count` points is first by every cue in 1/count, or None when none do.
-
-    A cue has either a column for every rank (equally often, then) or two: first, not first.
-    """
-    if not all(_occupied(shares_MR) for shares_MR in shares_QMR):
-        return None
-    weights_M = np.full(len(shares_QMR[0]), 1.0 / len(shares_QMR[0]))
-    for _ in range(_RAKES):
-        worst = 0.0
-        for shares_MR in shares_QMR:
-            ranks = shares_MR.shape[1]
-            target_R = np.full(ranks, 1.0 / count) if ranks > 2 else np.array([1.0, count - 1.0]) / count
-            have_R = weights_M @ shares_MR
-            worst = max(worst, float(np.abs(have_R - target_R).max()))
-            weights_M *= np.exp(shares_MR @ np.log(target_R / np.maximum(have_R, 1e-12)))
-        weights_M /= weights_M.sum()
-        if worst < _RAKE_TOLERANCE:
-            return weights_M
-    return None
-
-
-def shortcut_answers(
-    markers: Sequence[Marker],
-    *,
-    areas_HW: NDArray[np.number] | None = None,
-    image_HW3: NDArray[np.uint8] | None = None,
-) -> dict[str, str]:
-    """What someone would answer who looks at the image plane alone: {"lowest": "(B)", "biggest": ..., "brightest": ...}.
-
-    "biggest" and "brightest" are there when the areas or the image are given.
-    """
-    rows, columns = np.array([marker.y for marker in markers]), np.array([marker.x for marker in markers])
-    cues: dict[str, NDArray[np.number]] = {"lowest": rows}
-    if areas_HW is not None:
-        cues["biggest"] = areas_HW[rows, columns]
-    if image_HW3 is not None:
-        cues["brightest"] = _brightness(image_HW3, rows, columns)
-    return {name: f"({markers[int(np.argmax(values))].letter})" for name, values in cues.items()}

@@ -8,11 +8,13 @@ Where a folder ``unmarked`` (ours) holds the same pictures without marks, the de
 Scores: strict (the one letter that the answer settles on; unparsable is wrong) and lenient (the public scorer: the right
 letter anywhere among the letters that the answer names). Beside them what needs no depth: the majority letter, and,
 where a ``markers.jsonl`` {question_id, subset, points: [{letter, x, y, area, brightness}]} lies in the folder (ours),
-the image-plane short cuts: lowest marker, marker on the biggest object, brightest marker.
+the image-plane short cuts: lowest marker, marker on the biggest or on the smallest object, brightest, darkest marker, and
+one at random among those on any object.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +33,12 @@ SUBSETS = (3, 4, 5)
 SHORT_CUTS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "lowest marker": lambda point: float(point["y"]),  # rows count downwards
     "biggest object": lambda point: float(point["area"]),
+    "smallest object": lambda point: -float(point["area"]) if point["area"] else -math.inf,  # ground has area 0
     "brightest marker": lambda point: float(point["brightness"]),
+    "darkest marker": lambda point: -float(point["brightness"]),
+    "any object": lambda point: float(point["area"] > 0),
 }
+"""What each picks the marker with the highest value of; among several such, one at random."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +143,7 @@ class HardBlink:
         cuts = []
         for label, key in SHORT_CUTS.items():
             hits = {
-                n: [_pick(question.points or (), key) == question.item.expected for question in questions]
+                n: [_picked(question.points or (), key, question.item.expected) for question in questions]
                 for n, questions in by_subset.items()
             }
             name = f"hardblink_shortcut_{label.replace(' ', '_')}"
@@ -156,7 +162,7 @@ class HardBlink:
         return headline, parts + cuts
 
 
-def _mean(hits: Mapping[int, Sequence[bool]], *, name: str, protocol: str, bootstrap: Bootstrap) -> Metric:
+def _mean(hits: Mapping[int, Sequence[float]], *, name: str, protocol: str, bootstrap: Bootstrap) -> Metric:
     """Mean of the subsets' accuracies; the subsets are resampled each by itself."""
     strata = [np.asarray(values, dtype=np.float64)[:, None] for values in hits.values()]
     low, high = bootstrap.interval(strata, lambda means: 100.0 * np.mean([mean[:, 0] for mean in means], axis=0))
@@ -172,8 +178,11 @@ def _mean(hits: Mapping[int, Sequence[bool]], *, name: str, protocol: str, boots
     )
 
 
-def _pick(points: Sequence[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], float]) -> str:
-    return str(min(points, key=lambda point: (-key(point), point["letter"]))["letter"])
+def _picked(points: Sequence[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], float], letter: str) -> float:
+    """How likely a short cut picks the marker with this letter."""
+    highest = max(map(key, points))
+    picked = [point["letter"] for point in points if key(point) == highest]
+    return (letter in picked) / len(picked)
 
 
 def _read_subset(folder: Path, n: int, points: Mapping[tuple[int, str], Any] | None) -> list[_Question]:
