@@ -10,6 +10,7 @@ from pathlib import Path
 
 from perceptio_core.params import load_profile
 from perceptio_core.params.base import read_yaml
+from perceptio_core.report.figures import MAIN
 
 PARAMS_FILE = Path("params.yaml")
 ALL = "all"
@@ -45,7 +46,7 @@ def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
     The one variant `all` stands for all of the profile's.
 
     Raises:
-        ValueError: no such profile or variant, or a profile that does not validate.
+        ValueError: no such profile or variant, a profile that does not validate, or no `full` among the variants.
     """
     current = read_active()
     parameters = load_profile(profile or current.profile)
@@ -54,6 +55,8 @@ def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
     wanted = Active(profile=parameters.name, variants=tuple(variants or current.variants))
     for name in wanted.variants:
         parameters.variant(name)
+    if MAIN not in wanted.variants:
+        raise ValueError(f"variants: {', '.join(wanted.variants)}; {MAIN} must be among them, the report is about it")
     if wanted != current:
         text = PARAMS_FILE.read_text(encoding="utf-8")
         text = re.sub(r"^profile:.*$", f"profile: {wanted.profile}", text, flags=re.MULTILINE)

@@ -17,7 +17,7 @@ from perceptio_core.data.manifest import data_root
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher
 from perceptio_core.params import load_profile
-from perceptio_core.report.figures import Figure, gather, write_figures
+from perceptio_core.report.figures import MAIN, Figure, gather, write_figures
 from perceptio_core.report.page import Content, page
 from perceptio_core.report.panels import read_panels
 from perceptio_core.report.plots import read_curves
@@ -46,6 +46,8 @@ def main() -> None:
     profile = load_profile(arguments.profile)
     paths = StagePaths(arguments.profile)
     variants = [str(name) for name in yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]]
+    if MAIN not in variants:
+        raise ValueError(f"params.yaml: variants: {', '.join(variants)}; a report needs {MAIN} among them")
     folder = paths.out("depth_codebook")
     evaluations = {variant: paths.out("evaluate", variant) for variant in variants}
     figures = gather(
@@ -62,7 +64,7 @@ def main() -> None:
         return teacher.inverse_depth([teacher.pixels(image)], [(image.height, image.width)])[0]
 
     panels = read_panels(
-        path=evaluations[variants[0]] / "panels.jsonl",
+        path=evaluations[MAIN] / "panels.jsonl",
         root=data_root(profile.sources, paths.out("sources")),
         count=profile.report.max_panels,
         decode_depth=lambda codes: decode(list(codes)),
@@ -78,7 +80,7 @@ def main() -> None:
         profile=arguments.profile,
         commit=git_state(folder=Path()),
         figures=figures,
-        control="control" if "control" in variants[1:] else None,
+        control="control" if "control" in variants else None,
         parts={name: _parts(path) for name, path in evaluations.items()},
         published=read_published(Path("docs/published.json")),
         curves={name: read_curves(path / "curves") for name, path in trained.items()},

@@ -298,6 +298,7 @@ HOSTILE = {
     "truncated": encoded(Image.effect_noise((64, 64), 60).convert("RGB"), "JPEG")[:-400],
     "truncated_png": encoded(Image.effect_noise((64, 64), 60).convert("RGB"), "PNG")[:-400],
     "bomb": bomb(),
+    "postscript": encoded(Image.new("RGB", (8, 8)), "EPS"),
 }
 
 

@@ -164,6 +164,8 @@ def test_all_stands_for_every_variant_of_the_profile(tmp_path: Path, monkeypatch
     assert select(profile="smoke", variants=["all"]).variants == ("full", "control")
     assert (tmp_path / "params.yaml").read_text() == "# kept\nprofile: smoke\nvariants: [full, control]\n"
     assert select(profile="mini", variants=["full"]).variants == ("full",)
+    with pytest.raises(ValueError, match="variants: control; full must be among them"):
+        select(profile="mini", variants=["control"])
 
 
 def test_an_unknown_profile_names_those_that_exist() -> None:

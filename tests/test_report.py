@@ -28,11 +28,13 @@ def written(path: Path, figures: list[Figure]) -> Path:
     return path
 
 
-def test_figures_of_the_second_variant_carry_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [("full", "control"), ("control", "full")])
+def test_figures_of_other_variants_than_full_carry_their_names(order: tuple[str, ...], tmp_path: Path) -> None:
     codebook = written(tmp_path / "codebook.json", [fake.figure("codebook_usage", 98.0)])
     full = written(tmp_path / "full.json", [fake.figure("mmbench", 60.0), fake.figure("res_ciou", 55.0)])
     control = written(tmp_path / "control.json", [fake.figure("mmbench", 61.0)])
-    figures = gather(codebook=codebook, evaluations={"full": full, "control": control})
+    files = {"full": full, "control": control}
+    figures = gather(codebook=codebook, evaluations={name: files[name] for name in order})
     values = {figure.name: figure.value for figure in figures}
     assert values == {"codebook_usage": 98.0, "mmbench": 60.0, "res_ciou": 55.0, "control_mmbench": 61.0}
     write_figures(figures=figures, folder=tmp_path)

@@ -13,6 +13,9 @@ from PIL import Image
 MAX_PIXELS = 64_000_000
 """Default limit on width x height: a 64 megapixel photograph is 200 MB when decoded."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is read. Others are refused: Pillow's reader of PostScript, for one, starts another program."""
+
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -65,7 +68,7 @@ def open_with_format(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF; and of large images, for which max_pixels is the limit
-            with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise ValueError(f"{image.width} x {image.height} pixels, at most {max_pixels} are allowed")
                 turn = _UPRIGHT.get(_orientation(image))

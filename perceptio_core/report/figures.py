@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+MAIN = "full"
+"""The variant that a report is about."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """One measured number.
 
     Attributes:
-        name: such as `res_ciou`; figures of a variant other than the first carry its name in front (`control_mmbench`).
+        name: such as `res_ciou`; figures of a variant other than `full` carry its name in front (`control_mmbench`).
         value: fractions are percentages.
         low, high: 95 % interval, or None where there is none.
         n: number of samples behind it, None where that has no meaning.
@@ -45,12 +48,14 @@ def gather(*, codebook: Path, evaluations: Mapping[str, Path]) -> list[Figure]:
 
     Args:
         codebook: metrics of the depth codebook.
-        evaluations: variant -> its metrics; the first variant's figures keep their names, the others' get
-            `<variant>_` in front.
+        evaluations: variant -> its metrics; the figures of `full` keep their names, the others' get `<variant>_` in front.
+
+    Raises:
+        ValueError: a file of another form, or a name twice.
     """
     figures = read_figures(codebook)
-    for index, (variant, path) in enumerate(evaluations.items()):
-        prefix = f"{variant}_" if index else ""
+    for variant, path in evaluations.items():
+        prefix = "" if variant == MAIN else f"{variant}_"
         figures += [Figure(**{**asdict(figure), "name": prefix + figure.name}) for figure in read_figures(path)]
     names = [figure.name for figure in figures]
     if doubled := sorted({name for name in names if names.count(name) > 1}):

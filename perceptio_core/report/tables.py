@@ -183,7 +183,7 @@ def _headline_row(
     protocol = f'<span class="protocol">{escape(figure.protocol)}</span>'
     cells = [f'<th title="{escape(label.name)}">{escape(label.title)}{protocol}</th>', _value_cell(figure)]
     if control:
-        cells.append(_value_cell(other) if other else '<td class="num pub">–</td>')
+        cells.append(_value_cell(other) if other else '<td class="num pub" title="not asked: it needs tokens">–</td>')
     cells.append(f"<td>{'' if label.top is None else _range(figure, other, top=label.top)}</td>")
     cells.append(f'<td class="num">{_count(figure)}</td>')
     for model in beside:
