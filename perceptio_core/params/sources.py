@@ -1,16 +1,12 @@
 """Parameters of the stage `sources`: the rendered world or the user's folders, and the data sets in it."""
 
-import os
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from perceptio_core.params.base import Section
+from perceptio_core.params.base import Section, expanded
 from perceptio_core.params.render import RenderParams
-
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class DatasetParams(Section):
@@ -80,13 +76,4 @@ class SourcesParams(Section):
         """
         if self.root is None:
             raise ValueError("sources.root is null: the data root is the rendered world")
-        for variable in _VARIABLE.findall(self.root):
-            if not os.environ.get(variable):
-                raise ValueError(
-                    f"sources.root is {self.root!r}, but the environment variable {variable} is not set: "
-                    f"export {variable}=<the folder that holds the data sets>"
-                )
-        path = Path(_VARIABLE.sub(lambda match: os.environ[match[1]], self.root)).expanduser()
-        if not path.is_dir():
-            raise ValueError(f"sources.root: {path} is not a folder")
-        return path
+        return expanded(self.root, key="sources.root", holds="the data sets")
