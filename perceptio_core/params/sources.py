@@ -51,10 +51,20 @@ class SourcesParams(Section):
     root: str | None
     """The user's data root; ${NAME} stands for an environment variable. Null when a world is rendered."""
     datasets: Annotated[tuple[DatasetParams, ...], Field(min_length=1)]
+    held_out: tuple[str, ...] = ()
+    """Test images, below the data root, that are kept out of training by COCO id and by their look: folders of images, .tsv and
+    .parquet tables with images in them, REFER's refs(*).p (the images of all its splits but train)."""
     max_pixels: PositiveInt = 64_000_000
     """Images with more pixels are quarantined, by their header, before they are decoded."""
     workers: Annotated[int, Field(ge=1, le=256)] | None = 2
     """Processes that render, and threads that check images; null: one per processor core that is there."""
+
+    @field_validator("held_out")
+    @classmethod
+    def _below_root(cls, places: tuple[str, ...]) -> tuple[str, ...]:
+        if strange := [place for place in places if Path(place).is_absolute() or ".." in Path(place).parts]:
+            raise ValueError(f"must be relative to the data root and stay below it: {', '.join(strange)}")
+        return places
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
