@@ -93,6 +93,12 @@ def main() -> None:
         "out", type=Path, metavar="OUT", help="new .xlsx or .tsv (tables), .jsonl, .json, or folder (MME, HardBLINK)"
     )
 
+    data = commands.add_parser("data", help="check the data that a profile reads, before anything runs")
+    data.add_argument(
+        "action", choices=["check"], help="what is there, what is missing and where to get it, and the disk it takes"
+    )
+    data.add_argument("--profile", help="profiles/PROFILE.yaml (default: the active one)")
+
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind, line in CONVERSIONS.items():
@@ -248,6 +254,14 @@ def _export(arguments: argparse.Namespace) -> None:
     export(arguments.benchmark, predictions=arguments.predictions, root=arguments.root, out=arguments.out)
 
 
+def _data(arguments: argparse.Namespace) -> None:
+    from pipeline.data_check import check
+    from pipeline.settings import read_active
+
+    if not check(arguments.profile or read_active().profile):
+        sys.exit(1)
+
+
 def _convert(arguments: argparse.Namespace) -> None:
     from importlib import import_module
 
@@ -267,6 +281,7 @@ _COMMANDS = {
     "export": _export,
     "study": _study,
     "convert": _convert,
+    "data": _data,
 }
 
 

@@ -16,7 +16,8 @@ class DatasetParams(Section):
     """First part of its record ids and image keys; entries of one data set with different splits share it."""
     kind: Literal["refer", "coco", "llava"]
     path: str
-    """refer and coco: the folder with instances.json; llava: the JSON file. Relative to the data root."""
+    """refer: the folder with instances.json; coco: that, or a file such as annotations/instances_train2017.json; llava: the
+    JSON file. Relative to the data root."""
     split: Literal["train", "val"]
     """What its records are for; for refer also which official split is read."""
     split_by: str | None = None
