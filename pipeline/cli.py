@@ -100,6 +100,12 @@ def main() -> None:
     push.add_argument("store", metavar="STORE", help="s3://BUCKET[/PREFIX]; endpoint and credentials from the AWS_ variables")
     push.add_argument("--profile", help="whose shards (default: the active profile's)")
 
+    data = commands.add_parser("data", help="check the data that a profile reads, before anything runs")
+    data.add_argument(
+        "action", choices=["check"], help="what is there, what is missing and where to get it, and the disk it takes"
+    )
+    data.add_argument("--profile", help="profiles/PROFILE.yaml (default: the active one)")
+
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind, line in CONVERSIONS.items():
@@ -269,6 +275,14 @@ def _shards(arguments: argparse.Namespace) -> None:
     print(remote.url)
 
 
+def _data(arguments: argparse.Namespace) -> None:
+    from pipeline.data_check import check
+    from pipeline.settings import read_active
+
+    if not check(arguments.profile or read_active().profile):
+        sys.exit(1)
+
+
 def _convert(arguments: argparse.Namespace) -> None:
     from importlib import import_module
 
@@ -289,6 +303,7 @@ _COMMANDS = {
     "study": _study,
     "convert": _convert,
     "shards": _shards,
+    "data": _data,
 }
 
 

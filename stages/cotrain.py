@@ -107,6 +107,8 @@ def main() -> None:
     processor.save_pretrained(out / "checkpoint")
     shutil.copytree(work / "curves", out / "curves")
     metrics = training_metrics(curves=work / "curves", result=result, steps=params.steps, batch_size=params.batch_size)
+    for task, drawn in batches.drawn(params.steps).items():
+        metrics |= {f"drawn_{task}": drawn.draws, f"epochs_{task}": round(drawn.epochs, 3)}
     write_metrics(out / "metrics.json", metrics | {"estimated_memory_gib": round(estimate.peak_gib, 3)})
     publish(out, paths.out("cotrain", arguments.variant))
     shutil.rmtree(work)  # a finished run's checkpoints would outlive a change of the model's code

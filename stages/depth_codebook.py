@@ -11,24 +11,30 @@ import numpy as np
 import torch.distributed as dist
 from matplotlib import colormaps
 from PIL import Image
+from safetensors import SafetensorError
 
 from perceptio_core.data.manifest import read_images
 from perceptio_core.data.markers import sample_markers
-from perceptio_core.depth.codebook_training import train_codebook, validate_codebook
+from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.depth.codebook_training import CURVE, TrainedCodebook, train_codebook, validate_codebook
 from perceptio_core.depth.store import DepthStore
 from perceptio_core.params import load_profile
+from perceptio_core.params.base import expanded
+from perceptio_core.params.depth_codebook import DepthCodebookParams
 from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Train the depth codebook on the teacher's maps and test it.
 
-Reads   artifacts/<profile>/teacher_depth and the splits in sources/images.parquet; the profile's section `depth_codebook`.
-Does    trains a VQ-VAE on the maps of the split train (on all ranks when started by torchrun), then scores it on the split
-        val: error, use of the codes, and whether the nearest of 3, 4 and 5 points can be read off the decoded map.
+Reads   artifacts/<profile>/teacher_depth and the splits in sources/images.parquet; the profile's section `depth_codebook`;
+        with `pretrained`, that folder.
+Does    trains a VQ-VAE on the maps of the split train (on all ranks when started by torchrun), or takes the one in
+        `pretrained`; then scores it on the split val: error, use of the codes, and whether the nearest of 3, 4 and 5 points
+        can be read off the decoded map.
         A killed run goes on from its last checkpoint.
 Writes  artifacts/<profile>/depth_codebook/
           model.safetensors, config.json   the codebook
           metrics.json                     scores with sample counts
-          plots/curve.csv, plots/codes.csv loss over steps, uses of each code
+          plots/curve.csv, plots/codes.csv loss over steps (none where nothing was trained), uses of each code
           samples.png                      maps (above) and what their codes decode to (below)
 """
 
@@ -46,9 +52,17 @@ def main() -> None:
     for row in read_images(paths.out("sources")):
         if row.image_key in store:
             keys[row.split].append(row.image_key)
+    pretrained = None
+    if params.pretrained is not None:
+        pretrained = expanded(params.pretrained, key="depth_codebook.pretrained", holds="the codebook")
     # the index stands for the maps: it changes with them
-    work = paths.work("depth_codebook", fingerprint(params, images, depth / "index.parquet"))
-    trained = train_codebook(params=params, store=store, keys=keys["train"], work=work)
+    work = paths.work(
+        "depth_codebook", fingerprint(params, images, depth / "index.parquet", *([pretrained] if pretrained else []))
+    )
+    if pretrained is not None:
+        trained = read_codebook(pretrained, params=params)
+    else:
+        trained = train_codebook(params=params, store=store, keys=keys["train"], work=work)
     if dist.is_initialized() and dist.get_rank() > 0:
         return
     scores = validate_codebook(
@@ -61,8 +75,9 @@ def main() -> None:
     out = work / "out"
     trained.codebook.save_pretrained(out)
     (out / "plots").mkdir(exist_ok=True)
-    _write_rows(out / "plots" / "curve.csv", trained.curve)
-    _write_rows(out / "plots" / "codes.csv", [{"code": code, "uses": uses} for code, uses in enumerate(scores.code_counts)])
+    _write_rows(out / "plots" / "curve.csv", trained.curve, columns=CURVE)
+    uses = [{"code": code, "uses": uses} for code, uses in enumerate(scores.code_counts)]
+    _write_rows(out / "plots" / "codes.csv", uses, columns=("code", "uses"))
     _contact_sheet(scores.maps, scores.decoded).save(out / "samples.png")
     (out / "metrics.json").write_text(json.dumps(scores.metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     publish(out, paths.out("depth_codebook"))
@@ -70,9 +85,25 @@ def main() -> None:
     logging.getLogger("depth_codebook").info(", ".join(f"{row['name']} {row['value']:.4g}" for row in scores.metrics))
 
 
-def _write_rows(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+def read_codebook(folder: Path, *, params: DepthCodebookParams) -> TrainedCodebook:
+    """A finished codebook, without a loss curve.
+
+    Raises:
+        ValueError: there is none in the folder, or it is not of the sizes that the parameters name.
+    """
+    try:
+        codebook = DepthCodebook.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"depth_codebook.pretrained: {folder} is no codebook: {type(error).__name__}: {error}") from error
+    wanted = {"num_codes": params.num_codes, "resolution": params.resolution, "widths": list(params.widths), "dim": params.dim}
+    if differing := [f"{key}: {codebook.config[key]}" for key, value in wanted.items() if codebook.config[key] != value]:
+        raise ValueError(f"depth_codebook.pretrained: {folder} has {', '.join(differing)}; the profile must say so too")
+    return TrainedCodebook(codebook=codebook, curve=[])
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, float]], *, columns: Sequence[str]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["step"])
+        writer = csv.DictWriter(stream, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)
 

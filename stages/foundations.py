@@ -7,7 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from perceptio_core.hub import HubUnreachableError, download, verify
 from perceptio_core.params import load_profile
+from perceptio_core.params.base import expanded
 from perceptio_core.params.foundations import FoundationsParams, HubModel, HubSam2
 from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
 
@@ -15,8 +17,9 @@ DESCRIPTION = """Lay out the pretrained models.
 
 Reads   profiles with `bundled`: that folder of the repository (foundations/mini). Others: the Hugging Face hub, once, or
         the folder that `offline` names.
-Does    bundled: checks every file against SHA256SUMS. Hub: fetches the pinned revisions, safetensors and texts only; of
-        SAM2 the published checkpoint, read as tensors only and kept as safetensors.
+Does    bundled: checks every file against SHA256SUMS. Hub: fetches the pinned revisions, safetensors and texts only, and
+        checks every file against the hub's hash of it, also in the folder `offline` where `hf download` made that. Of SAM2
+        the published checkpoint, read as tensors only, or the form of transformers' Sam2Model.
 Writes  artifacts/<profile>/foundations/
           internvl/        Hugging Face folder with tokenizer and processor
           sam2/            config.json, model.safetensors
@@ -28,10 +31,6 @@ MODELS = ("internvl", "sam2", "depth_anything")
 # No pickles, no code: what the libraries need to build the models, and nothing else of what a repository may hold.
 PATTERNS = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
 log = logging.getLogger("foundations")
-
-
-class HubUnreachableError(ValueError):
-    """The hub did not answer, or answered that it is in trouble or too busy: a later try may fetch the same."""
 
 
 def main() -> None:
@@ -88,9 +87,10 @@ def fetch_all(params: FoundationsParams, work: Path) -> None:
 
     Raises:
         HubUnreachableError: the hub cannot be reached for now; says what to do.
-        ValueError: the hub has no such revision, or the offline folder lacks a model; says what to do.
+        ValueError: the hub has no such revision, the offline folder lacks a model, or a file differs from what the hub has;
+            says what to do.
     """
-    offline = _offline_folder(params.offline)
+    offline = None if params.offline is None else expanded(params.offline, key="foundations.offline", holds=", ".join(MODELS))
     for name in MODELS:
         model: HubModel | None = getattr(params, name)
         if model is None or (work / name).is_dir():
@@ -98,10 +98,11 @@ def fetch_all(params: FoundationsParams, work: Path) -> None:
         source = offline / name if offline else _download(model)
         if not source.is_dir():
             raise ValueError(f"foundations.offline: {source} is not a folder; it must hold {model.repo} as the hub serves it")
+        verify(source, (file for pattern in _patterns(model) for file in source.glob(pattern)), revision=model.revision)
         unfinished = work / f"{name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         if isinstance(model, HubSam2):
-            _convert_sam2(source / model.checkpoint, config=model.config, folder=unfinished)
+            _convert_sam2(source, model=model, folder=unfinished)
         else:
             shutil.copytree(source, unfinished, ignore=_others_than_patterns)
         unfinished.rename(work / name)
@@ -109,16 +110,11 @@ def fetch_all(params: FoundationsParams, work: Path) -> None:
 
 
 def _download(model: HubModel) -> Path:
-    """Fetch a pinned revision into the hub's cache (a broken transfer goes on where it stopped)."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = [model.checkpoint] if isinstance(model, HubSam2) else list(PATTERNS)
     try:
-        return Path(snapshot_download(repo_id=model.repo, revision=model.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise (HubUnreachableError if _may_pass(error) else ValueError)(
-            f"{model.repo} at {model.revision} could not be fetched: {type(error).__name__}: {error}\n"
+        return download(model.repo, revision=model.revision, patterns=_patterns(model))
+    except ValueError as error:
+        raise type(error)(
+            f"{model.repo} at {model.revision} could not be fetched: {error}\n"
             "Either make the hub reachable (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy, HF_TOKEN an account), or fetch\n"
             "the model on another machine with\n"
             f"    hf download {model.repo} --revision {model.revision} --local-dir FOLDER/<name>\n"
@@ -126,30 +122,25 @@ def _download(model: HubModel) -> Path:
         ) from error
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether a later try may fare better: no answer, too many requests, or trouble on the hub's side."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    no_snapshot = isinstance(error, LocalEntryNotFoundError)  # what huggingface_hub makes of most failures to list a repository
-    reason = error.__cause__ if no_snapshot else error
-    if isinstance(reason, HfHubHTTPError):
-        return reason.response.status_code == 429 or reason.response.status_code >= 500
-    return no_snapshot and not isinstance(reason, OfflineModeIsEnabled)
+def _patterns(model: HubModel) -> tuple[str, ...]:
+    """Of SAM2 as published one file, of everything else what `transformers` reads."""
+    return (model.checkpoint,) if isinstance(model, HubSam2) and model.checkpoint is not None else PATTERNS
 
 
-def _convert_sam2(checkpoint: Path, *, config: str, folder: Path) -> None:
+def _convert_sam2(source: Path, *, model: HubSam2, folder: Path) -> None:
+    from perceptio_core.convert.sam2 import convert_sam2
     from perceptio_core.segmentation.sam2 import load_official, official_config, save_sam2
 
-    save_sam2(load_official(checkpoint, name=config), config=official_config(config), folder=folder)
-
-
-def _offline_folder(setting: str | None) -> Path | None:
-    if setting is None:
-        return None
-    expanded = os.path.expandvars(setting)
-    if "$" in expanded:
-        raise ValueError(f"foundations.offline: {setting} names an environment variable that is not set")
-    return Path(expanded)
+    if model.checkpoint is None or model.config is None:
+        convert_sam2(source, folder)
+        return
+    checkpoint = source / model.checkpoint
+    if not checkpoint.is_file():
+        raise ValueError(
+            f"{checkpoint}: not found; where the folder holds transformers' form, with model.safetensors, leave "
+            "foundations.sam2.checkpoint and foundations.sam2.config out"
+        )
+    save_sam2(load_official(checkpoint, name=model.config), config=official_config(model.config), folder=folder)
 
 
 def _others_than_patterns(_: str, names: list[str]) -> set[str]:

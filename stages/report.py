@@ -83,6 +83,7 @@ def main() -> None:
         control="control" if "control" in variants else None,
         parts={name: _parts(path) for name, path in evaluations.items()},
         published=read_published(Path("docs/published.json")),
+        data=json.loads((paths.out("sources") / "metrics.json").read_text(encoding="utf-8")),
         curves={name: read_curves(path / "curves") for name, path in trained.items()},
         training={name: json.loads((path / "metrics.json").read_text(encoding="utf-8")) for name, path in trained.items()},
         usage=usage,

@@ -14,7 +14,8 @@ DESCRIPTION = """Make the manifest of all training images and records.
 
 Reads   the profile's section `sources`; with `root`, the data sets below that folder (never written to).
 Does    with `render`, renders the procedural world and writes it in the official layouts; then, for rendered and real
-        data alike, reads every data set, decodes every image once, and keeps train and val images apart.
+        data alike, reads every data set, decodes every image once, keeps train and val images apart, and the
+        test images of `held_out` out of training.
         A killed run goes on where it stood.
 Writes  artifacts/<profile>/sources/
           root/             the rendered world (only with `render`)
@@ -40,7 +41,12 @@ def main() -> None:
     else:
         root = params.expanded_root()
     collected = collect(
-        params.datasets, root=root, journal=work / "checked.jsonl", max_pixels=params.max_pixels, workers=workers
+        params.datasets,
+        root=root,
+        journal=work / "checked.jsonl",
+        max_pixels=params.max_pixels,
+        workers=workers,
+        held_out=params.held_out,
     )
     write_manifest(out, images=collected.images, records=collected.records, quarantine=collected.quarantine)
     counts = collected.counts()

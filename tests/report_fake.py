@@ -144,7 +144,11 @@ def content(folder: Path) -> Content:
     (folder / "dvc.lock").write_text(LOCK)
     training = {
         "steps": 600, "batch_size": 32, "seconds": 412.3, "samples_per_second": 46.6, "peak_memory_gib": 1.42,
-        "precision": "no",
+        "precision": "no", "drawn_referring": 11520, "epochs_referring": 1.536, "drawn_marker": 7680, "epochs_marker": 0.96,
+    }  # fmt: skip
+    data = {
+        "images_train": 4800, "images_val": 160, "train_referring": 7500, "val_referring": 250, "train_conversation": 4800,
+        "held_out_by_id": 31, "held_out_by_look": 7, "shared_files": 1204, "quarantined": 42,
     }  # fmt: skip
     return Content(
         title="Perceptio on the procedural world",
@@ -155,11 +159,12 @@ def content(folder: Path) -> Content:
         control="control",
         parts={"full": [figure("hardblink_majority_3", 36.1, n=122)], "control": []},
         published=read_published(PUBLISHED),
+        data=data,
         curves={
             "full": curves(seed=0),
             "control": {k: v for k, v in curves(seed=1).items() if k in ("train/total", "train/llm")},
         },
-        training={"full": training, "control": training},
+        training={"full": training, "control": {k: v for k, v in training.items() if not k.endswith("_marker")}},
         usage=list(np.random.default_rng(0).gamma(2.0, 300.0, 64)),
         samples=None,
         panels=panels(folder),

@@ -1,14 +1,23 @@
 """AURORA's depth VQ-VAE: the same codes and maps after the conversion, and what is refused."""
 
+import csv
+import json
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from perceptio_core.convert.codebook import convert_codebook
+from perceptio_core.data.manifest import ImageRow, write_manifest
+from perceptio_core.depth import store
 from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.params import PROFILES
 from pipeline.cli import main
+from stages import depth_codebook
 
 WIDTHS, DIM, CODES, SIDE = (4, 8, 16), 12, 10, 24  # 3 x 3 codes
 
@@ -138,3 +147,72 @@ def test_the_command_converts_and_tells_its_mistakes(tmp_path, monkeypatch, caps
         with pytest.raises(SystemExit):
             main()
         assert told in capsys.readouterr().out
+
+
+@pytest.fixture
+def converted(tmp_path, monkeypatch):
+    """A converted codebook, in a checkout with the depth maps of eight images and the profile `p` that names it."""
+    torch.save(original(), tmp_path / "vae-final.pt")
+    convert_codebook(tmp_path / "vae-final.pt", tmp_path / "models" / "codebook", resolution=SIDE)
+    profile = yaml.safe_load((PROFILES / "smoke.yaml").read_text())
+    sizes = {"num_codes": CODES, "resolution": SIDE, "widths": list(WIDTHS), "dim": DIM}
+    profile["depth_codebook"] |= {**sizes, "pretrained": "${MODELS_HERE}/codebook", "learning_rate": 3e-3}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODELS_HERE", str(tmp_path / "models"))
+    monkeypatch.setattr(sys, "argv", ["depth_codebook", "--profile", "p"])
+    Path("profiles").mkdir()
+    Path("profiles/p.yaml").write_text(yaml.safe_dump(profile))
+    sources, depth = Path("artifacts/p/sources"), Path("artifacts/p/teacher_depth")
+    sources.mkdir(parents=True)
+    depth.mkdir()
+    splits = ["train"] * 3 + ["val"] * 5
+    rows = [
+        ImageRow(image_key=f"a/{n}", path=f"{n}.png", width=48, height=40, sha256="0" * 64, split=split)
+        for n, split in enumerate(splits)
+    ]
+    write_manifest(sources, images=rows, records=[], quarantine=[])
+    draw = np.random.default_rng(0)
+    maps = [store.encode_depth(row.image_key, draw.random((40, 48)).astype(np.float32)) for row in rows]
+    store.write_index(depth, store.write_shard(depth, name="depth-00000.tar", maps=maps))
+    return profile
+
+
+@pytest.mark.usefixtures("converted")
+def test_the_stage_takes_a_finished_codebook_as_it_is(monkeypatch):
+    def never(**_):
+        raise AssertionError("it was trained")
+
+    monkeypatch.setattr(depth_codebook, "train_codebook", never)
+    depth_codebook.main()
+    out, given = Path("artifacts/p/depth_codebook"), Path("models/codebook")
+    for name in ("config.json", "model.safetensors"):
+        assert (out / name).read_bytes() == (given / name).read_bytes()
+    metrics = {row["name"]: row for row in json.loads((out / "metrics.json").read_text())}
+    assert metrics["codebook_mse"]["n"] == 5
+    # the error once more, by the layers as the class of the original has them
+    codebook, maps = DepthCodebook.from_pretrained(given), store.DepthStore(Path("artifacts/p/teacher_depth"))
+    true = torch.stack([codebook.normalise(maps[f"a/{n}"]) for n in range(3, 8)])
+    weights = original()
+    codes = torch.cdist(latents(weights, true).flatten(1, 2), weights["_vq_vae._embedding"][None]).argmin(-1)
+    error = (decoded(weights, codes.view(5, 3, 3)) - true).square().mean()
+    assert metrics["codebook_mse"]["value"] == pytest.approx(float(error), rel=1e-4)
+    with (out / "plots/curve.csv").open() as stream:
+        assert list(csv.reader(stream)) == [["step", "mse", "commitment", "restarted"]]
+    with (out / "plots/codes.csv").open() as stream:
+        assert sum(int(row["uses"]) for row in csv.DictReader(stream)) == 5 * 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_codes": 12, "dim": 16}, r"codebook has num_codes: 10, dim: 12; the profile must say so too"),
+        ({"pretrained": "${NONESUCH_HERE}/codebook"}, r"depth_codebook\.pretrained is .*variable NONESUCH_HERE is not set"),
+        ({"pretrained": "absent"}, r"depth_codebook\.pretrained: absent is not a folder"),
+        ({"pretrained": "profiles"}, r"depth_codebook\.pretrained: profiles is no codebook: FileNotFoundError"),
+    ],
+)
+def test_another_codebook_than_the_profile_says_is_refused(converted, changes, told):
+    converted["depth_codebook"] |= changes
+    Path("profiles/p.yaml").write_text(yaml.safe_dump(converted))
+    with pytest.raises(ValueError, match=told):
+        depth_codebook.main()

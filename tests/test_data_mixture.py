@@ -31,6 +31,14 @@ def test_every_sample_of_a_task_once_an_epoch_and_each_epoch_in_another_order():
     assert {counts[index] for index in range(70)} == {40}
 
 
+def test_what_was_drawn_is_counted():
+    sampler = MixtureSampler(tasks=TASKS, weights={"referring": 2, "marker": 1, "conversation": 0}, seed=3)
+    drawn = sampler.drawn(103, 24)  # 2472 draws: two blocks and a part of a third
+    seen = Counter(index < 70 for step in range(103) for index in sampler.indices(step, 24))
+    assert {task: row.draws for task, row in drawn.items()} == {"referring": seen[True], "marker": seen[False]}
+    assert drawn["marker"].epochs == pytest.approx(seen[False] / 30)
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 8, 24])
 def test_parts_of_a_step_have_alike_numbers_of_each_task_and_alike_lengths(parts):
     sampler = MixtureSampler(tasks=TASKS, weights={"referring": 2, "marker": 1, "conversation": 1}, seed=9)

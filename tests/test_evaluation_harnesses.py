@@ -24,6 +24,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "checkpoint"
 
 
+MME_PROMPT = "\nAnswer the question using a single word or phrase."
+"""What lmms-eval's MME puts behind a question, in the place of the official request."""
+
 HAS_LMMS_EVAL = importlib.util.find_spec("lmms_eval") is not None
 
 
@@ -85,6 +88,60 @@ def test_lmms_eval_asks_it(lmms_model: Any, checkpoint: Path) -> None:
         (expected,) = perceptor.predict([picture(shade)], [f"Which? {row}"], depth=True, max_new_tokens=length)
         assert "<depth_" in expected.raw
         assert text == strip_perception(expected.text).split("\n" if row == 1 else "\0")[0]
+
+
+@pytest.mark.skipif(not HAS_LMMS_EVAL, reason="lmms-eval is not installed (it belongs into an environment of its own)")
+def test_lmms_eval_runs_its_mme_whole(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lmms-eval's own task, on rows in the columns of its data set and a model found by its entry point."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import lmms_eval
+    from datasets import Dataset, Features, Value
+    from datasets import Image as Picture
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    texts = Value("string")
+    rows = [
+        {
+            "question_id": f"{task}/{shade}",
+            "image": picture(shade),
+            "question": f"Is there a {word}? Please answer yes or no.",
+            "answer": "Yes" if word == "ball" else "No",
+            "category": task,
+        }
+        for task, shade in (("count", 0), ("count", 80), ("code_reasoning", 160))
+        for word in ("ball", "dog")
+    ]
+    columns = Features({"question_id": texts, "image": Picture(), "question": texts, "answer": texts, "category": texts})
+    Dataset.from_list(rows, features=columns).to_parquet(tmp_path / "test.parquet")
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "mme_here.yaml").write_text(
+        f"include: {Path(lmms_eval.__file__).parent / 'tasks/mme/mme.yaml'}\n"
+        "task: mme_here\n"
+        "dataset_path: parquet\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'test.parquet'}}}}}\n"
+    )
+    done = simple_evaluate(
+        model="perceptio",
+        model_args=f"pretrained={checkpoint},depth=True",
+        tasks=["mme_here"],
+        batch_size=4,
+        device="cpu",
+        task_manager=TaskManager("ERROR", include_path=str(tasks), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    scores = done["results"]["mme_here"]
+    # Random weights say neither yes nor no.
+    assert (scores["mme_perception_score,none"], scores["mme_cognition_score,none"]) == (0.0, 0.0)
+    said = {sample["doc_id"]: sample["filtered_resps"] for sample in done["samples"]["mme_here"]}
+    perceptor = Perceptor.from_pretrained(checkpoint, device="cpu")
+    asked = [f"{row['question'].removesuffix(' Please answer yes or no.')}{MME_PROMPT}" for row in rows]
+    expected = perceptor.predict([row["image"] for row in rows], asked, depth=True, max_new_tokens=16)
+    assert [said[i] if isinstance(said[i], str) else said[i][0] for i in range(len(rows))] == [
+        strip_perception(prediction.text) for prediction in expected
+    ]
 
 
 def test_lmms_eval_requests_that_it_cannot_answer(lmms_model: Any, checkpoint: Path) -> None:

@@ -156,6 +156,7 @@ def test_the_stage_writes_a_checkpoint_that_loads_and_gives_the_same_losses(
         assert metrics[f"val_{name}"] > 0
     assert metrics["steps"] == 6
     assert metrics["estimated_memory_gib"] > 0
+    assert sum(count for name, count in metrics.items() if name.startswith("drawn_")) == 6 * 8
     assert metrics["val_total"] == pytest.approx(sum(w * metrics[f"val_{name}"] for name, w in LOSS_WEIGHTS.items()), rel=1e-3)
 
     model = PerceptioForConditionalGeneration.from_pretrained(out / "checkpoint").eval()

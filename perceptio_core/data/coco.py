@@ -15,7 +15,7 @@ IMAGE_FOLDER = "images"
 
 
 def coco_records(
-    folder: Path, *, source: str, split: Split, root: Path, images: str | None, max_objects: int
+    place: Path, *, source: str, split: Split, root: Path, images: str | None, max_objects: int
 ) -> tuple[list[Record], list[Refused]]:
     """One referring record per image and category, with all objects of the category from left to right.
 
@@ -23,12 +23,20 @@ def coco_records(
     objects. Annotations with an unusable or empty mask are refused, and their category in that image with them: a record
     must name all objects.
 
+    Args:
+        place: a file such as ``instances_train2017.json``, or a folder with ``instances.json``.
+        source: name of the data set.
+        split: of its records.
+        root: the data root.
+        images: folder of the images below `root`; None for ``images`` beside the file.
+        max_objects: of a category in an image.
+
     Raises:
-        ValueError: ``instances.json`` is absent or malformed.
+        ValueError: the file is absent or malformed.
     """
-    path = folder / "instances.json"
+    path = place if place.suffix == ".json" else place / "instances.json"
     image_rows, annotations, categories = read_instances(path)
-    image_folder = images if images is not None else (folder.relative_to(root) / IMAGE_FOLDER).as_posix()
+    image_folder = images if images is not None else (path.parent.relative_to(root) / IMAGE_FOLDER).as_posix()
     groups: dict[tuple[int, Any], list[int]] = defaultdict(list)
     for ann_id, annotation in sorted(annotations.items()):
         groups[annotation.get("image_id", -1), annotation.get("category_id")].append(ann_id)

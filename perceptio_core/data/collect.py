@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from perceptio_core.data.coco import coco_records
+from perceptio_core.data.held_out import BY_ID, BY_LOOK, read_held_out, reasons_to_leave_out
 from perceptio_core.data.images import ImageFacts, inspect_image
 from perceptio_core.data.llava import llava_records
 from perceptio_core.data.manifest import ImageRow, RecordRow
@@ -29,20 +30,33 @@ class Collected:
     images: list[ImageRow]
     records: list[RecordRow]
     quarantine: list[Refused]
+    shared: int
+    """Image files that are copies of another one: one image stands for all of them."""
 
     def counts(self) -> dict[str, int]:
-        """Number of images, records per split and task, records per data set, and refusals."""
+        """Number of images, records per split and task, records per data set, copies, test images left out, and refusals."""
         tasks = Counter(f"{record.split}_{record.task}" for record in self.records)
         sources = Counter(f"source_{record.source}" for record in self.records)
         images = Counter(f"images_{image.split}" for image in self.images)
-        return {**images, **tasks, **sources, "quarantined": len(self.quarantine)}
+        reasons = Counter(row.reason for row in self.quarantine)
+        held_out = {"held_out_by_id": reasons[BY_ID], "held_out_by_look": reasons[BY_LOOK]}
+        return {**images, **tasks, **sources, **held_out, "shared_files": self.shared, "quarantined": len(self.quarantine)}
 
 
-def collect(datasets: Sequence[DatasetParams], *, root: Path, journal: Path, max_pixels: int, workers: int) -> Collected:
+def collect(
+    datasets: Sequence[DatasetParams],
+    *,
+    root: Path,
+    journal: Path,
+    max_pixels: int,
+    workers: int,
+    held_out: Sequence[str] = (),
+) -> Collected:
     """Read the data sets below `root`.
 
-    An image whose content is also among the val images is no training image, whichever data set brings it. A record is
-    refused with its image, or when a mask has another size than the image or is empty.
+    An image whose content is also among the val images is no training image, whichever data set brings it; nor is one that
+    is held out. Files of the same content are one image. A record is refused with its image, or when a mask has another size
+    than the image or is empty.
 
     Args:
         datasets: what to read, in this order; the first to name an image file gives it its key.
@@ -50,6 +64,7 @@ def collect(datasets: Sequence[DatasetParams], *, root: Path, journal: Path, max
         journal: file that remembers checked images, so that a killed run goes on where it stood.
         max_pixels: larger images are refused.
         workers: threads that check images.
+        held_out: where the test images are (`read_held_out`).
 
     Raises:
         ValueError: a data set's own files are absent or malformed; names file, key and what is allowed.
@@ -71,8 +86,15 @@ def collect(datasets: Sequence[DatasetParams], *, root: Path, journal: Path, max
     val_contents = {
         facts.sha256 for path, facts in checked.items() if isinstance(facts, ImageFacts) and owners[path].split == "val"
     }
+    train_looks = {
+        path: bytes.fromhex(facts.look)
+        for path, facts in checked.items()
+        if isinstance(facts, ImageFacts) and owners[path].split == "train"
+    }
+    left_out = _left_out(train_looks, held_out, root=root, max_pixels=max_pixels, quarantine=quarantine)
 
     images: dict[str, ImageRow] = {}
+    first: dict[str, ImageRow] = {}  # by content
     keys: set[str] = set()
     for path, record in sorted(owners.items()):
         facts = checked[path]
@@ -80,10 +102,21 @@ def collect(datasets: Sequence[DatasetParams], *, root: Path, journal: Path, max
             quarantine.append(Refused(file=path, reason=facts))
         elif record.split == "train" and facts.sha256 in val_contents:
             quarantine.append(Refused(file=path, reason="the same image is among the val images"))
+        elif path in left_out:
+            quarantine.append(Refused(file=path, reason=left_out[path]))
+        elif facts.sha256 in first:
+            images[path] = first[facts.sha256]
         else:
-            key = _key(record, path, keys)
-            keys.add(key)
-            images[path] = ImageRow(image_key=key, path=path, split=record.split, **asdict(facts))
+            row = ImageRow(
+                image_key=_key(record, path, keys),
+                path=path,
+                split=record.split,
+                width=facts.width,
+                height=facts.height,
+                sha256=facts.sha256,
+            )
+            keys.add(row.image_key)
+            images[path] = first[facts.sha256] = row
     rows: list[RecordRow] = []
     for record in records:
         image = images.get(record.image)
@@ -93,8 +126,8 @@ def collect(datasets: Sequence[DatasetParams], *, root: Path, journal: Path, max
         else:
             rows.append(RecordRow.of(record, image_key=image.image_key))
     used = {row.image_key for row in rows}
-    kept = sorted((image for image in images.values() if image.image_key in used), key=lambda image: image.image_key)
-    return Collected(images=kept, records=rows, quarantine=quarantine)
+    kept = sorted((image for image in first.values() if image.image_key in used), key=lambda image: image.image_key)
+    return Collected(images=kept, records=rows, quarantine=quarantine, shared=len(images) - len(first))
 
 
 def read_dataset(dataset: DatasetParams, *, root: Path) -> tuple[list[Record], list[Refused]]:
@@ -119,6 +152,19 @@ def read_dataset(dataset: DatasetParams, *, root: Path) -> tuple[list[Record], l
             max_objects=dataset.max_objects,
         )
     return llava_records(path, source=dataset.name, split=dataset.split, root=root, images=dataset.images)
+
+
+def _left_out(
+    looks: Mapping[str, bytes], held_out: Sequence[str], *, root: Path, max_pixels: int, quarantine: list[Refused]
+) -> dict[str, str]:
+    """Reason by path of the images that are held out; test images that cannot be read go to the quarantine, as a warning."""
+    if not held_out:
+        return {}
+    tests = read_held_out(held_out, root=root, max_pixels=max_pixels)
+    quarantine += [
+        Refused(file=name, reason="a test image that cannot be read: kept out by its id at most") for name in tests.unreadable
+    ]
+    return reasons_to_leave_out(looks, tests)
 
 
 def _unfit(record: Record, image: ImageRow) -> str | None:

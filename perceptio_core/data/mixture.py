@@ -13,12 +13,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 1000  # slots; a task's share is met exactly in each block, to 1/1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """How often a task was drawn, and of how many samples; `epochs` is how often each of them was."""
+
+    draws: int
+    samples: int
+
+    @property
+    def epochs(self) -> float:
+        """Draws for each sample."""
+        return self.draws / self.samples
 
 
 class MixtureSampler:
@@ -64,6 +78,16 @@ class MixtureSampler:
         """Indices of the `batch_size` samples of a step, counted from 0, task by task."""
         draws = sorted(range(step * batch_size, (step + 1) * batch_size), key=self._task)
         return [self._index(draw) for draw in draws]
+
+    def drawn(self, steps: int, batch_size: int) -> dict[str, Drawn]:
+        """What all ranks together have drawn after `steps` steps, by task."""
+        blocks, rest = divmod(steps * batch_size, _BLOCK)
+        last_T = np.bincount(self._block(blocks)[0][:rest], minlength=len(self._names))
+        counts_T = blocks * self._counts + last_T
+        return {
+            name: Drawn(draws=int(count), samples=len(indices))
+            for name, count, indices in zip(self._names, counts_T, self._indices, strict=True)
+        }
 
     def _task(self, draw: int) -> int:
         block, slot = divmod(draw, _BLOCK)

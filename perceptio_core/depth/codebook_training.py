@@ -34,11 +34,12 @@ FLOOR = 0.02  # of the peak learning rate
 REPORT_EVERY = 10.0  # seconds
 LEAST_SHARE = 0.01  # of a map's highest inverse depth; farther pixels are left out of AbsRel
 COUNTS = (3, 4, 5)  # marked points of a look-up
+CURVE = ("step", "mse", "commitment", "restarted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCodebook:
-    """The codebook, in evaluation mode, and the loss curve: rows of {step, mse, commitment, restarted}."""
+    """The codebook, in evaluation mode, and the loss curve: rows of `CURVE`."""
 
     codebook: DepthCodebook
     curve: list[dict[str, float]]

@@ -8,16 +8,19 @@ answers are given without perception spans, which its parsers would stumble over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmms_eval.api.model import lmms
-from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
 from perceptio_core.grammar import strip_perception
 from perceptio_core.model.inference import Perceptor
+from perceptio_core.progress import track
+
+if TYPE_CHECKING:
+    from lmms_eval.models.registry_v2 import ModelManifest
 
 MAX_NEW_TOKENS = 128
 """Where the task does not say."""
@@ -25,6 +28,9 @@ MAX_NEW_TOKENS = 128
 
 def manifest() -> ModelManifest:
     """What lmms-eval's registry asks for."""
+    # Not at the top: the package of the registry asks for this manifest while it is being imported.
+    from lmms_eval.models.registry_v2 import ModelManifest
+
     return ModelManifest(model_id="perceptio", simple_class_path=f"{__name__}.Perceptio")
 
 
@@ -78,18 +84,28 @@ class Perceptio(lmms):
             stops = [until] if isinstance(until, str) else until
             settings.append((int(options.get("max_new_tokens", MAX_NEW_TOKENS)), tuple(stop for stop in stops if stop)))
         answers: list[str] = [""] * len(images)
-        for setting in dict.fromkeys(settings):
-            rows = [row for row, other in enumerate(settings) if other == setting]
-            given = self._perceptor.predict(
-                [images[row] for row in rows],
-                [questions[row] for row in rows],
-                segment=self._segment,
-                depth=self._depth,
-                max_new_tokens=setting[0],
-            )
-            for row, prediction in zip(rows, given, strict=True):
-                answers[row] = _until(strip_perception(prediction.text), setting[1])
+        given = self._answers(images, questions, settings)
+        for row, text in track(given, total=len(images), label="answers", unit="questions"):
+            answers[row] = text
         return answers
+
+    def _answers(
+        self, images: Sequence[Image.Image], questions: Sequence[str], settings: Sequence[tuple[int, tuple[str, ...]]]
+    ) -> Iterator[tuple[int, str]]:
+        """(row, answer), batch by batch, the questions of one setting (most tokens, stops) together."""
+        for length, stops in dict.fromkeys(settings):
+            alike = [row for row, setting in enumerate(settings) if setting == (length, stops)]
+            for start in range(0, len(alike), self._perceptor.batch_size):
+                rows = alike[start : start + self._perceptor.batch_size]
+                given = self._perceptor.predict(
+                    [images[row] for row in rows],
+                    [questions[row] for row in rows],
+                    segment=self._segment,
+                    depth=self._depth,
+                    max_new_tokens=length,
+                )
+                for row, prediction in zip(rows, given, strict=True):
+                    yield row, _until(strip_perception(prediction.text), stops)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Not offered: the grammar decides what may be written, so likelihoods of foreign texts mean nothing."""

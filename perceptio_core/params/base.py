@@ -5,12 +5,15 @@ is mirrored one to one by a class derived from `Section` in the module of the sa
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class Section(BaseModel):
@@ -57,6 +60,29 @@ def _explain(section: type[Section], error: ValidationError, where: str) -> list
             hint = f"{fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}"
         lines.append(f"{key}: {hint}")
     return lines
+
+
+def expanded(setting: str, *, key: str, holds: str) -> Path:
+    """A folder that a profile names, with its environment variables, as in ``${PERCEPTIO_DATA}``, filled in.
+
+    Args:
+        setting: what the profile says.
+        key: where, for messages.
+        holds: what the folder holds, for messages.
+
+    Raises:
+        ValueError: a variable is not set, or there is no such folder; says which.
+    """
+    for variable in _VARIABLE.findall(setting):
+        if not os.environ.get(variable):
+            raise ValueError(
+                f"{key} is {setting!r}, but the environment variable {variable} is not set: "
+                f"export {variable}=<the folder that holds {holds}>"
+            )
+    path = Path(_VARIABLE.sub(lambda match: os.environ[match[1]], setting)).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"{key}: {path} is not a folder")
+    return path
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,6 +10,10 @@ from perceptio_core.params.base import Section
 class DepthCodebookParams(Section):
     """The `depth_codebook` section."""
 
+    pretrained: str | None = None
+    """Folder of a finished codebook, as `perceptio convert codebook` or this stage makes one: it is scored on this profile's
+    maps and used as it is. Its num_codes, resolution, widths and dim must be those below; what concerns training has no
+    effect then. May name environment variables, as in ${PERCEPTIO_MODELS}/codebook. Null: one is trained."""
     num_codes: Annotated[int, Field(ge=2)]
     """K (AURORA: 128)."""
     resolution: PositiveInt

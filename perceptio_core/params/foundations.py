@@ -18,10 +18,19 @@ class HubModel(Section):
 
 
 class HubSam2(HubModel):
-    """SAM2 as published: one checkpoint file, and the name of its configuration in the `sam2` package."""
+    """SAM2 as published: one checkpoint file, and the name of its configuration in the `sam2` package.
 
-    checkpoint: str
-    config: str
+    Without these two the repository is read as `transformers` has it: config.json and safetensors.
+    """
+
+    checkpoint: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
+    config: str | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.checkpoint is None) != (self.config is None):
+            raise ValueError("checkpoint and config belong together: give both, or none for transformers' Sam2Model")
+        return self
 
 
 class FoundationsParams(Section):

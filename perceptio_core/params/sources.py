@@ -1,16 +1,12 @@
 """Parameters of the stage `sources`: the rendered world or the user's folders, and the data sets in it."""
 
-import os
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from perceptio_core.params.base import Section
+from perceptio_core.params.base import Section, expanded
 from perceptio_core.params.render import RenderParams
-
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class DatasetParams(Section):
@@ -20,7 +16,8 @@ class DatasetParams(Section):
     """First part of its record ids and image keys; entries of one data set with different splits share it."""
     kind: Literal["refer", "coco", "llava"]
     path: str
-    """refer and coco: the folder with instances.json; llava: the JSON file. Relative to the data root."""
+    """refer: the folder with instances.json; coco: that, or a file such as annotations/instances_train2017.json; llava: the
+    JSON file. Relative to the data root."""
     split: Literal["train", "val"]
     """What its records are for; for refer also which official split is read."""
     split_by: str | None = None
@@ -55,10 +52,20 @@ class SourcesParams(Section):
     root: str | None
     """The user's data root; ${NAME} stands for an environment variable. Null when a world is rendered."""
     datasets: Annotated[tuple[DatasetParams, ...], Field(min_length=1)]
+    held_out: tuple[str, ...] = ()
+    """Test images, below the data root, that are kept out of training by COCO id and by their look: folders of images, .tsv and
+    .parquet tables with images in them, REFER's refs(*).p (the images of all its splits but train)."""
     max_pixels: PositiveInt = 64_000_000
     """Images with more pixels are quarantined, by their header, before they are decoded."""
     workers: Annotated[int, Field(ge=1, le=256)] | None = 2
     """Processes that render, and threads that check images; null: one per processor core that is there."""
+
+    @field_validator("held_out")
+    @classmethod
+    def _below_root(cls, places: tuple[str, ...]) -> tuple[str, ...]:
+        if strange := [place for place in places if Path(place).is_absolute() or ".." in Path(place).parts]:
+            raise ValueError(f"must be relative to the data root and stay below it: {', '.join(strange)}")
+        return places
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -80,13 +87,4 @@ class SourcesParams(Section):
         """
         if self.root is None:
             raise ValueError("sources.root is null: the data root is the rendered world")
-        for variable in _VARIABLE.findall(self.root):
-            if not os.environ.get(variable):
-                raise ValueError(
-                    f"sources.root is {self.root!r}, but the environment variable {variable} is not set: "
-                    f"export {variable}=<the folder that holds the data sets>"
-                )
-        path = Path(_VARIABLE.sub(lambda match: os.environ[match[1]], self.root)).expanduser()
-        if not path.is_dir():
-            raise ValueError(f"sources.root: {path} is not a folder")
-        return path
+        return expanded(self.root, key="sources.root", holds="the data sets")

@@ -1,7 +1,7 @@
 """Batches from the joint shards: which samples, in which order, as tensors."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image
 from perceptio_core.data.balance import deal
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.labels import READING_TASK, TASK, labelled, readings, turns_of
-from perceptio_core.data.mixture import MixtureSampler
+from perceptio_core.data.mixture import Drawn, MixtureSampler
 from perceptio_core.data.rle import decode
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.processing import PerceptioProcessor
@@ -33,6 +33,17 @@ class _Decoded:
     depth_codes: list[int] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class JointBatches(Batches):
+    """Batches of the mixture.
+
+    Attributes:
+        drawn: steps -> what they draw, by task.
+    """
+
+    drawn: Callable[[int], dict[str, Drawn]]
+
+
 def joint_batches(
     *,
     shards: Path,
@@ -46,7 +57,7 @@ def joint_batches(
     steps: int = 1,
     source: ShardSource | None = None,
     shard_window: int | None = None,
-) -> Batches:
+) -> JointBatches:
     """Training and validation batches as pure functions of step, part and index.
 
     The control sees the same samples: which perception spans a sample's sequence has is the processor's configuration.
@@ -87,8 +98,11 @@ def joint_batches(
         batch = processor.collate([_decoded(train, index, markers) for index in mine])
         return replace(batch, own_codes=_is_of_own_codes(step, share=own_codes / steps))
 
+    def drawn(steps: int) -> dict[str, Drawn]:
+        return train_sampler.drawn(steps, batch_size)
+
     if not validate:
-        return Batches(train=train_batch, validation=_no_validation)
+        return JointBatches(train=train_batch, validation=_no_validation, drawn=drawn)
     held_out = JointDataset(shards, "val", source)
     held_out_tasks = _tasks(held_out, markers=markers, limit=None, seed=seed)
     weights = {task: weight for task, weight in mixture.items() if len(held_out_tasks.get(task, ()))}
@@ -98,7 +112,7 @@ def joint_batches(
         indices = held_out_sampler.indices(index, batch_size)
         return processor.collate([_decoded(held_out, index, markers) for index in indices])
 
-    return Batches(train=train_batch, validation=validation_batch)
+    return JointBatches(train=train_batch, validation=validation_batch, drawn=drawn)
 
 
 def _tasks(dataset: JointDataset, *, markers: MarkerQuestions, limit: int | None, seed: int) -> dict[str, NDArray[np.int64]]:

@@ -1,0 +1,139 @@
+"""Test images are kept out of training by id and by look; one picture in several data sets is one image."""
+
+import base64
+import csv
+import io
+import json
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from perceptio_core.data.collect import collect
+from perceptio_core.data.held_out import BY_ID, BY_LOOK, HeldOut, coco_id, read_held_out, reasons_to_leave_out
+from perceptio_core.data.images import difference_hash
+from perceptio_core.params.sources import DatasetParams, SourcesParams
+
+
+def scene(seed, size=(96, 72)):
+    """A picture with large forms, as photographs have: noise has no look that survives scaling."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (9, 12, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def encoded(image, form="JPEG", **how):
+    stream = io.BytesIO()
+    image.save(stream, format=form, **how)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Train pictures 0-9 by COCO's names, 0 and 1 a second time elsewhere; test images in each kind of place."""
+    folder = tmp_path / "data"
+    for name in ("coco/train2017", "gqa", "tests/pictures", "tests/blink", "refcoco"):
+        (folder / name).mkdir(parents=True)
+    for seed in range(10):
+        (folder / f"coco/train2017/{seed:012d}.jpg").write_bytes(encoded(scene(seed), quality=95))
+    for seed in (0, 1):
+        (folder / f"gqa/{seed}.jpg").write_bytes((folder / f"coco/train2017/{seed:012d}.jpg").read_bytes())
+    (folder / "gqa/2.png").write_bytes(encoded(scene(3).resize((48, 36)), "PNG"))  # picture 3, smaller
+    files = [f"coco/train2017/{seed:012d}.jpg" for seed in range(10)] + ["gqa/0.jpg", "gqa/1.jpg", "gqa/2.png"]
+    said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A form."}]
+    (folder / "talk.json").write_text(json.dumps([{"image": file, "conversations": said} for file in files]))
+
+    (folder / "tests/pictures/a.jpg").write_bytes(encoded(scene(4).resize((64, 64)), quality=60))
+    (folder / "tests/pictures/notes.txt").write_text("no picture")
+    with (folder / "tests/mmbench.tsv").open("w", newline="") as stream:
+        rows = csv.writer(stream, delimiter="\t")
+        rows.writerow(["index", "image"])
+        rows.writerow([1, base64.b64encode(encoded(scene(5).resize((40, 30)), quality=80)).decode()])
+        rows.writerow([2, "1"])  # a pointer to the row above
+    picture = {"bytes": encoded(scene(6), "PNG"), "path": "x.png"}
+    pq.write_table(pa.table({"idx": ["a", "b"], "image_1": [picture, None]}), folder / "tests/blink/val.parquet")
+    images = [{"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "height": 72, "width": 96} for n in range(10)]
+    (folder / "refcoco/instances.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    references = [{"image_id": 3, "split": "testA"}, {"image_id": 7, "split": "val"}, {"image_id": 8, "split": "train"}]
+    (folder / "refcoco/refs(unc).p").write_bytes(pickle.dumps(references))
+    return folder
+
+
+PLACES = ("tests/pictures", "tests/mmbench.tsv", "tests/blink", "refcoco/refs(unc).p")
+TALK = (DatasetParams(name="talk", kind="llava", path="talk.json", split="train"),)
+
+
+def test_every_kind_of_place_is_kept_out(root, tmp_path):
+    found = collect(TALK, root=root, journal=tmp_path / "j", max_pixels=10**6, workers=1, held_out=PLACES)
+    reasons = {row.file: row.reason for row in found.quarantine if "#" not in row.file}
+    assert reasons == {
+        "coco/train2017/000000000003.jpg": BY_ID,
+        "coco/train2017/000000000007.jpg": BY_ID,
+        "coco/train2017/000000000004.jpg": BY_LOOK,
+        "coco/train2017/000000000005.jpg": BY_LOOK,
+        "coco/train2017/000000000006.jpg": BY_LOOK,
+        "gqa/2.png": BY_LOOK,  # it looks like the picture whose id is held out
+    }
+    kept = [image.path for image in found.images]
+    assert kept == [f"coco/train2017/{n:012d}.jpg" for n in (0, 1, 2, 8, 9)]
+    counts = found.counts()
+    assert (counts["held_out_by_id"], counts["held_out_by_look"], counts["images_train"]) == (2, 4, 5)
+    assert {row.reason for row in found.quarantine if "#" in row.file} == {"its image is quarantined"}
+
+
+def test_one_picture_in_two_data_sets_is_one_image(root, tmp_path):
+    found = collect(TALK, root=root, journal=tmp_path / "j", max_pixels=10**6, workers=1)
+    assert found.counts()["shared_files"] == 2
+    assert len(found.images) == 11
+    assert len({image.sha256 for image in found.images}) == 11
+    keys = [record.image_key for record in found.records]
+    assert len(keys) == 13
+    assert keys[10:12] == keys[:2] == ["talk/coco/train2017/000000000000", "talk/coco/train2017/000000000001"]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("coco/train2014/COCO_train2014_000000000139.jpg", 139),
+        ("COCO_val2014_000000391895.jpg", 391895),
+        ("train2017/000000000139.jpg", 139),
+        ("vg/VG_100K/139.jpg", None),
+        ("000000000139.png", None),
+        ("x000000000139.jpg", None),
+    ],
+)
+def test_the_id_of_a_coco_picture(name, number):
+    assert coco_id(name) == number
+
+
+def test_copies_look_alike_and_others_do_not():
+    looks = {f"{seed}.png": difference_hash(scene(seed)) for seed in range(200)}
+    for place in (scene(7).resize((301, 200)), Image.open(io.BytesIO(encoded(scene(7), quality=30)))):
+        copies = {**looks, "copy": difference_hash(place)}
+        held = read_of(copies.pop("copy"))
+        assert reasons_to_leave_out(copies, held) == {"7.png": BY_LOOK}
+
+
+def read_of(look):
+    return HeldOut(ids=frozenset(), hashes=np.frombuffer(look, np.uint64).reshape(-1, 4), unreadable=())
+
+
+def test_places_that_are_none(root, tmp_path):
+    for place, told in (
+        ("absent", "absent is absent"),
+        ("talk.json", r"talk\.json: allowed are folders, \.tsv, \.parquet and REFER"),
+        ("refcoco", "refcoco holds no images"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            read_held_out([place], root=root, max_pixels=10**6)
+    (root / "tests/pictures/b.png").write_bytes(b"")
+    held = read_held_out(["tests/pictures"], root=root, max_pixels=10**6)
+    assert held.unreadable == ("tests/pictures: b.png",)
+    found = collect(TALK, root=root, journal=tmp_path / "j", max_pixels=10**6, workers=1, held_out=["tests/pictures"])
+    assert "tests/pictures: b.png" in {row.file for row in found.quarantine}
+    entry = {"name": "a", "kind": "llava", "path": "a.json", "split": "train"}
+    outside = {"render": None, "root": "x", "datasets": [entry], "held_out": ["../elsewhere"]}
+    with pytest.raises(ValueError, match=r"stay below it: \.\./elsewhere"):
+        SourcesParams.from_mapping(outside, where="p: sources")

@@ -1,0 +1,247 @@
+"""Stage `foundations` on a local server that answers as the hub does, on its cache, and on folders fetched beforehand."""
+
+import hashlib
+import json
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Sam2Config, Sam2Model
+
+from perceptio_core.params.foundations import FoundationsParams
+from perceptio_core.segmentation import sam2
+from perceptio_core.segmentation.sam2 import load_sam2
+from stages import foundations
+
+REVISION = "0123456789" * 4
+
+
+def git_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def etag(name: str, content: bytes) -> str:
+    """What the hub calls a file: weights lie in its large storage, by their sha256; texts in git."""
+    return hashlib.sha256(content).hexdigest() if name.endswith((".safetensors", ".pt")) else git_id(content)
+
+
+def entry(name: str, content: bytes) -> dict[str, object]:
+    """A file in the hub's listing of a repository."""
+    row: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": git_id(content)}
+    if etag(name, content) != git_id(content):
+        row["lfs"] = {"oid": etag(name, content), "size": len(content), "pointerSize": 130}
+    return row
+
+
+@dataclass
+class Hub:
+    """Repositories at one commit, and what was asked for."""
+
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    cut: set[str] = field(default_factory=set)
+    """Files of which the first answer breaks off in the middle."""
+    url: str = ""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    served = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            served.asked.append((self.command, self.path, self.headers.get("Range")))
+            listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(\w+)", self.path.partition("?")[0])
+            file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", self.path)
+            if listing and listing[1] in served.files and listing[2] == REVISION:
+                tree = [entry(name, content) for name, content in served.files[listing[1]].items()]
+                self.answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+            elif file and file[2] == REVISION and file[3] in served.files.get(file[1], {}):
+                content = served.files[file[1]][file[3]]
+                headers = {"ETag": f'"{etag(file[3], content)}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
+                start = int(re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])  # type: ignore[index]
+                if start:
+                    headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                broken = self.command == "GET" and file[3] in served.cut
+                self.answer(206 if start else 200, content[start:], headers, broken=broken)
+                served.cut -= {file[3]} if broken else set()
+            else:
+                self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+
+        def answer(self, status: int, content: bytes, headers: dict[str, str], *, broken: bool = False) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content[: len(content) // 2] if broken else content)
+            self.close_connection = broken
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    served.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.url)
+    template = "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE"
+    monkeypatch.setattr(template, f"{served.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield served
+    server.shutdown()
+    server.server_close()
+
+
+def small_sam2(folder: Path) -> Path:
+    """A folder of transformers' `Sam2Model` with random weights: config.json and model.safetensors."""
+    backbone = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": 16,
+        "num_attention_heads": 1,
+        "image_size": [128, 128],
+        "blocks_per_stage": [1, 2, 3, 1],
+        "embed_dim_per_stage": [16, 32, 64, 128],
+        "num_attention_heads_per_stage": [1, 2, 4, 8],
+        "window_size_per_stage": [8, 4, 6, 3],
+        "window_positional_embedding_background_size": [7, 7],
+        "global_attention_blocks": [4],
+    }
+    vision = {
+        "backbone_config": backbone,
+        "backbone_channel_list": [128, 64, 32, 16],
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        "fpn_hidden_size": 64,
+    }
+    config = Sam2Config(
+        vision_config=vision,
+        prompt_encoder_config={"hidden_size": 64, "image_size": 128},
+        mask_decoder_config={"hidden_size": 64},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Sam2Model(config)
+        model.shared_image_embedding.positional_embedding.data.copy_(model.prompt_encoder.shared_embedding.positional_embedding)
+        model.save_pretrained(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def params(**others: object) -> FoundationsParams:
+    models = {name: {"repo": f"maker/{name}", "revision": REVISION} for name in ("internvl", "sam2", "depth_anything")}
+    return FoundationsParams.from_mapping({**models, **others}, where="p")
+
+
+@pytest.fixture
+def stocked(hub: Hub, tmp_path: Path) -> Hub:
+    weights, code = bytes(range(256)) * 400, b"raise SystemExit('code of the hub ran')"
+    texts = {"config.json": b"{}", "tokenizer.json": b"{}", "modeling.py": code, "pytorch_model.bin": code}
+    hub.files = {f"maker/{name}": {**texts, "model.safetensors": weights} for name in ("internvl", "depth_anything")}
+    hub.files["maker/sam2"] = contents(small_sam2(tmp_path / "published"))
+    return hub
+
+
+def test_three_models_are_fetched_once_and_checked(stocked: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1024)  # what a broken transfer loses at most
+    stocked.cut = {"model.safetensors"}
+    foundations.fetch_all(params(), tmp_path / "work")
+    assert sorted(contents(tmp_path / "work/internvl")) == ["config.json", "model.safetensors", "tokenizer.json"]
+    for name in ("internvl", "depth_anything"):
+        assert contents(tmp_path / "work" / name).items() <= stocked.files[f"maker/{name}"].items()
+    assert not any(path.endswith((".py", ".bin")) for _, path, _ in stocked.asked), "code and pickles are not even fetched"
+    resumed = [given for method, path, given in stocked.asked if method == "GET" and given and path.endswith(".safetensors")]
+    half = len(stocked.files["maker/internvl"]["model.safetensors"]) // 2
+    assert resumed == [f"bytes={half}-"], "the broken transfer went on in the middle"
+    load_sam2(tmp_path / "work/sam2")
+
+    asked = len(stocked.asked)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    foundations.fetch_all(params(), tmp_path / "again")
+    assert len(stocked.asked) == asked, "the cache alone serves a second checkout"
+    assert contents(tmp_path / "again/sam2") == contents(tmp_path / "work/sam2")
+
+
+@pytest.mark.usefixtures("stocked")
+def test_a_cache_that_rotted_is_refused(tmp_path: Path) -> None:
+    foundations.fetch_all(params(), tmp_path / "work")
+    (blob,) = [
+        blob for blob in (tmp_path / "cache/models--maker--internvl/blobs").iterdir() if blob.stat().st_size == 256 * 400
+    ]
+    content = bytearray(blob.read_bytes())
+    content[1000] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"model\.safetensors: its hash is not {blob.name}.*delete it(.|\n)*{blob}"):
+        foundations.fetch_all(params(), tmp_path / "again")
+    assert not (tmp_path / "again/internvl").exists()
+
+
+def fetched_beforehand(hub: Hub, folder: Path, *, commit: str = REVISION) -> Path:
+    """As `hf download --local-dir` leaves the files: beside them what the hub said of each."""
+    for name in foundations.MODELS:
+        notes = folder / name / ".cache/huggingface/download"
+        notes.mkdir(parents=True)
+        for file, content in hub.files[f"maker/{name}"].items():
+            (folder / name / file).write_bytes(content)
+            (notes / f"{file}.metadata").write_text(f"{commit}\n{etag(file, content)}\n1700000000.0\n")
+    return folder
+
+
+def test_folders_fetched_beforehand_are_checked_too(stocked: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fetched_beforehand(stocked, tmp_path / "models")
+    with caplog.at_level(logging.WARNING):
+        foundations.fetch_all(params(offline=str(folder)), tmp_path / "work")
+    assert stocked.asked == []
+    assert not caplog.records
+    load_sam2(tmp_path / "work/sam2")
+
+    (folder / "internvl/config.json").write_text('{"changed": true}')
+    with pytest.raises(ValueError, match=r"config\.json: its hash is not"):
+        foundations.fetch_all(params(offline=str(folder)), tmp_path / "changed")
+    other = fetched_beforehand(stocked, tmp_path / "other", commit="f" * 40)
+    with pytest.raises(ValueError, match=r"is of the commit ffff.*; the profile has 0123"):
+        foundations.fetch_all(params(offline=str(other)), tmp_path / "newer")
+
+
+def test_files_of_unknown_hash_are_taken_with_a_word(stocked: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = fetched_beforehand(stocked, tmp_path / "models")
+    (folder / "depth_anything/.cache/huggingface/download/config.json.metadata").unlink()
+    with caplog.at_level(logging.WARNING):
+        foundations.fetch_all(params(offline=str(folder)), tmp_path / "work")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder / 'depth_anything'}: no hash is known of config.json: taken as they are"
+    ]
+
+
+def test_a_published_checkpoint_of_sam2_is_read_by_its_name(
+    stocked: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foundations, "MODELS", ("sam2",))
+    monkeypatch.setattr(sam2, "official_config", lambda _: sam2.mini_config())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = sam2.build_sam2(sam2.mini_config())
+    torch.save({"model": model.state_dict()}, tmp_path / "published.pt")
+    stocked.files["maker/sam2"] = {"sam2.1_hiera_tiny.pt": (tmp_path / "published.pt").read_bytes(), "model.safetensors": b"x"}
+    named = {"repo": "maker/sam2", "revision": REVISION, "checkpoint": "sam2.1_hiera_tiny.pt", "config": "sam2.1_hiera_t"}
+    foundations.fetch_all(params(sam2=named), tmp_path / "work")
+    torch.testing.assert_close(load_sam2(tmp_path / "work/sam2").state_dict(), model.state_dict(), rtol=0, atol=0)
+
+    (tmp_path / "models/sam2").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"sam2\.1_hiera_tiny\.pt: not found; where the folder holds transformers' form"):
+        foundations.fetch_all(params(sam2=named, offline=str(tmp_path / "models")), tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"p\.sam2: checkpoint and config belong together"):
+        params(sam2={key: value for key, value in named.items() if key != "config"})
