@@ -18,9 +18,10 @@ from PIL import Image
 
 from perceptio_core.data import rle
 from perceptio_core.data.dataset import JointDataset
-from perceptio_core.data.joint import ShardMaker, plan
-from perceptio_core.data.manifest import ImageRow, RecordRow, read_images, read_records, write_manifest
+from perceptio_core.data.joint import ShardMaker
+from perceptio_core.data.manifest import ImageRow, RecordRow, read_records, write_manifest
 from perceptio_core.data.markers import QUESTION
+from perceptio_core.data.plan import Plan, ShardJob, write_plan
 from perceptio_core.data.records import DEPTH_MAP_QUESTION, Refused
 from perceptio_core.data.shards import write_index
 from perceptio_core.depth.codebook import DepthCodebook
@@ -210,7 +211,7 @@ def test_what_the_samples_hold(inputs, finished):
         assert one.masks == []
 
 
-def test_the_index_counts_and_checks_everything(inputs, finished):
+def test_the_index_counts_and_checks_everything(inputs, finished, tmp_path):
     import hashlib
 
     index = json.loads(finished["index.json"])
@@ -228,15 +229,18 @@ def test_the_index_counts_and_checks_everything(inputs, finished):
     assert {row["file"]: row["reason"] for row in rows} == {
         "bad.jpg": "cut off",
         last: "no depth map: not decodable",
-        **{f"{last}#{name}": "no depth map: not decodable" for name in (f"talk/{SCENES - 1}", *_chosen(inputs))},
+        **{f"{last}#{name}": "no depth map: not decodable" for name in (f"talk/{SCENES - 1}", *_chosen(inputs, tmp_path))},
     }
     assert json.loads(finished["metrics.json"])["quarantined"] == len(rows)
 
 
-def _chosen(inputs):
+def _chosen(inputs, folder):
     """The referring records of the refused image that the plan had drawn."""
-    sources = inputs / "artifacts/t/sources"
-    jobs = plan(read_images(sources), read_records(sources), params=PARAMS)
+    write_plan(folder / "plan", sources=inputs / "artifacts/t/sources", params=PARAMS)
+    plan = Plan(folder / "plan", params=PARAMS)
+    jobs = [plan.job(name) for name in plan.shards]
+    assert plan.shards == {job.name: len(job.images) for job in jobs}
+    assert len({image.image_key for job in jobs for image, _ in job.images}) == SCENES
     ((_, records),) = [pair for job in jobs for pair in job.images if pair[0].image_key == f"set/{SCENES - 1:04d}"]
     return [record.record_id for record in records if record.task == "referring"]
 
@@ -304,7 +308,7 @@ def test_an_image_that_changed_is_refused(inputs, tmp_path):
     row = ImageRow(image_key="set/0004", path="pictures/4.png", width=SIZE + 1, height=SIZE, sha256="", split="train")
     gone = ImageRow(image_key="set/0005", path="pictures/none.png", width=SIZE, height=SIZE, sha256="", split="train")
     assert stages.is_dir()
-    (job,) = plan([row, gone], [], params=PARAMS)
+    job = ShardJob(name="train-00000", split="train", images=((row, ()), (gone, ())))
     part = maker(inputs).make(job, folder=tmp_path)
     assert part.rows == []
     assert not list(tmp_path.iterdir())
