@@ -99,7 +99,10 @@ def test_manifest_round_trip_is_the_same_bytes(root, tmp_path):
     with pytest.raises(ValueError, match=r"images\.parquet"):
         list(read_images(tmp_path))
     for images, message in (
-        (found.images[::-1], r"images\.parquet: image_key 'talk/6' comes after 'talk/one_two/5_copy', but the rows must ascend"),
+        (
+            found.images[::-1],
+            r"images\.parquet: image_key 'talk/6' comes after 'talk/one_two/5_copy', but the rows",
+        ),
         ([found.images[0]] * 2, r"image_key 'coco/0+1' occurs twice"),
     ):
         with pytest.raises(ValueError, match=message):
