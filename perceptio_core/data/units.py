@@ -27,7 +27,9 @@ from typing import Any, Self
 STALE_AFTER_S = 180.0
 """A claim that does not move for so long is a dead worker's. Network disks may show a change up to a minute late."""
 
-_BEATS = 6  # within STALE_AFTER_S
+BEATS = 6
+"""How often a claim is moved within that time."""
+
 _SAY_EVERY_S = 60.0
 _log = logging.getLogger(__name__)
 
@@ -144,7 +146,7 @@ class Units:
         return bool(holder["kernel"] == _kernel() is not None and _process_started(holder["pid"]) != holder["started"])
 
     def _beat(self) -> None:
-        while not self._ended.wait(self._stale_after_s / _BEATS):
+        while not self._ended.wait(self._stale_after_s / BEATS):
             for name, path in list(self._mine.items()):
                 try:
                     if not self._finished(name):
