@@ -1,7 +1,7 @@
 """How the data stages' bookkeeping grows: fake entries through manifest, plan, indices and join, without any picture.
 
 ``python -m benchmarks.scaling`` runs every step at every size in a process of its own, so that its peak of memory is its own,
-and prints seconds and MiB. ``--images 1e6 1e9`` prints what a real data set of so many images would take
+and prints its seconds of processor time and MiB. ``--images 1e6 1e9`` prints what a real data set of so many images would take
 (`benchmarks.scaling_plan`).
 """
 
@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.scaling_plan import dry_run
 from perceptio_core.data import shards
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.manifest import ImageRow, RecordRow, read_images, read_records, write_manifest
@@ -217,14 +216,14 @@ _MOST_HELD = 100_000  # above, that step takes more memory than a test machine m
 
 
 def run_step(name: str, folder: Path, count: int) -> dict[str, float]:
-    """Seconds and peak MiB of a step in a process of its own."""
+    """Seconds of processor time and peak MiB of a step in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--step", name, str(folder), str(count)]
     result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return result
 
 
 def simulate(sizes: tuple[int, ...]) -> None:
-    """Print a row per step: seconds and peak MiB at each size."""
+    """Print a row per step: seconds of processor time and peak MiB at each size."""
     print(f"| step | {' | '.join(f'{size:,} images' for size in sizes)} |\n|---|{'---:|' * len(sizes)}")
     cells: dict[str, list[str]] = {name: [] for name in STEPS}
     for size in sizes:
@@ -253,11 +252,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.step:
         name, folder, count = arguments.step
-        start = time.perf_counter()
+        start = time.process_time()
         STEPS[name](Path(folder), int(count))
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         print(json.dumps({"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
     elif arguments.images:
+        from benchmarks.scaling_plan import dry_run  # brings torch: the steps are to be measured without it
+
         print(dry_run([int(images) for images in arguments.images], profile=arguments.profile))
     else:
         simulate(tuple(arguments.sizes))

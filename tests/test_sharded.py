@@ -186,7 +186,7 @@ def test_one_two_or_seven_workers_make_the_same_depth_maps_and_joint_shards(tmp_
         (tmp_path / f"{count}/artifacts/t").mkdir(parents=True)
         for stage in ("sources", "foundations", "depth_codebook"):
             (tmp_path / f"{count}/artifacts/t" / stage).symlink_to(made / stage)
-    params = PARAMS.model_copy(update={"images_per_shard": 3, "workers": 1})
+    params = PARAMS.model_copy(update={"images_per_shard": 3, "markers_per_image": 1, "workers": 1})
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "TOP": str(tmp_path)}
     command = [sys.executable, "-c", STAGES, params.model_dump_json()]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
