@@ -98,9 +98,14 @@ class SharedWork:
             total = sum(shards[name] for name in units.left)
 
             def images() -> Iterator[None]:
+                """One after the other, whoever made it, as soon as this worker knows."""
                 while units.left:
-                    yield from make(units.free())
-                    for name in units.wait():
+                    for _ in make(units.free()):
+                        yield
+                        for name in units.made_by_others():
+                            yield from repeat(None, shards[name])
+                    units.wait()
+                    for name in units.made_by_others():
                         yield from repeat(None, shards[name])
 
             for _ in track(images(), total=total, label=label, unit="images"):

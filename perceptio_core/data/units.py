@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import socket
 import sys
 import threading
@@ -58,6 +57,7 @@ class Units:
         self._folder, self._finished, self._stale_after_s = folder, finished, stale_after_s
         self.left = dict.fromkeys(name for name in names if not finished(name))
         self._mine: dict[str, Path] = {}
+        self._theirs: list[str] = []
         self._watched: dict[Path, tuple[int, float]] = {}  # time of change, and when we first saw it
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
@@ -73,33 +73,43 @@ class Units:
 
     def free(self) -> Iterator[str]:
         """Claim units, one whenever the next is asked for, until none is free at this moment."""
-        names = list(self.left)
-        start = random.randrange(len(names)) if names else 0  # workers that start in different places rarely meet
-        for name in [*names[start:], *names[:start]]:
-            if name in self._mine or self._finished(name) or not self._claim(name):
+        passed: list[str] = []  # others are at work on them: no more than there are others
+        for name in list(self.left):
+            if name in self._mine or self._is_finished(name):
                 continue
-            if self._finished(name):  # at the last moment, by the one that it was taken over from
+            if not self._claim(name):
+                passed.append(name)
+            elif self._finished(name):  # at the last moment, by the one that it was taken over from
                 del self._mine[name]
             else:
                 yield name
+                passed = [other for other in passed if not self._is_finished(other)]
 
-    def wait(self, *, ask_every_s: float = 2.0) -> list[str]:
-        """The units that have been finished since; if there is none, first wait for one, or for one that is free.
-
-        Returns:
-            Those among them that others have made.
-        """
+    def wait(self, *, ask_every_s: float = 2.0) -> None:
+        """Wait until a unit has been finished, or one is free; not at all if one has been since this was last asked."""
         started = said = time.monotonic()
         while True:
-            ended = [name for name in self.left if self._finished(name)]
-            for name in ended:
-                del self.left[name]
+            ended = [name for name in list(self.left) if self._is_finished(name)]
             if ended or not self.left or any(self._is_free(name) for name in self.left if name not in self._mine):
-                return [name for name in ended if self._mine.pop(name, None) is None]
+                return
             if time.monotonic() - said > _SAY_EVERY_S:
                 said = time.monotonic()
                 _log.info("waiting since %.0f s for %d units that others are at work on", said - started, len(self.left))
             time.sleep(ask_every_s)
+
+    def made_by_others(self) -> list[str]:
+        """The units that others are known to have finished since this was last asked."""
+        made, self._theirs = self._theirs, []
+        return made
+
+    def _is_finished(self, name: str) -> bool:
+        if not self._finished(name):
+            return False
+        if name in self.left:
+            del self.left[name]
+            if self._mine.pop(name, None) is None:
+                self._theirs.append(name)
+        return True
 
     def _claim(self, name: str) -> bool:
         """Whether the unit is ours now."""
