@@ -70,7 +70,7 @@ class Launch(Section):
     Attributes:
         launcher: "local": on this machine. "slurm": as a job of the cluster that this machine submits to. "kubernetes": as one
             of the cluster that kubectl speaks to.
-        nodes: of the job; above 1 only for `cotrain`.
+        nodes: of the job; above 1 only for `cotrain`, `teacher_depth` and `joint_shards`.
         processes: per node, where there are several nodes: a number, or "gpu" for one per GPU.
         options: further ones of `sbatch`, such as ``--partition=long`` and ``--gpus-per-node=8``.
         pods: what Kubernetes starts; for this launcher alone.

@@ -92,24 +92,26 @@ def _content(path: Path) -> Any:
 def publish(work: Path, out: Path) -> None:
     """Move the finished folder `work` to `out` in one step, in the place of an older one.
 
-    At any moment `out` is whole or absent, and nothing half-written ever lies below ``artifacts/``.
+    At any moment `out` is whole or absent, and nothing half-written ever lies below ``artifacts/``. `work` is whole until
+    it is gone: whoever is killed here can start again.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
+    near = work
     if work.stat().st_dev != out.parent.stat().st_dev:
         # artifacts/ is on a disk of its own: bring the bytes over first, so that the rename below stays one step.
         near = out.parent.parent / f".incoming-{out.name}-{work.name}"
         shutil.rmtree(near, ignore_errors=True)
         shutil.copytree(work, near)
-        shutil.rmtree(work)
-        work = near
     if out.exists():
-        old = work.with_name(f"{work.name}.replaced")
+        old = near.with_name(f"{near.name}.replaced")
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
-        work.rename(out)
+        near.rename(out)
         shutil.rmtree(old)
     else:
-        work.rename(out)
+        near.rename(out)
+    if near != work:
+        shutil.rmtree(work.rename(work.with_name(f"{work.name}.copied")))
 
 
 def die_with_parent(*, always: bool = False) -> None:

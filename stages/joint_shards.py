@@ -1,21 +1,23 @@
 """Stage `joint_shards`: image, masks, texts and depth codes joined by key into WebDataset tars."""
 
 import logging
-import shutil
+from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import torch
 
-from perceptio_core.data.joint import ShardJob, ShardMaker, plan
-from perceptio_core.data.manifest import data_root, read_images, read_quarantine, read_records
+from perceptio_core.data.joint import ShardMaker
+from perceptio_core.data.manifest import IMAGES, QUARANTINE, RECORDS, data_root, read_quarantine
+from perceptio_core.data.plan import Plan, write_plan
 from perceptio_core.data.records import Refused
 from perceptio_core.data.shards import ShardPart, load_part, save_part, write_index
-from perceptio_core.data.workers import cores, in_order
+from perceptio_core.data.workers import as_they_end, cores
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.params import load_profile
 from perceptio_core.params.joint_shards import JointShardsParams
-from perceptio_core.progress import track
-from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+from stages.common import StagePaths, fingerprint, stage_arguments, write_metrics
+from stages.sharded import SharedWork
 
 DESCRIPTION = """Join images, masks, texts and depth codes by image key into training shards.
 
@@ -33,6 +35,7 @@ Writes  artifacts/<profile>/joint_shards/
 """
 
 _maker: ShardMaker
+_plan: Plan
 _folders: tuple[Path, Path]
 
 
@@ -43,58 +46,57 @@ def main() -> None:
     params, paths = profile.joint_shards, StagePaths(arguments.profile)
     sources, depth, codebook = paths.out("sources"), paths.out("teacher_depth"), paths.out("depth_codebook")
     root = data_root(profile.sources, sources)
-    manifest = [sources / name for name in ("images.parquet", "records.parquet")]
+    manifest = [sources / IMAGES, sources / RECORDS]
     # The index stands for the depth maps, the weights for the codebook: each changes with what it stands for.
     key = fingerprint(
         params, str(root), *manifest, depth / "index.parquet", codebook / "config.json", codebook / "model.safetensors"
     )
-    work = paths.work("joint_shards", key)
-    parts, out = work / "parts", work / "out"
-    parts.mkdir(exist_ok=True)
-    out.mkdir(exist_ok=True)
+    work = SharedWork.open(paths, "joint_shards", key)
+    if work is None:
+        return
+    with work:
+        folder = work.folder / "plan"
+        work.once("plan", lambda: write_plan(folder, sources=sources, params=params), finished=folder.is_dir)
+        plan = Plan(folder, params=params)
 
-    jobs = plan(read_images(sources), read_records(sources), params=params)
-    left = [job for job in jobs if not (parts / f"{job.name}.json").is_file()]
-    reasons = read_quarantine(depth / "quarantine.jsonl")
-    start = (root, depth, codebook, params, reasons, parts, out)
-    workers = min(params.workers or cores(), max(1, len(left)))
-    made = in_order(_make, left, workers=workers, start=_start, arguments=start)
-    total = sum(len(job.images) for job in left)
-    images = (None for job, _ in zip(left, made, strict=True) for _ in job.images)
-    for _ in track(images, total=total, label="joint shards", unit="images"):
-        pass
+        def make(names: Iterator[str]) -> Iterator[None]:
+            start = (root, depth, codebook, params, folder, work.parts, work.out)
+            workers = min(params.workers or cores(), max(1, len(plan.shards)))
+            for name in as_they_end(_make, names, workers=workers, start=_start, arguments=start):
+                yield from repeat(None, plan.shards[name])
 
-    facts = DepthCodebook.from_pretrained(codebook)
-    about = {"num_codes": facts.num_codes, "depth_tokens": facts.grid**2}
-    earlier = [Refused(file=file, reason=reason) for file, reason in read_quarantine(sources / "quarantine.jsonl").items()]
-    done = [load_part(parts / f"{job.name}.json") for job in jobs]
-    counts = write_index(out, done, quarantine=earlier, about=about)
-    write_metrics(out / "metrics.json", counts)
-    publish(out, paths.out("joint_shards"))
-    shutil.rmtree(work)
-    logging.getLogger("joint_shards").info(", ".join(f"{name} {count}" for name, count in counts.items()))
+        def assemble() -> None:
+            facts = DepthCodebook.from_pretrained(codebook)
+            about = {"num_codes": facts.num_codes, "depth_tokens": facts.grid**2}
+            earlier = read_quarantine(sources / QUARANTINE).items()
+            counts = write_index(
+                work.out,
+                (load_part(work.parts / f"{name}.json") for name in plan.shards),
+                quarantine=(Refused(file=file, reason=reason) for file, reason in earlier),
+                about=about,
+            )
+            write_metrics(work.out / "metrics.json", counts)
+            logging.getLogger("joint_shards").info(", ".join(f"{name} {count}" for name, count in counts.items()))
+
+        work.make(plan.shards, make, label="joint shards")
+        work.publish(assemble)
 
 
-def _start(
-    root: Path,
-    depth: Path,
-    codebook: Path,
-    params: JointShardsParams,
-    reasons: dict[str, str],
-    parts: Path,
-    out: Path,
-) -> None:
+def _start(root: Path, depth: Path, codebook: Path, params: JointShardsParams, plan: Path, parts: Path, out: Path) -> None:
     """Open in this process what the shards are made from."""
-    global _maker, _folders  # a process pool starts its workers through module state
+    global _maker, _plan, _folders  # a process pool starts its workers through module state
     torch.set_num_threads(1)
+    reasons = read_quarantine(depth / QUARANTINE)
     _maker = ShardMaker(root=root, depth=depth, codebook=codebook, params=params, reasons=reasons)
+    _plan = Plan(plan, params=params)
     _folders = parts, out
 
 
-def _make(job: ShardJob) -> None:
+def _make(name: str) -> str:
     parts, out = _folders
-    part: ShardPart = _maker.make(job, folder=out)
-    save_part(parts / f"{job.name}.json", part)
+    part: ShardPart = _maker.make(_plan.job(name), folder=out)
+    save_part(parts / f"{name}.json", part)
+    return name
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Stage `teacher_depth`: Depth Anything V2 over every image."""
 
 import logging
-import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,14 +9,15 @@ from pathlib import Path
 import torch
 
 from perceptio_core.data.images import open_image
-from perceptio_core.data.manifest import ImageRow, data_root, read_images, write_quarantine
+from perceptio_core.data.manifest import IMAGES, QUARANTINE, ImageRow, data_root, read_image_range, write_quarantine
 from perceptio_core.data.records import Refused
-from perceptio_core.depth.store import encode_depth, load_part, save_part, write_index, write_shard
+from perceptio_core.depth.store import DepthRow, encode_depth, load_part, save_part, write_index, write_shard
 from perceptio_core.depth.teacher import Teacher, batches, stored_size
 from perceptio_core.params import load_profile
 from perceptio_core.params.teacher_depth import TeacherDepthParams
-from perceptio_core.progress import track
-from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+from perceptio_core.tables import count_rows
+from stages.common import StagePaths, fingerprint, stage_arguments, write_metrics
+from stages.sharded import SharedWork
 
 DESCRIPTION = """Run the depth teacher (Depth Anything V2) over every image of the manifest.
 
@@ -41,31 +41,39 @@ def main() -> None:
     params, paths = profile.teacher_depth, StagePaths(arguments.profile)
     sources, checkpoint = paths.out("sources"), paths.out("foundations") / "depth_anything"
     root = data_root(profile.sources, sources)
-    work = paths.work("teacher_depth", fingerprint(params, str(root), sources / "images.parquet", checkpoint))
-    parts, out = work / "parts", work / "out"
-    parts.mkdir(exist_ok=True)
-    out.mkdir(exist_ok=True)
+    key = fingerprint(params, str(root), sources / IMAGES, checkpoint)
+    work = SharedWork.open(paths, "teacher_depth", key)
+    if work is None:
+        return
+    with work:
+        images, size = count_rows(sources / IMAGES), params.images_per_shard
+        starts = {f"depth-{start // size:05d}.tar": start for start in range(0, images, size)}
+        shards = {name: min(size, images - start) for name, start in starts.items()}
+        refused = 0
 
-    images = sorted(read_images(sources), key=lambda row: row.image_key)
-    shards = {
-        f"depth-{number:05d}.tar": images[start : start + params.images_per_shard]
-        for number, start in enumerate(range(0, len(images), params.images_per_shard))
-    }
-    left = {name: rows for name, rows in shards.items() if not (parts / f"{name}.json").is_file()}
-    teacher = Teacher.from_pretrained(checkpoint)
-    done = (None for name, rows in left.items() for _ in _make_shard(name, rows, teacher, root, params, parts, out))
-    for _ in track(done, total=sum(map(len, left.values())), label="teacher depth", unit="images"):
-        pass
+        def make(names: Iterator[str]) -> Iterator[None]:
+            teacher = None
+            for name in names:
+                teacher = teacher or Teacher.from_pretrained(checkpoint)
+                rows = read_image_range(sources, start=starts[name], stop=starts[name] + shards[name])
+                yield from _make_shard(name, rows, teacher, root, params, work.parts, work.out)
 
-    finished = [load_part(parts / f"{name}.json") for name in shards]
-    rows = [row for index, _ in finished for row in index]
-    refused = [Refused(**row) for _, quarantine in finished for row in quarantine]
-    write_index(out, rows)
-    write_quarantine(out / "quarantine.jsonl", refused)
-    write_metrics(out / "metrics.json", {"images": len(rows), "quarantined": len(refused), "shards": len(shards)})
-    publish(out, paths.out("teacher_depth"))
-    shutil.rmtree(work)
-    logging.getLogger("teacher_depth").info("%d maps, %d images in quarantine", len(rows), len(refused))
+        def rows() -> Iterator[DepthRow]:
+            """The index rows of all shards; what was left out goes to the quarantine meanwhile."""
+            nonlocal refused
+            with (work.out / QUARANTINE).open("w", encoding="utf-8") as stream:
+                for name in shards:
+                    index, quarantine = load_part(work.parts / f"{name}.json")
+                    refused += write_quarantine(stream, (Refused(**row) for row in quarantine))
+                    yield from index
+
+        def assemble() -> None:
+            maps = write_index(work.out, rows())
+            write_metrics(work.out / "metrics.json", {"images": maps, "quarantined": refused, "shards": len(shards)})
+            logging.getLogger("teacher_depth").info("%d maps, %d images in quarantine", maps, refused)
+
+        work.make(shards, make, label="teacher depth")
+        work.publish(assemble)
 
 
 def _make_shard(

@@ -81,6 +81,36 @@ for name in FILES:
     (out / name).write_text(json.dumps(content))
 """
 
+SHARED = """
+import os, sys, time
+from pathlib import Path
+from perceptio_core.files import whole
+from stages.common import StagePaths
+from stages.sharded import SharedWork
+
+if os.environ.get(FAILS) == "1":
+    sys.exit("no space left for jokes")
+work = SharedWork.open(StagePaths("mini"), "joint_shards", "key")
+if work is None:
+    sys.exit(print("has no work"))
+
+def make(names):
+    for name in names:
+        print("makes", name, flush=True)
+        time.sleep(0.05)
+        with whole(work.parts / f"{name}.json") as file:
+            file.write_text("{}")
+        yield
+
+def assemble():
+    print("assembles", flush=True)
+    (work.out / "index.json").write_text("{}")
+
+with work:
+    work.make({f"shard-{number}": 1 for number in range(12)}, make, label="shards")
+    work.publish(assemble)
+"""
+"""A stage that workers share, of which one may be told to fail."""
 
 PARAMETERS = """
 from perceptio_core.params.base import Section

@@ -36,16 +36,20 @@ if name == "sbatch":
     if "refuse" in options:
         sys.exit("sbatch: error: invalid partition specified")
     number = str(len(list(jobs.glob("*.json"))) + 1)
-    with open(options["output"], "ab") as log:
-        environment = os.environ | {"SLURM_JOB_ID": number, "SLURM_JOB_NODELIST": "node[1-2]", "FAKE_NODES": options["nodes"]}
-        process = subprocess.Popen(["/bin/sh", rest[0]], stdout=log, stderr=log, env=environment, start_new_session=True)
-    job = {"id": number, "name": options["job-name"], "pid": process.pid, "state": "RUNNING", "options": options}
-    (jobs / f"{number}.json").write_text(json.dumps(job))
+    base = os.environ | {"SLURM_JOB_ID": number, "SLURM_JOB_NODELIST": "node[1-2]", "FAKE_NODES": options["nodes"]}
+    tasks = range(int(options["array"].removeprefix("0-")) + 1) if "array" in options else [None]
+    for task in tasks:
+        output = options["output"].replace("%a", str(task))
+        environment = base if task is None else base | {"SLURM_ARRAY_TASK_ID": str(task)}
+        with open(output, "ab") as log:
+            process = subprocess.Popen(["/bin/sh", rest[0]], stdout=log, stderr=log, env=environment, start_new_session=True)
+        job = {"id": number, "name": options["job-name"], "pid": process.pid, "state": "RUNNING", "options": options}
+        (jobs / f"{number}{'' if task is None else f'_{task}'}.json").write_text(json.dumps(job))
     print(f"{number};cluster")
 elif name == "squeue":
     for job in named():
         if state(job) == "RUNNING" or options.get("states") == "all":
-            print({"%A": job["id"], "%T": state(job)}[options["format"]])
+            print({"%F": job["id"], "%T": state(job)}[options["format"]])
 elif name == "scancel":
     for job in named():
         if state(job) == "RUNNING":
@@ -55,7 +59,7 @@ elif name == "scancel":
 elif name == "scontrol":
     print("localhost")
 elif name == "srun":
-    command = arguments[1:]  # behind --kill-on-bad-exit=1
+    command = arguments[1:] if arguments[0].startswith("--") else arguments
     count = int(os.environ["FAKE_NODES"])
     nodes = [subprocess.Popen(command, env=os.environ | {"SLURM_NODEID": str(number)}) for number in range(count)]
     sys.exit(max(node.wait() for node in nodes))

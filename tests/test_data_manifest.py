@@ -91,13 +91,22 @@ def test_manifest_round_trip_is_the_same_bytes(root, tmp_path):
         write_manifest(tmp_path / name, images=found.images, records=found.records, quarantine=found.quarantine)
         contents.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
     assert contents[0] == contents[1]
-    assert read_images(tmp_path / "one") == found.images
-    assert read_records(tmp_path / "one") == found.records
+    assert list(read_images(tmp_path / "one")) == found.images
+    assert list(read_records(tmp_path / "one")) == found.records
     assert len(read_quarantine(tmp_path / "one/quarantine.jsonl")) == len(found.quarantine)
     with pytest.raises(ValueError, match="record_id 'coco/1/1' occurs twice"):
         write_manifest(tmp_path / "one", images=[], records=[found.records[0]] * 2, quarantine=[])
     with pytest.raises(ValueError, match=r"images\.parquet"):
-        read_images(tmp_path)
+        list(read_images(tmp_path))
+    for images, message in (
+        (
+            found.images[::-1],
+            r"images\.parquet: image_key 'talk/6' comes after 'talk/one_two/5_copy', but the rows",
+        ),
+        ([found.images[0]] * 2, r"image_key 'coco/0+1' occurs twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_manifest(tmp_path / "one", images=images, records=[], quarantine=[])
 
 
 def test_a_killed_check_goes_on_and_notices_changed_files(root, tmp_path):

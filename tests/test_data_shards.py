@@ -12,95 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import webdataset
 from PIL import Image
 
-from perceptio_core.data import rle
+from joint_inputs import PARAMS, SCENES, SIZE, VAL, joint_inputs
 from perceptio_core.data.dataset import JointDataset
-from perceptio_core.data.joint import ShardMaker, plan
-from perceptio_core.data.manifest import ImageRow, RecordRow, read_images, read_records, write_manifest
+from perceptio_core.data.joint import ShardMaker
+from perceptio_core.data.manifest import ImageRow, read_records
 from perceptio_core.data.markers import QUESTION
-from perceptio_core.data.records import DEPTH_MAP_QUESTION, Refused
+from perceptio_core.data.plan import Plan, ShardJob, write_plan
+from perceptio_core.data.records import DEPTH_MAP_QUESTION
 from perceptio_core.data.shards import write_index
 from perceptio_core.depth.codebook import DepthCodebook
-from perceptio_core.depth.store import DepthStore, encode_depth, write_shard
-from perceptio_core.depth.store import write_index as write_depth_index
-from perceptio_core.params.joint_shards import JointShardsParams
-from perceptio_core.scenes.render import render
-from perceptio_core.scenes.world import sample_scene
+from perceptio_core.depth.store import DepthStore
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SCENES, VAL, SIZE = 24, 4, 64
-PARAMS = JointShardsParams(
-    seed=0,
-    images_per_shard=6,
-    referring_per_image=3,
-    expressions_per_conversation=2,
-    conversation_per_image=None,
-    markers_per_image=4,
-    marker_counts=(2, 3),
-    comparisons_per_marker_question=2,
-    depth_map_share=0.5,
-    workers=2,
-)
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Outputs of the earlier stages, in the layout of artifacts/t: scenes with their true depth as the teacher's."""
-    top = tmp_path_factory.mktemp("run")
-    stages = top / "artifacts" / "t"
-    root = stages / "sources" / "root"
-    (root / "pictures").mkdir(parents=True)
-    images, records, maps = [], [], []
-    for number in range(SCENES):
-        scene = render(sample_scene(number, SIZE))
-        split = "val" if number < VAL else "train"
-        kind = ("jpg", "png", "webp")[number % 3]
-        path = f"pictures/{number}.{kind}"
-        Image.fromarray(scene.image).save(root / path)
-        key = f"set/{number:04d}"
-        images.append(ImageRow(image_key=key, path=path, width=SIZE, height=SIZE, sha256="0" * 64, split=split))
-        for part in range(4):
-            mask = rle.encode(scene.instances == scene.instances.max() - part)
-            turns = (("Please segment it in this image.", "Sure."),)
-            records.append(
-                RecordRow(
-                    record_id=f"set/{number}/{part}",
-                    image_key=key,
-                    split=split,
-                    task="referring",
-                    turns=turns,
-                    expression="it",
-                    masks=(mask,),
-                    source="set",
-                )
-            )
-        records.append(
-            RecordRow(
-                record_id=f"talk/{number}",
-                image_key=key,
-                split=split,
-                task="conversation",
-                turns=(("What?", "A café."), ("Where?", "Left.")),
-                expression=None,
-                masks=None,
-                source="talk",
-            )
-        )
-        if number != SCENES - 1:  # the teacher refused one
-            maps.append(encode_depth(key, 1 / scene.depth))
-    write_manifest(stages / "sources", images=images, records=records, quarantine=[Refused(file="bad.jpg", reason="cut off")])
-    depth = stages / "teacher_depth"
-    depth.mkdir()
-    write_depth_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))
-    refused = {"file": f"pictures/{SCENES - 1}.webp", "reason": "not decodable"}
-    (depth / "quarantine.jsonl").write_text(json.dumps(refused) + "\n")
-    torch.manual_seed(0)
-    codebook = DepthCodebook(num_codes=8, resolution=32, widths=(4, 8, 8), dim=8)
-    codebook.save_pretrained(stages / "depth_codebook")
-    return top
+    return joint_inputs(tmp_path_factory.mktemp("run"))
 
 
 def maker(inputs):
@@ -210,7 +141,7 @@ def test_what_the_samples_hold(inputs, finished):
         assert one.masks == []
 
 
-def test_the_index_counts_and_checks_everything(inputs, finished):
+def test_the_index_counts_and_checks_everything(inputs, finished, tmp_path):
     import hashlib
 
     index = json.loads(finished["index.json"])
@@ -228,15 +159,18 @@ def test_the_index_counts_and_checks_everything(inputs, finished):
     assert {row["file"]: row["reason"] for row in rows} == {
         "bad.jpg": "cut off",
         last: "no depth map: not decodable",
-        **{f"{last}#{name}": "no depth map: not decodable" for name in (f"talk/{SCENES - 1}", *_chosen(inputs))},
+        **{f"{last}#{name}": "no depth map: not decodable" for name in (f"talk/{SCENES - 1}", *_chosen(inputs, tmp_path))},
     }
     assert json.loads(finished["metrics.json"])["quarantined"] == len(rows)
 
 
-def _chosen(inputs):
+def _chosen(inputs, folder):
     """The referring records of the refused image that the plan had drawn."""
-    sources = inputs / "artifacts/t/sources"
-    jobs = plan(read_images(sources), read_records(sources), params=PARAMS)
+    write_plan(folder / "plan", sources=inputs / "artifacts/t/sources", params=PARAMS)
+    plan = Plan(folder / "plan", params=PARAMS)
+    jobs = [plan.job(name) for name in plan.shards]
+    assert plan.shards == {job.name: len(job.images) for job in jobs}
+    assert len({image.image_key for job in jobs for image, _ in job.images}) == SCENES
     ((_, records),) = [pair for job in jobs for pair in job.images if pair[0].image_key == f"set/{SCENES - 1:04d}"]
     return [record.record_id for record in records if record.task == "referring"]
 
@@ -304,7 +238,7 @@ def test_an_image_that_changed_is_refused(inputs, tmp_path):
     row = ImageRow(image_key="set/0004", path="pictures/4.png", width=SIZE + 1, height=SIZE, sha256="", split="train")
     gone = ImageRow(image_key="set/0005", path="pictures/none.png", width=SIZE, height=SIZE, sha256="", split="train")
     assert stages.is_dir()
-    (job,) = plan([row, gone], [], params=PARAMS)
+    job = ShardJob(name="train-00000", split="train", images=((row, ()), (gone, ())))
     part = maker(inputs).make(job, folder=tmp_path)
     assert part.rows == []
     assert not list(tmp_path.iterdir())

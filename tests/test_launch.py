@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fake_pipeline import FakePipeline, fake_pipeline, gone
+from fake_pipeline import SHARED, FakePipeline, fake_pipeline, gone
 from fake_slurm import fake_slurm
 from perceptio_core.params.base import read_yaml
 from pipeline.launch.job import Job, run_as_job
@@ -176,11 +176,49 @@ def test_several_nodes_share_the_processes_of_cotrain(tmp_path: Path, monkeypatc
     for part in ("--nnodes=4", "--nproc-per-node=8", '--node-rank="$SLURM_NODEID"', '--master-addr="$MASTER"'):
         assert part in started
     assert started.endswith("-m stages.cotrain --profile mini --variant full'")
-    with pytest.raises(ValueError, match=r"launch\.evaluate\.nodes: 4; only cotrain runs on several nodes, allowed is 1"):
+    with pytest.raises(ValueError, match=r"launch\.evaluate\.nodes: 4; allowed is 1, and more for cotrain, teacher"):
         run_as_job(Slurm(), "evaluate", ["--profile", "mini"], Launch(launcher="slurm", nodes=4))
     with launching("cotrain", launcher="slurm", nodes=2):
         assert read_machine().launch["cotrain"] == Launch(launcher="slurm", nodes=2)
     assert read_machine().launch == {}
+
+
+def test_a_data_stage_on_several_nodes_is_an_array_of_workers(fake: FakePipeline, cluster: Path) -> None:
+    (fake.root / "stages" / "joint_shards.py").write_text(SHARED.replace("FAILS", '"SLURM_ARRAY_TASK_ID"'))
+    output = fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", "--nodes", "3", "--force")
+    jobs = [json.loads(path.read_text()) for path in sorted(cluster.iterdir())]
+    assert [job["id"] for job in jobs] == ["1"] * 3
+    assert jobs[0]["options"] | {"array": "0-2", "nodes": "1", "ntasks": "1"} == jobs[0]["options"]
+    assert output.count("assembles") == 1
+    assert sorted(line for line in output.splitlines() if line.startswith("makes")) == sorted(
+        f"makes shard-{number}" for number in range(12)
+    ), "the logs of all workers are followed"
+    assert "no space left for jokes" in output, "the one that failed has left its shards to the others"
+    assert [file.name for file in (fake.root / "artifacts/mini/joint_shards").iterdir()] == ["index.json"]
+    assert not list((fake.root / ".work/mini/joint_shards").iterdir())
+    assert not list((fake.root / ".work/mini/launch/joint_shards").iterdir())
+    (fake.root / "stages" / "joint_shards.py").write_text("import sys\nsys.exit('no worker can')\n")
+    output = fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", "--nodes", "3", "--force", expect=1)
+    assert output.count("no worker can") == 3
+
+
+def test_workers_that_are_not_needed_any_more_are_not_waited_for(
+    tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.launch.job._ASK_EVERY_S", 0.1)
+    monkeypatch.setattr("pipeline.launch.job._SETTLE_S", 0.5)
+    monkeypatch.setattr("pipeline.launch.job._READ_EVERY_S", 0.1)
+    monkeypatch.setattr("pipeline.launch.job._notice_loss_of_parent", lambda: None)
+    monkeypatch.setattr("pipeline.launch.job._inputs", lambda *_: "abc")
+    stage = "import os, pathlib, time\nif os.environ['SLURM_ARRAY_TASK_ID'] == '1':\n    time.sleep(600)\n"
+    stage += "pathlib.Path('artifacts/p/teacher_depth').mkdir(parents=True)\n"
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").touch()
+    (tmp_path / "stages" / "teacher_depth.py").write_text(stage)
+    assert run_as_job(Slurm(), "teacher_depth", ["--profile", "p"], Launch(launcher="slurm", nodes=2)) == 0
+    assert [json.loads(path.read_text())["state"] for path in sorted(cluster.iterdir())] == ["RUNNING", "CANCELLED"]
+    assert (tmp_path / "artifacts/p/teacher_depth").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import kubernetes_validate
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from fake_kubectl import fake_kubectl
-from fake_pipeline import FakePipeline, fake_pipeline, gone
+from fake_pipeline import SHARED, FakePipeline, fake_pipeline, gone
 from pipeline.launch.job import Job
 from pipeline.launch.kubernetes import manifests, name_of
 from pipeline.machine import Launch, Pods
@@ -63,6 +64,22 @@ def test_the_manifests_are_kubernetes_own(job: Job, nodes: int, version: str) ->
             f'--master-addr="{name}-0.{name}"',
         ):
             assert part in script
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_workers_of_a_data_stage_are_indices_of_one_job(job: Job, version: str) -> None:
+    pods = Pods(image="registry.example/perceptio:1", claim="work", gpus=1)
+    several = replace(job, workers=4)
+    launch = Launch(launcher="kubernetes", nodes=4, pods=pods)
+    (made,) = manifests(several, ["stages.teacher_depth", "--profile", "p"], launch, pods)
+    kubernetes_validate.validate(made, version, strict=True)
+    spec = made["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
+    assert spec["backoffLimitPerIndex"] == 0
+    assert "backoffLimit" not in spec, "the failure of one would be that of all"
+    script = spec["template"]["spec"]["containers"][0]["command"][-1]
+    assert f"PERCEPTIO_PUBLISHED={job.folder}/published python -m stages.teacher_depth --profile p >>" in script
+    assert "torch" not in script
 
 
 def test_strict_means_that_an_unknown_key_is_refused(job: Job) -> None:
@@ -118,6 +135,18 @@ def test_a_stage_runs_as_a_job_and_its_output_comes_home(fake: FakePipeline) -> 
     fake.change("joint_shards", knob=2)
     output = fake.run(sys.executable, "-m", "pipeline.cli", "run", "joint_shards", expect=1)
     assert "no space left for jokes" in output
+
+
+def test_workers_share_a_data_stage_and_one_may_fail(fake: FakePipeline) -> None:
+    (fake.root / "stages" / "joint_shards.py").write_text(SHARED.replace("FAILS", '"JOB_COMPLETION_INDEX"'))
+    output = fake.run(sys.executable, "-m", "pipeline.cli", "run", "joint_shards", "--nodes", "3")
+    assert output.count("assembles") == 1
+    assert sorted(line for line in output.splitlines() if line.startswith("makes")) == sorted(
+        f"makes shard-{number}" for number in range(12)
+    )
+    assert "no space left for jokes" in output
+    assert (fake.root / "artifacts/mini/joint_shards/index.json").is_file()
+    assert not list((fake.root / ".work/mini/launch/joint_shards").iterdir())
 
 
 def test_a_stopped_stage_deletes_its_job(fake: FakePipeline) -> None:

@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -54,6 +56,28 @@ def test_publishing_replaces_the_old_output_whole(tmp_path: Path, monkeypatch: p
     assert paths.out("cotrain", "full") == Path("artifacts/tiny/cotrain/full")
     assert [file.name for file in paths.out("cotrain", "full").iterdir()] == ["new"]
     assert not any(Path(".work/tiny/cotrain").iterdir())
+
+
+def test_publishing_to_another_disk_leaves_the_work_whole_until_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second disk to try it with")
+    with tempfile.TemporaryDirectory(dir=shared_memory) as other:
+        work, out = tmp_path / "out", Path(other) / "artifacts/t/stage"
+        for content in ("1", "2"):
+            work.mkdir()
+            (work / "index").write_text(content)
+            with monkeypatch.context() as patched:
+                patched.setattr(Path, "rename", Mock(side_effect=OSError("killed")))
+                with pytest.raises(OSError, match="killed"):
+                    publish(work, out)
+            assert (work / "index").read_text() == content
+            publish(work, out)
+            assert (out / "index").read_text() == content
+            assert not list(tmp_path.iterdir())
+            assert [path.name for path in (Path(other) / "artifacts").iterdir()] == ["t"]
 
 
 def test_work_in_progress_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ class JointDataset:
         if rows.num_rows == 0:
             raise ValueError(f"{folder}: no samples in split {split!r}; it has {sorted(self.index['counts'])}")
         self._folder = folder
-        self._keys: list[str] = rows["key"].to_pylist()
+        self._keys = rows["key"]
         encoded = rows["shard"].combine_chunks().dictionary_encode()
         self._shards = [folder / name for name in encoded.dictionary.to_pylist()]
         self.shard_S: NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
@@ -101,8 +101,10 @@ class JointDataset:
         self._spans_S4 = np.stack([rows[name].to_numpy() for name in columns], axis=1)
         self.sizes_S2 = np.stack([rows[name].to_numpy() for name in ("width", "height")], axis=1)
         self.characters_S: NDArray[np.int32] = rows["characters"].to_numpy()
-        tasks = np.array(rows["task"].to_pylist())
-        self.tasks: dict[str, NDArray[np.int64]] = {str(task): np.flatnonzero(tasks == task) for task in np.unique(tasks)}
+        tasks = rows["task"].combine_chunks().dictionary_encode()
+        task_S = tasks.indices.to_numpy()
+        numbers = {task: number for number, task in enumerate(tasks.dictionary.to_pylist())}
+        self.tasks: dict[str, NDArray[np.int64]] = {task: np.flatnonzero(task_S == numbers[task]) for task in sorted(numbers)}
         self._files: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
@@ -117,7 +119,7 @@ class JointDataset:
         """
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
-        shard, key = int(self.shard_S[number]), self._keys[number]
+        shard, key = int(self.shard_S[number]), self._keys[number].as_py()
         image_offset, image_size, _, _ = map(int, self._spans_S4[number])
         try:
             content = self.content(number)

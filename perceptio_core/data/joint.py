@@ -7,7 +7,6 @@ points; and its depth codes as a task of their own. The codes that go with a mar
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from perceptio_core.data import rle
 from perceptio_core.data.images import open_with_format
 from perceptio_core.data.manifest import ImageRow, RecordRow
 from perceptio_core.data.markers import QUESTION, Marker, answer, comparisons, draw_markers, sample_questions
+from perceptio_core.data.plan import ShardJob, stream
 from perceptio_core.data.records import DEPTH_MAP_QUESTION, Refused
 from perceptio_core.data.shards import SCHEMA_VERSION, ShardPart, ShardSample, write_shard
 from perceptio_core.depth.codebook import DepthCodebook
@@ -37,44 +37,6 @@ TEACHER = "teacher_depth"
 _ENCODE_BATCH = 64
 _COUNT_TRIES = 2  # draws of the number of points, where a picture admits no balanced set of the first
 _BIGGEST_MAP = 1024  # longer sides of a depth map are thinned out to this for the choice of points
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardJob:
-    """One shard to be made: its images with their records."""
-
-    name: str
-    split: str
-    images: tuple[tuple[ImageRow, tuple[RecordRow, ...]], ...]
-
-
-def plan(images: Sequence[ImageRow], records: Sequence[RecordRow], *, params: JointShardsParams) -> list[ShardJob]:
-    """Which images and records go into which shard: images at random, records of an image by the parameters' limits."""
-    by_image: dict[str, list[RecordRow]] = defaultdict(list)
-    for record in records:
-        by_image[record.image_key].append(record)
-    jobs = []
-    for split in ("train", "val"):
-        rows = sorted((image for image in images if image.split == split), key=lambda image: image.image_key)
-        order = _rng(params.seed, "order", split).permutation(len(rows))
-        chosen = [(rows[i], _choose(by_image[rows[i].image_key], params)) for i in order]
-        for number, start in enumerate(range(0, len(chosen), params.images_per_shard)):
-            some = tuple(chosen[start : start + params.images_per_shard])
-            jobs.append(ShardJob(name=f"{split}-{number:05d}", split=split, images=some))
-    return jobs
-
-
-def _choose(records: Sequence[RecordRow], params: JointShardsParams) -> tuple[RecordRow, ...]:
-    """At random, in random order: neighbours make one conversation, and a data set lists the expressions for one object
-    together, of which every turn but the first could copy its mask.
-    """
-    kept: list[RecordRow] = []
-    for task, limit in (("referring", params.referring_per_image), ("conversation", params.conversation_per_image)):
-        some = sorted((record for record in records if record.task == task), key=lambda record: record.record_id)
-        if some:
-            order = _rng(params.seed, task, some[0].image_key).permutation(len(some))
-            kept += [some[i] for i in order[:limit]]
-    return tuple(kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +82,7 @@ class ShardMaker:
             for one, codes_N in zip(loaded, self._encode(loaded), strict=True)
             for sample in self._samples(one, depth_codes=codes_N)
         ]
-        order = _rng(self._params.seed, "shard", job.name).permutation(len(samples))
+        order = stream(self._params.seed, "shard", job.name).permutation(len(samples))
         return write_shard(folder, name=job.name, split=job.split, samples=[samples[i] for i in order], quarantine=refused)
 
     def _load(self, job: ShardJob, refused: list[Refused]) -> Iterator[_Loaded]:
@@ -180,7 +142,7 @@ class ShardMaker:
             )
         key = one.row.image_key
         for number, markers in enumerate(self._questions(one)):
-            rng = _rng(self._params.seed, "comparisons", key, str(number))
+            rng = stream(self._params.seed, "comparisons", key, str(number))
             more = comparisons(markers, count=self._params.comparisons_per_marker_question, rng=rng)
             points = [{"letter": marker.letter, "x": marker.x, "y": marker.y} for marker in markers]
             yield self._sample(
@@ -193,7 +155,7 @@ class ShardMaker:
                 points=points,
                 marked=_encode_image(draw_markers(one.image, markers), "JPEG"),
             )
-        if _rng(self._params.seed, "depth_map", key).random() < self._params.depth_map_share:
+        if stream(self._params.seed, "depth_map", key).random() < self._params.depth_map_share:
             turns = ((DEPTH_MAP_QUESTION, ""),)  # the codes are the whole answer
             yield self._sample(
                 one, depth_codes=depth_codes, record_id=f"{key}/depth_map", task="depth_map", turns=turns, source=TEACHER
@@ -234,7 +196,7 @@ class ShardMaker:
         """Depth-order questions on one image, as many as the parameters ask for and the picture admits."""
         if self._params.markers_per_image == 0:
             return
-        rng = _rng(self._params.seed, "markers", one.row.image_key)
+        rng = stream(self._params.seed, "markers", one.row.image_key)
         height, width = one.depth.shape
         small = one.image if one.image.size == (width, height) else one.image.resize((width, height), Image.Resampling.BOX)
         image_HW3 = np.asarray(small)
@@ -306,9 +268,3 @@ def _encode_image(image: Image.Image, format_: Literal["JPEG", "PNG"]) -> bytes:
     else:
         image.save(stream, format="PNG")
     return stream.getvalue()
-
-
-def _rng(seed: int, *names: str) -> np.random.Generator:
-    """A random stream of its own for each purpose and name, the same in whichever process it is asked for."""
-    digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big"))

@@ -1,20 +1,24 @@
-"""The manifest of all sources: ``images.parquet``, ``records.parquet`` and ``quarantine.jsonl``."""
+"""The manifest of all sources: ``images.parquet``, ``records.parquet`` and ``quarantine.jsonl``.
+
+It may be longer than memory: it is written from iterators and read row by row.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from perceptio_core.data.records import Record, Refused, Split
 from perceptio_core.params.sources import SourcesParams
+from perceptio_core.tables import ascending, find_twice, read_range, read_rows, write_rows
 
-_IMAGES = pa.schema(
+IMAGES, RECORDS, QUARANTINE = "images.parquet", "records.parquet", "quarantine.jsonl"
+IMAGES_SCHEMA = pa.schema(
     [
         ("image_key", pa.string()),
         ("path", pa.string()),
@@ -24,7 +28,7 @@ _IMAGES = pa.schema(
         ("split", pa.string()),
     ]
 )
-_RECORDS = pa.schema(
+RECORDS_SCHEMA = pa.schema(
     [
         ("record_id", pa.string()),
         ("image_key", pa.string()),
@@ -77,6 +81,18 @@ class RecordRow:
             source=record.source,
         )
 
+    @classmethod
+    def from_table(cls, row: Mapping[str, Any]) -> RecordRow:
+        """The record of a row of ``records.parquet``, in which turns and masks are JSON."""
+        turns = tuple((question, answer) for question, answer in json.loads(row["turns"]))
+        masks = None if row["masks"] is None else tuple(json.loads(row["masks"]))
+        return cls(**{**row, "turns": turns, "masks": masks})
+
+    def to_table(self) -> dict[str, Any]:
+        """The row of ``records.parquet``."""
+        row = {name: getattr(self, name) for name in RECORDS_SCHEMA.names}
+        return row | {"turns": _json(self.turns), "masks": None if self.masks is None else _json(self.masks)}
+
 
 def data_root(params: SourcesParams, out: Path) -> Path:
     """The folder that image paths and benchmark paths are relative to: the rendered world in `out`, or the user's.
@@ -92,28 +108,33 @@ def data_root(params: SourcesParams, out: Path) -> Path:
 
 
 def write_manifest(
-    folder: Path, *, images: Sequence[ImageRow], records: Sequence[RecordRow], quarantine: Iterable[Refused]
+    folder: Path, *, images: Iterable[ImageRow], records: Iterable[RecordRow], quarantine: Iterable[Refused]
 ) -> None:
     """Write the three files; the same rows give the same bytes.
 
+    Args:
+        folder: where to.
+        images: ascending by image key.
+        records: in any order.
+        quarantine: what was left out.
+
     Raises:
-        ValueError: an image key or record id occurs twice.
+        ValueError: an image key does not follow the one before it, or an image key or record id occurs twice.
     """
-    for name, keys in (("image_key", [i.image_key for i in images]), ("record_id", [r.record_id for r in records])):
-        if len(set(keys)) < len(keys):
-            twice = next(key for number, key in enumerate(keys) if key in keys[:number])
-            raise ValueError(f"{folder}: {name} {twice!r} occurs twice")
-    pq.write_table(pa.Table.from_pylist([asdict(image) for image in images], schema=_IMAGES), folder / "images.parquet")
-    columns = {name: [getattr(record, name) for record in records] for name in _RECORDS.names}
-    columns["turns"] = [_json(turns) for turns in columns["turns"]]
-    columns["masks"] = [None if masks is None else _json(masks) for masks in columns["masks"]]
-    pq.write_table(pa.table(columns, schema=_RECORDS), folder / "records.parquet", compression="zstd")
-    write_quarantine(folder / "quarantine.jsonl", quarantine)
+    write_rows(folder / IMAGES, IMAGES_SCHEMA, map(asdict, ascending(images, named=folder / IMAGES)))
+    write_rows(folder / RECORDS, RECORDS_SCHEMA, (record.to_table() for record in records), compression="zstd")
+    if (twice := find_twice(folder / RECORDS, RECORDS_SCHEMA, "record_id")) is not None:
+        raise ValueError(f"{folder}: record_id {twice!r} occurs twice")
+    with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
+        write_quarantine(stream, quarantine)
 
 
-def write_quarantine(path: Path, rows: Iterable[Refused]) -> None:
-    """One line {file, reason} per refused thing."""
-    path.write_text("".join(f"{_json(asdict(row))}\n" for row in rows), encoding="utf-8")
+def write_quarantine(stream: IO[str], rows: Iterable[Refused]) -> int:
+    """Write one line {file, reason} per refused thing; returns their number."""
+    count = 0
+    for count, row in enumerate(rows, start=1):  # noqa: B007 (the last one is their number)
+        stream.write(f"{_json(asdict(row))}\n")
+    return count
 
 
 def read_quarantine(path: Path) -> dict[str, str]:
@@ -122,38 +143,29 @@ def read_quarantine(path: Path) -> dict[str, str]:
     return {row["file"]: row["reason"] for row in map(json.loads, lines)}
 
 
-def read_images(folder: Path) -> list[ImageRow]:
-    """The rows of ``images.parquet``, in order.
+def read_images(folder: Path) -> Iterator[ImageRow]:
+    """The rows of ``images.parquet``, ascending by image key.
 
     Raises:
-        ValueError: absent, or of another schema.
+        ValueError: absent, of another schema, or in another order.
     """
-    return [ImageRow(**row) for row in _read(folder / "images.parquet", _IMAGES)]
+    rows = (ImageRow(**row) for row in read_rows(folder / IMAGES, IMAGES_SCHEMA))
+    return ascending(rows, named=folder / IMAGES)
 
 
-def read_records(folder: Path) -> list[RecordRow]:
+def read_image_range(folder: Path, *, start: int, stop: int) -> list[ImageRow]:
+    """The rows from `start` to before `stop`; raises what `read_images` does."""
+    rows = [ImageRow(**row) for row in read_range(folder / IMAGES, IMAGES_SCHEMA, start=start, stop=stop)]
+    return list(ascending(rows, named=folder / IMAGES))
+
+
+def read_records(folder: Path) -> Iterator[RecordRow]:
     """The rows of ``records.parquet``, in order.
 
     Raises:
         ValueError: absent, or of another schema.
     """
-    rows = []
-    for row in _read(folder / "records.parquet", _RECORDS):
-        turns = tuple((question, answer) for question, answer in json.loads(row.pop("turns")))
-        masks = row.pop("masks")
-        rows.append(RecordRow(**row, turns=turns, masks=None if masks is None else tuple(json.loads(masks))))
-    return rows
-
-
-def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if table.schema.names != schema.names:
-        raise ValueError(f"{path}: columns are {table.schema.names}, expected {schema.names}")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+    return map(RecordRow.from_table, read_rows(folder / RECORDS, RECORDS_SCHEMA))
 
 
 def _json(value: Any) -> str:

@@ -12,20 +12,21 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from perceptio_core.data.manifest import write_quarantine
+from perceptio_core.data.manifest import QUARANTINE, write_quarantine
 from perceptio_core.data.records import Refused
+from perceptio_core.files import whole
+from perceptio_core.tables import write_rows
 
 SCHEMA_VERSION = 3
-INDEX, SAMPLES, QUARANTINE = "index.json", "samples.parquet", "quarantine.jsonl"
+INDEX, SAMPLES = "index.json", "samples.parquet"
 
 _SAMPLES = pa.schema(
     [
@@ -75,45 +76,43 @@ def write_shard(
     folder: Path, *, name: str, split: str, samples: Sequence[ShardSample], quarantine: Sequence[Refused]
 ) -> ShardPart:
     """Write ``<name>.tar`` and return its part of the index; without samples there is no tar."""
-    path, unfinished = folder / f"{name}.tar", folder / f".{name}.tar.unfinished"
+    path = folder / f"{name}.tar"
+    if not samples:
+        return ShardPart(name=path.name, size=0, sha256="", rows=[], quarantine=list(quarantine))
     rows = []
-    with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, sample in enumerate(samples):
-            key = f"{name}-{number:06d}"
-            said = json.dumps(sample.content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-            image_offset = _add(tar, f"{key}.{sample.extension}", sample.image)
-            json_offset = _add(tar, f"{key}.json", said)
-            rows.append(
-                {
-                    "key": key,
-                    "shard": path.name,
-                    "task": sample.content["task"],
-                    "split": split,
-                    "image_offset": image_offset,
-                    "image_size": len(sample.image),
-                    "image_ext": sample.extension,
-                    "json_offset": json_offset,
-                    "json_size": len(said),
-                    "width": sample.content["width"],
-                    "height": sample.content["height"],
-                    "characters": sum(map(len, chain.from_iterable(sample.content["turns"]))),
-                }
-            )
-    with unfinished.open("rb") as stream:
-        checksum = hashlib.file_digest(stream, "sha256").hexdigest()
-    size = unfinished.stat().st_size
-    if samples:
-        unfinished.replace(path)
-    else:
-        unfinished.unlink()
+    with whole(path) as unfinished:
+        with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number, sample in enumerate(samples):
+                key = f"{name}-{number:06d}"
+                said = json.dumps(sample.content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+                image_offset = _add(tar, f"{key}.{sample.extension}", sample.image)
+                json_offset = _add(tar, f"{key}.json", said)
+                rows.append(
+                    {
+                        "key": key,
+                        "shard": path.name,
+                        "task": sample.content["task"],
+                        "split": split,
+                        "image_offset": image_offset,
+                        "image_size": len(sample.image),
+                        "image_ext": sample.extension,
+                        "json_offset": json_offset,
+                        "json_size": len(said),
+                        "width": sample.content["width"],
+                        "height": sample.content["height"],
+                        "characters": sum(map(len, chain.from_iterable(sample.content["turns"]))),
+                    }
+                )
+        with unfinished.open("rb") as stream:
+            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = unfinished.stat().st_size
     return ShardPart(name=path.name, size=size, sha256=checksum, rows=rows, quarantine=list(quarantine))
 
 
 def save_part(path: Path, part: ShardPart) -> None:
     """Keep a part; a part that is there says that its shard is whole."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(asdict(part)), encoding="utf-8")
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        unfinished.write_text(json.dumps(asdict(part)), encoding="utf-8")
 
 
 def load_part(path: Path) -> ShardPart:
@@ -124,37 +123,40 @@ def load_part(path: Path) -> ShardPart:
 
 
 def write_index(
-    folder: Path, parts: Sequence[ShardPart], *, quarantine: Sequence[Refused], about: Mapping[str, Any]
+    folder: Path, parts: Iterable[ShardPart], *, quarantine: Iterable[Refused], about: Mapping[str, Any]
 ) -> dict[str, int]:
     """Write ``index.json``, ``samples.parquet`` and ``quarantine.jsonl``; return the number of samples per split and task.
 
     Args:
         folder: holds the shards.
-        parts: of all shards, in order.
+        parts: of all shards, in order; one at a time is held.
         quarantine: what was left out before there were shards.
         about: further plain values for the index.
     """
-    rows = [row for part in parts for row in part.rows]
-    table = pa.Table.from_pylist(rows, schema=_SAMPLES)
-    pq.write_table(table, folder / SAMPLES, compression="zstd")
-    refused = [*quarantine, *(row for part in parts for row in part.quarantine)]
-    write_quarantine(folder / QUARANTINE, refused)
+    shards: list[dict[str, Any]] = []
+    found: Counter[tuple[str, str]] = Counter()
+    quarantined = 0
+
+    def rows(stream: IO[str]) -> Iterator[dict[str, Any]]:
+        """The rows of all parts; what was left out of them goes to the stream meanwhile."""
+        nonlocal quarantined
+        for part in parts:
+            if part.rows:
+                shards.append({"name": part.name, "samples": len(part.rows), "bytes": part.size, "sha256": part.sha256})
+            found.update((row["split"], row["task"]) for row in part.rows)
+            quarantined += write_quarantine(stream, part.quarantine)
+            yield from part.rows
+
+    with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
+        quarantined += write_quarantine(stream, quarantine)
+        samples = write_rows(folder / SAMPLES, _SAMPLES, rows(stream), compression="zstd")
     counts: dict[str, dict[str, int]] = {}
-    for (split, task), count in sorted(Counter((row["split"], row["task"]) for row in rows).items()):
+    for (split, task), count in sorted(found.items()):
         counts.setdefault(split, {})[task] = count
-    index = {
-        "schema_version": SCHEMA_VERSION,
-        **about,
-        "shards": [
-            {"name": part.name, "samples": len(part.rows), "bytes": part.size, "sha256": part.sha256}
-            for part in parts
-            if part.rows
-        ],
-        "counts": counts,
-    }
+    index = {"schema_version": SCHEMA_VERSION, **about, "shards": shards, "counts": counts}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     flat = {f"{split}_{task}": count for split, tasks in counts.items() for task, count in tasks.items()}
-    return {**flat, "samples": len(rows), "quarantined": len(refused)}
+    return {**flat, "samples": samples, "quarantined": quarantined}
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:

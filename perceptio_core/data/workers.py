@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
@@ -22,7 +22,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(
+def as_they_end(
     work: Callable[[Job], Result],
     jobs: Iterable[Job],
     *,
@@ -30,9 +30,9 @@ def in_order(
     start: Callable[..., None],
     arguments: tuple[Any, ...],
 ) -> Iterator[Result]:
-    """`work(job)` for every job, in the order of the jobs, each in some process in which `start(*arguments)` ran first.
+    """`work(job)` for every job, each in some process in which `start(*arguments)` ran first; the results as they come.
 
-    With one worker everything happens in the calling process.
+    A job is taken from `jobs` when a process is free for it. With one worker everything happens in the calling process.
     """
     if workers == 1:
         start(*arguments)
@@ -41,9 +41,14 @@ def in_order(
     # A forked copy of a process that has run torch can hang in its thread pool; a spawned one starts clean.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(start, arguments)) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
+        running: set[Future[Result]] = set()
         try:
-            yield from (future.result() for future in futures)
+            for job in jobs:
+                running.add(pool.submit(work, job))
+                if len(running) == workers:
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in ended)
+            yield from (future.result() for future in as_completed(running))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

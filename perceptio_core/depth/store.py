@@ -12,17 +12,20 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceptio_core.files import whole
+from perceptio_core.tables import Keys, ascending, column, find_twice, read_batches, read_rows, write_rows
+
+INDEX = "index.parquet"
 LEVELS = 65535
 _SHARD_NAME = re.compile(r"^depth-\d{5,}\.tar$")
 _BLOCK = 512  # bytes; tar pads to it
@@ -38,6 +41,7 @@ _INDEX = pa.schema(
         ("scale", pa.float64()),
     ]
 )
+_PLACE = np.dtype([("offset", "i8"), ("scale", "f8"), ("size", "i4"), ("shard", "i4"), ("height", "i4"), ("width", "i4")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +113,8 @@ def member_name(image_key: str) -> str:
 
 def write_shard(folder: Path, *, name: str, maps: Iterable[EncodedDepth]) -> list[DepthRow]:
     """Write ``folder/name`` (whole or not at all) with the maps in order of their keys, and return its index rows."""
-    unfinished = folder / f".{name}.unfinished"
     rows = []
-    with tarfile.open(unfinished, "w", format=tarfile.GNU_FORMAT) as tar:
+    with whole(folder / name) as unfinished, tarfile.open(unfinished, "w", format=tarfile.GNU_FORMAT) as tar:
         for one in sorted(maps, key=lambda one: one.image_key):
             info = tarfile.TarInfo(member_name(one.image_key))
             info.size, info.mtime, info.mode = len(one.png), 0, 0o644
@@ -129,15 +132,14 @@ def write_shard(folder: Path, *, name: str, maps: Iterable[EncodedDepth]) -> lis
                     scale=one.scale,
                 )
             )
-    unfinished.replace(folder / name)
     return rows
 
 
 def save_part(path: Path, rows: Sequence[DepthRow], quarantine: Sequence[dict[str, str]]) -> None:
     """Keep the index rows and {file, reason} rows of a shard; the file says that the shard is whole."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps({"rows": [asdict(row) for row in rows], "quarantine": list(quarantine)}))
-    unfinished.replace(path)
+    content = {"rows": [asdict(row) for row in rows], "quarantine": list(quarantine)}
+    with whole(path) as unfinished:
+        unfinished.write_text(json.dumps(content), encoding="utf-8")
 
 
 def load_part(path: Path) -> tuple[list[DepthRow], list[dict[str, str]]]:
@@ -146,23 +148,26 @@ def load_part(path: Path) -> tuple[list[DepthRow], list[dict[str, str]]]:
     return [DepthRow(**row) for row in content["rows"]], content["quarantine"]
 
 
-def write_index(folder: Path, rows: Sequence[DepthRow]) -> None:
-    """Write ``index.parquet``, sorted by key.
+def write_index(folder: Path, rows: Iterable[DepthRow]) -> int:
+    """Write ``index.parquet``; returns the number of rows.
+
+    Args:
+        folder: holds the shards.
+        rows: of all maps, ascending by key.
 
     Raises:
-        ValueError: two maps have the same key, or keys that differ but give the same member name.
+        ValueError: the keys do not ascend, or two that differ give the same member name.
     """
-    ordered = sorted(rows, key=lambda row: row.image_key)
-    by_member: dict[str, str] = {}
-    for row in ordered:
-        if row.member in by_member:
-            raise ValueError(f"{folder}: {row.image_key!r} and {by_member[row.member]!r} are both {row.member!r}")
-        by_member[row.member] = row.image_key
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in ordered], schema=_INDEX), folder / "index.parquet")
+    path = folder / INDEX
+    count = write_rows(path, _INDEX, map(asdict, ascending(rows, named=path)))
+    if (twice := find_twice(path, _INDEX, "member")) is not None:
+        both = [row["image_key"] for row in read_rows(path, _INDEX) if row["member"] == twice]
+        raise ValueError(f"{folder}: {' and '.join(map(repr, both))} are both {twice!r}")
+    return count
 
 
 class DepthStore:
-    """Random access to the maps of a folder that the stage `teacher_depth` wrote.
+    """Random access to the maps of a folder that the stage `teacher_depth` wrote; 48 bytes of memory a map.
 
     ``store[image_key]`` is inverse depth (H, W) float32, near = high: 1/m for a metric teacher, else relative. May be
     pickled and forked: each process opens the shards for itself.
@@ -173,39 +178,45 @@ class DepthStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        path = self.folder / "index.parquet"
+        path = self.folder / INDEX
         if not path.is_file():
             raise ValueError(f"{path}: not found; the stage teacher_depth writes it")
-        table = pq.read_table(path)
-        if not table.schema.equals(_INDEX):
-            raise ValueError(f"{path}: has columns {table.schema.names}, expected {_INDEX.names} of their types")
-        self._rows = {row["image_key"]: DepthRow(**row) for row in table.to_pylist()}
-        for shard in set(table.column("shard").to_pylist()):
+        self._keys = Keys(column(path, _INDEX, "image_key"), named=path)
+        self._places_N = np.empty(len(self._keys), _PLACE)
+        shards: dict[str, int] = {}
+        start = 0
+        for batch in read_batches(path, _INDEX):
+            some = self._places_N[start : start + batch.num_rows]
+            start += batch.num_rows
+            for name in ("offset", "size", "height", "width", "scale"):
+                some[name] = batch.column(name).to_numpy()
+            names = batch.column("shard").dictionary_encode()
+            numbers = [shards.setdefault(name, len(shards)) for name in names.dictionary.to_pylist()]
+            some["shard"] = np.array(numbers, np.int32)[names.indices.to_numpy()]
+        for shard in shards:
             if not _SHARD_NAME.match(shard):
                 raise ValueError(f"{path}: {shard!r} is no name of a shard")
+        self._names = list(shards)
         self._files: dict[str, int] = {}
         self._process = os.getpid()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._keys)
 
-    def __contains__(self, image_key: object) -> bool:
-        return image_key in self._rows
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def keys(self) -> list[str]:
-        """All image keys, sorted."""
-        return list(self._rows)
+    def __contains__(self, image_key: str) -> bool:
+        return bool(self._keys.places([image_key])[0] >= 0)
 
     def __getitem__(self, image_key: str) -> NDArray[np.float32]:
-        row = self._rows[image_key]
-        png = os.pread(self._file(row.shard), row.size, row.offset)
+        number = int(self._keys.places([image_key])[0])
+        if number < 0:
+            raise KeyError(image_key)
+        offset, scale, size, shard_number, height, width = self._places_N[number].item()  # in _PLACE's order
+        shard = self._names[shard_number]
+        png = os.pread(self._file(shard), size, offset)
         try:
-            return decode_depth(png, height=row.height, width=row.width, scale=row.scale)
+            return decode_depth(png, height=height, width=width, scale=scale)
         except ValueError as error:
-            raise ValueError(f"{self.folder / row.shard}: {row.member}: {error}") from error
+            raise ValueError(f"{self.folder / shard}: {member_name(image_key)}: {error}") from error
 
     def _file(self, shard: str) -> int:
         if self._process != os.getpid():  # a fork: descriptors are shared, but closing them is each process's own affair

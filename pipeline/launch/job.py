@@ -8,6 +8,10 @@ finds it again, running or finished, and one that computes from older inputs is 
 
 A finished job keeps its output beside its log as well (hard links): DVC deletes a stage's output before it runs the command
 that finds the job finished.
+
+Several nodes are of two kinds. Those of `cotrain` train one model together, and the job is all of them or none. Those of the
+data stages are workers that know nothing of one another (`stages.sharded`): each runs the stage's command, and the job has
+done its work when one of them has ended well.
 """
 
 from __future__ import annotations
@@ -30,6 +34,10 @@ from typing import IO, Any, NoReturn, Protocol
 from perceptio_core.params.base import read_yaml
 from pipeline.machine import Launch
 from stages.common import WORK, StagePaths, fingerprint
+from stages.sharded import PUBLISHED
+
+TOGETHER, WORKERS = ("cotrain",), ("teacher_depth", "joint_shards")
+"""Stages whose nodes need one another, and stages whose nodes are workers that come and go."""
 
 _ASK_EVERY_S = 5.0
 _READ_EVERY_S = 0.5
@@ -71,10 +79,14 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job and the folder of its files; the folder's name is the hash of its inputs, `out` the stage's output folder."""
+    """A job and the folder of its files; the folder's name is the hash of its inputs, `out` the stage's output folder.
+
+    Its `workers` each have a log and an exit code; a job of any other kind has one worker.
+    """
 
     folder: Path
     out: Path
+    workers: int = 1
 
     @property
     def name(self) -> str:
@@ -82,26 +94,39 @@ class Job:
         return f"perceptio-{self.folder.parent.name}-{self.folder.name}"
 
     @property
+    def logs(self) -> list[Path]:
+        """What each worker writes."""
+        return [Path(f"{self.log}{_of(number)}") for number in range(self.workers)]
+
+    @property
     def log(self) -> Path:
-        """What the stage writes."""
+        """What the first worker writes."""
         return self.folder / "log"
 
     @property
     def ended(self) -> Path:
-        """The stage's exit code, once it has ended by itself."""
+        """The exit code of the first worker, once it has ended by itself."""
         return self.folder / "exit"
+
+    @property
+    def published(self) -> Path:
+        """A file that is there once the workers have published the output."""
+        return self.folder / "published"
 
     @property
     def kept(self) -> Path:
         """The output, kept until it is home."""
         return self.folder / "out"
 
+    def exit_codes(self) -> list[int]:
+        """The stage's exit code, from each worker that has ended by itself."""
+        files = [Path(f"{self.ended}{_of(number)}") for number in range(self.workers)]
+        return [int(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
     def exit_code(self) -> int | None:
-        """The stage's exit code, once the job has ended by itself."""
-        try:
-            return int(self.ended.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+        """The stage's exit code, once all workers have ended by themselves: 0 if one has made the output."""
+        codes = self.exit_codes()
+        return min(codes) if len(codes) == self.workers else None
 
     def fresh_folder(self) -> None:
         """Forget an earlier attempt."""
@@ -117,15 +142,28 @@ class Job:
             self.kept.rename(self.out)
         shutil.rmtree(self.folder)
 
-    def keeping(self) -> str:
-        """Lines of a shell script that, after the stage, keep its output and write down its exit code, which is in $code."""
+    def keeping(self, number: str | None = None) -> str:
+        """Lines of a shell script that, after the stage, keep its output and write down its exit code, which is in $code.
+
+        Args:
+            number: what the shell expands to a worker's number, where there are several.
+        """
         kept, out, ended = (shlex.quote(str(path)) for path in (self.kept, self.out, self.ended))
-        return f"""if [ $code -eq 0 ]; then
-    cp -al {out} {kept}.part 2>/dev/null || {{ rm -rf {kept}.part; cp -a {out} {kept}.part; }}
-    mv {kept}.part {kept} || code=1
+        if number is not None:
+            ended = f'{ended}$([ "{number}" = 0 ] || echo "-{number}")'
+        part = f'{kept}.part-"{number or 0}"'
+        return f"""if [ $code -eq 0 ] && [ ! -d {kept} ]; then
+    cp -al {out} {part} 2>/dev/null || {{ rm -rf {part}; cp -a {out} {part}; }}
+    mv -T {part} {kept} 2>/dev/null || rm -rf {part}
+    [ -d {kept} ] || code=1
 fi
 echo $code > {ended}.part && mv {ended}.part {ended}
 """
+
+
+def _of(number: int) -> str:
+    """What a worker's files are called, behind the name of the first one's."""
+    return f"-{number}" if number else ""
 
 
 def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: Launch) -> int:
@@ -141,17 +179,17 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
         The stage's exit code; EX_TEMPFAIL (75) where the cluster took the job away, so that another try can help.
 
     Raises:
-        ValueError: the cluster refuses the job, or another stage than `cotrain` is to run on several nodes.
+        ValueError: the cluster refuses the job, or a stage that cannot is to run on several nodes.
     """
-    if launch.nodes > 1 and stage != "cotrain":
-        raise ValueError(
-            f"machine.yaml: launch.{stage}.nodes: {launch.nodes}; only cotrain runs on several nodes, allowed is 1"
-        )
+    if launch.nodes > 1 and stage not in TOGETHER + WORKERS:
+        several = ", ".join(TOGETHER + WORKERS)
+        raise ValueError(f"machine.yaml: launch.{stage}.nodes: {launch.nodes}; allowed is 1, and more for {several}")
+    workers = launch.nodes if stage in WORKERS else 1
     values = dict(zip(arguments[::2], arguments[1::2], strict=True))
     profile, variant = values["--profile"], values.get("--variant")
     jobs = WORK / profile / "launch" / "-".join([stage, *([variant] if variant else [])])
     out = StagePaths(profile).out(stage, variant)
-    job = Job(folder=jobs / _inputs(stage, profile, variant), out=out)
+    job = Job(folder=jobs / _inputs(stage, profile, variant), out=out, workers=workers)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     _notice_loss_of_parent()
@@ -160,14 +198,14 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
             cluster.cancel(Job(folder=older, out=out))
             shutil.rmtree(older)
     try:
-        if job.exit_code() == 0 and job.kept.is_dir():
+        if 0 in job.exit_codes() and job.kept.is_dir():
             _say(f"the job {job.name} has finished meanwhile")
         elif identity := cluster.alive(job):
             _say(f"the job {identity} ({job.name}) is at work; its log from the beginning:")
         else:
             job.fresh_folder()
             identity = cluster.submit(job, [f"stages.{stage}", *arguments], launch)
-            _say(f"submitted the job {identity} ({job.name}); its log: {job.log}")
+            _say(f"submitted the job {identity} ({job.name}); its log: {', '.join(map(str, job.logs))}")
         code = _follow(job, cluster)
     except KeyboardInterrupt:
         cluster.cancel(job)
@@ -178,10 +216,11 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
     return code
 
 
-def python_command(stage: Sequence[str], launch: Launch, *, python: str, rank: str, master: str, port: str) -> str:
+def python_command(job: Job, stage: Sequence[str], launch: Launch, *, python: str, rank: str, master: str, port: str) -> str:
     """The shell command of one node: the stage, or this node's share of its processes.
 
     Args:
+        job: whose node it is.
         stage: module and arguments.
         launch: how many nodes, and processes on each.
         python: the interpreter.
@@ -189,21 +228,31 @@ def python_command(stage: Sequence[str], launch: Launch, *, python: str, rank: s
         master: the same for the first node's name.
         port: and for a free port there.
     """
+    alone = shlex.join([python, "-m", *stage])
+    if job.workers > 1:
+        return f"env {PUBLISHED}={shlex.quote(str(job.published))} {alone}"
     if launch.nodes == 1:
-        return shlex.join([python, "-m", *stage])
+        return alone
     run = [python, "-m", "torch.distributed.run", f"--nnodes={launch.nodes}", f"--nproc-per-node={launch.processes}"]
     where = f'--node-rank="{rank}" --master-addr="{master}" --master-port="{port}"'
     return f"{shlex.join(run)} {where} {shlex.join(['-m', *stage])}"
 
 
 def _follow(job: Job, cluster: Cluster) -> int:
-    """Pass the job's log on as it grows until the job has ended; its exit code, or one for how the cluster ended it."""
-    asked, gone_since, away, log = 0.0, None, False, None
+    """Pass the job's logs on as they grow until the job has ended; its exit code, or one for how the cluster ended it."""
+    asked, gone_since, well_since, away = 0.0, None, None, False
+    logs: dict[Path, IO[bytes] | None] = dict.fromkeys(job.logs)
     while (code := job.exit_code()) is None:
         if _lost.is_set():
             return 128 + signal.SIGHUP
-        log = _pass_on(job.log, log)
+        _pass_on_all(logs)
         now = time.monotonic()
+        if 0 in job.exit_codes():
+            well_since = well_since or now
+            if now - well_since > _SETTLE_S:  # what still waits or hangs is not needed
+                cluster.cancel(job)
+                code = 0
+                break
         if now - asked > _ASK_EVERY_S:
             asked = now
             try:
@@ -217,12 +266,12 @@ def _follow(job: Job, cluster: Cluster) -> int:
                 gone_since = None
             elif gone_since is None:
                 gone_since = now
-            elif now - gone_since > _SETTLE_S:
-                _pass_on(job.log, log)
+            elif now - gone_since > _SETTLE_S and well_since is None:
+                _pass_on_all(logs)
                 _say(f"the job {job.name} ended without the stage's exit code: {state.told or 'the cluster knows it no more'}")
                 return os.EX_TEMPFAIL if state.passing else 1
         time.sleep(_READ_EVERY_S)
-    _pass_on(job.log, log)
+    _pass_on_all(logs)
     return code
 
 
@@ -247,6 +296,11 @@ def _inputs(stage: str, profile: str, variant: str | None) -> str:
         else:
             described.append(path)
     return fingerprint(*described)
+
+
+def _pass_on_all(logs: dict[Path, IO[bytes] | None]) -> None:
+    for path, stream in logs.items():
+        logs[path] = _pass_on(path, stream)
 
 
 def _pass_on(path: Path, stream: IO[bytes] | None) -> IO[bytes] | None:

@@ -1,8 +1,8 @@
 """Kubernetes: a stage as an Indexed Job, a pod per node, by `kubectl` and its current context.
 
-The checkout lies on a volume that this machine mounts as well, at any path; in the pods it is at `Pods.mount`. Several nodes
-find each other by a headless Service. A pod that the cluster evicts or preempts is made again, and the stage goes on from
-its last checkpoint; one that fails ends the job.
+The checkout lies on a volume that this machine mounts as well, at any path; in the pods it is at `Pods.mount`. The nodes of
+`cotrain` find each other by a headless Service, and one that fails ends the job; a worker of a data stage that fails leaves its
+shards to the others. A pod that the cluster evicts or preempts is made again, and the stage goes on where it stood.
 """
 
 import json
@@ -27,7 +27,6 @@ _SCRIPT = """cd {checkout} || exit 1
 log={log}; [ "$JOB_COMPLETION_INDEX" = 0 ] || log="$log-$JOB_COMPLETION_INDEX"
 {command} >> "$log" 2>&1
 code=$?
-[ "$JOB_COMPLETION_INDEX" = 0 ] || exit $code
 {keeping}exit $code
 """
 
@@ -79,7 +78,7 @@ def name_of(job: Job) -> str:
 
 
 def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> list[dict[str, Any]]:
-    """The Indexed Job and, for several nodes, the headless Service by which they find the first.
+    """The Indexed Job and, for nodes that need one another, the headless Service by which they find the first.
 
     Args:
         job: its files lie below the present folder, the checkout.
@@ -88,12 +87,17 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
         pods: image, volume and resources.
     """
     name, here = name_of(job), Path.cwd()
-    inside = Job(folder=Path(os.path.relpath(job.folder, here)), out=Path(os.path.relpath(job.out, here)))
+    folder, out = (Path(os.path.relpath(path, here)) for path in (job.folder, job.out))
+    inside = Job(folder=folder, out=out, workers=job.workers)
+    together = launch.nodes > 1 and job.workers == 1
     command = python_command(
-        stage, launch, python=pods.python, rank="$JOB_COMPLETION_INDEX", master=f"{name}-0.{name}", port=str(_PORT)
+        inside, stage, launch, python=pods.python, rank="$JOB_COMPLETION_INDEX", master=f"{name}-0.{name}", port=str(_PORT)
     )
+    keeping = inside.keeping("$JOB_COMPLETION_INDEX") if job.workers > 1 else inside.keeping()
+    if together:
+        keeping = f'[ "$JOB_COMPLETION_INDEX" = 0 ] || exit $code\n{keeping}'
     script = _SCRIPT.format(
-        checkout=shlex.quote(pods.mount), log=shlex.quote(str(inside.log)), command=command, keeping=inside.keeping()
+        checkout=shlex.quote(pods.mount), log=shlex.quote(str(inside.log)), command=command, keeping=keeping
     )
     meta = {"name": name, "namespace": pods.namespace, "labels": {_LABEL: name}}
     resources: dict[str, Any] = {"requests": {"cpu": pods.cpu, "memory": pods.memory}, "limits": {"memory": pods.memory}}
@@ -124,7 +128,7 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}},
         ],
     }
-    if launch.nodes > 1:
+    if together:
         spec["subdomain"] = name
     indexed = {
         "apiVersion": "batch/v1",
@@ -134,7 +138,8 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
             "completionMode": "Indexed",
             "completions": launch.nodes,
             "parallelism": launch.nodes,
-            "backoffLimit": 0,
+            # A failing worker is not tried again, and its pod's failure is not the others'.
+            **({"backoffLimitPerIndex": 0} if job.workers > 1 else {"backoffLimit": 0}),
             "podFailurePolicy": {
                 "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
             },
@@ -149,4 +154,4 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
         # The pods look for the first one before it is ready.
         "spec": {"clusterIP": "None", "selector": {_LABEL: name}, "publishNotReadyAddresses": True},
     }
-    return [service, indexed] if launch.nodes > 1 else [indexed]
+    return [service, indexed] if together else [indexed]

@@ -1,4 +1,6 @@
-"""Slurm: a stage as a batch job. A node needs Python's environment at the same path as this machine."""
+"""Slurm: a stage as a batch job, or an array of them, a task per worker. A node needs Python's environment at the same path
+as this machine.
+"""
 
 import os
 import shlex
@@ -24,6 +26,16 @@ code=$?
 """
 
 
+_WORKER = """#!/bin/sh
+cd {checkout} || exit 1
+number=$SLURM_ARRAY_TASK_ID
+log={log}; [ "$number" = 0 ] || log="$log-$number"
+srun {command} >> "$log" 2>&1
+code=$?
+{keeping}exit $code
+"""
+
+
 class Slurm:
     """The cluster that this machine submits to.
 
@@ -36,27 +48,36 @@ class Slurm:
             raise ValueError("machine.yaml: launcher: slurm, but there is no sbatch on the PATH of this machine")
 
     def submit(self, job: Job, stage: Sequence[str], launch: Launch) -> str:  # noqa: D102 (see the protocol)
-        command = python_command(stage, launch, python=sys.executable, rank="$SLURM_NODEID", master="$MASTER", port="$PORT")
-        if launch.nodes > 1:
-            command = shlex.join(["sh", "-c", f"exec {command}"])  # the variables are each node's own
+        where = {"rank": "$SLURM_NODEID", "master": "$MASTER", "port": "$PORT"}
+        command = python_command(job, stage, launch, python=sys.executable, **where)
+        checkout = shlex.quote(str(Path.cwd()))
+        options = ["--parsable", f"--job-name={job.name}", "--open-mode=append"]
+        if job.workers > 1:
+            log = shlex.quote(str(job.log))
+            text = _WORKER.format(checkout=checkout, log=log, command=command, keeping=job.keeping("$number"))
+            options += [f"--output={job.folder / 'slurm-%a'}", f"--array=0-{job.workers - 1}", "--nodes=1", "--ntasks=1"]
+        else:
+            if launch.nodes > 1:
+                command = shlex.join(["sh", "-c", f"exec {command}"])  # the variables are each node's own
+            text = _SCRIPT.format(checkout=checkout, command=command, keeping=job.keeping())
+            shape = [f"--nodes={launch.nodes}", f"--ntasks={launch.nodes}", "--ntasks-per-node=1"]
+            options += [f"--output={job.log}", *shape]
         script = job.folder / "job.sh"
-        script.write_text(
-            _SCRIPT.format(checkout=shlex.quote(str(Path.cwd())), command=command, keeping=job.keeping()), encoding="utf-8"
-        )
-        options = ["--parsable", f"--job-name={job.name}", f"--output={job.log}", "--open-mode=append"]
-        shape = [f"--nodes={launch.nodes}", f"--ntasks={launch.nodes}", "--ntasks-per-node=1"]
+        script.write_text(text, encoding="utf-8")
         # What DVC tells a stage that it starts itself is not for one on another machine.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-        answer = told_by("sbatch", *options, *shape, *launch.options, str(script), environment=environment)
+        answer = told_by("sbatch", *options, *launch.options, str(script), environment=environment)
         return answer.split(";")[0].strip()
 
     def alive(self, job: Job) -> str | None:  # noqa: D102
-        return next(iter(told_by("squeue", "--noheader", f"--name={job.name}", "--format=%A").split()), None)
+        return next(iter(told_by("squeue", "--noheader", f"--name={job.name}", "--format=%F").split()), None)
 
     def cancel(self, job: Job) -> None:  # noqa: D102
         told_by("scancel", f"--name={job.name}")
 
     def state(self, job: Job) -> State:  # noqa: D102
         listed = told_by("squeue", "--noheader", f"--name={job.name}", "--states=all", "--format=%T").split()
-        told = next((state for state in listed if state in _ALIVE), listed[-1] if listed else "")
+        # Of the tasks of an array, the one that says most: alive, or dead by no fault of its own.
+        telling = (state for kind in (_ALIVE, _PASSING) for state in listed if state in kind)
+        told = next(telling, listed[-1] if listed else "")
         return State(told=told, alive=told in _ALIVE, passing=told in _PASSING)

@@ -1,0 +1,268 @@
+"""How the data stages' bookkeeping grows: fake entries through manifest, plan, indices and join, without any picture.
+
+``python -m benchmarks.scaling`` runs every step at every size in a process of its own, so that its peak of memory is its own,
+and prints its seconds of processor time and MiB. ``--images 1e6 1e9`` prints what a real data set of so many images would take
+(`benchmarks.scaling_plan`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from perceptio_core.data import shards
+from perceptio_core.data.dataset import JointDataset
+from perceptio_core.data.manifest import ImageRow, RecordRow, read_images, read_records, write_manifest
+from perceptio_core.data.plan import Plan, write_plan
+from perceptio_core.data.records import Record
+from perceptio_core.data.shards import ShardPart
+from perceptio_core.depth import store
+from perceptio_core.depth.store import DepthRow, DepthStore
+from perceptio_core.params.joint_shards import JointShardsParams
+
+SIZES = (10_000, 100_000, 1_000_000)
+PARAMS = JointShardsParams(
+    seed=0,
+    images_per_shard=1000,
+    referring_per_image=None,
+    expressions_per_conversation=5,
+    conversation_per_image=None,
+    markers_per_image=0,
+    marker_counts=(2,),
+    comparisons_per_marker_question=0,
+    depth_map_share=0,
+    workers=1,
+)
+MAPS_A_SHARD = 2048
+MASK = "PPYo1" * 40
+"""As long as the compressed RLE of an object of COCO: some 200 characters."""
+
+
+def key(number: int) -> str:
+    """Image keys that ascend."""
+    return f"coco/{number:012d}"
+
+
+def images(count: int) -> Iterator[ImageRow]:
+    """Fake images, one in twenty of the split val."""
+    for number in range(count):
+        path = f"coco/train2017/{number:012d}.jpg"
+        split = "train" if number % 20 else "val"
+        yield ImageRow(image_key=key(number), path=path, width=640, height=480, sha256=f"{number:064x}", split=split)
+
+
+def records(count: int) -> Iterator[RecordRow]:
+    """Two records an image, a data set after the other as in a real manifest."""
+    for number in range(count):
+        expression = f"the thing with the number {number}"
+        yield RecordRow(
+            record_id=f"coco/{number}/1",
+            image_key=key(number),
+            split="train" if number % 20 else "val",
+            task="referring",
+            turns=((f"Please segment {expression} in this image.", "Sure, it is [SEG]."),),
+            expression=expression,
+            masks=({"size": [480, 640], "counts": MASK},),
+            source="coco",
+        )
+    for number in range(count):
+        yield RecordRow(
+            record_id=f"llava/{number}",
+            image_key=key(number),
+            split="train" if number % 20 else "val",
+            task="conversation",
+            turns=(("What is in the picture?", "Some things, of which this says a little. " * 5),),
+            expression=None,
+            masks=None,
+            source="llava",
+        )
+
+
+def write_the_manifest(folder: Path, count: int) -> None:
+    """What `sources` does at its end."""
+    write_manifest(folder, images=images(count), records=records(count), quarantine=[])
+
+
+def read_the_manifest(folder: Path, count: int) -> None:
+    """All rows, one after the other."""
+    assert sum(1 for _ in read_images(folder)) == count
+    assert sum(1 for _ in read_records(folder)) == 2 * count
+
+
+def plan_the_shards(folder: Path, count: int) -> None:
+    """What the first worker of `joint_shards` does."""
+    del count
+    write_plan(folder / "plan", sources=folder, params=PARAMS)
+
+
+def index_the_maps(folder: Path, count: int) -> None:
+    """What `teacher_depth` does at its end: parts of shards to one index. The parts are made here as well."""
+
+    def rows(start: int) -> list[DepthRow]:
+        shard = f"depth-{start // MAPS_A_SHARD:05d}.tar"
+        return [
+            DepthRow(
+                image_key=key(number),
+                shard=shard,
+                member=store.member_name(key(number)),
+                offset=512 + 150_000 * (number - start),
+                size=149_000,
+                height=389,
+                width=518,
+                scale=1e-4,
+            )
+            for number in range(start, min(start + MAPS_A_SHARD, count))
+        ]
+
+    parts = folder / "depth-parts"
+    parts.mkdir()
+    starts = range(0, count, MAPS_A_SHARD)
+    for start in starts:
+        store.save_part(parts / f"{start}.json", rows(start), [])
+    assert store.write_index(folder, (row for start in starts for row in store.load_part(parts / f"{start}.json")[0])) == count
+
+
+def join(folder: Path, count: int) -> None:
+    """What the workers of `joint_shards` do but for pictures: each shard's images, records and places of maps by key."""
+    plan, maps = Plan(folder / "plan", params=PARAMS), DepthStore(folder)
+    found = 0
+    for name in plan.shards:
+        for image, own in plan.job(name).images:
+            assert image.image_key in maps
+            found += len(own)
+    assert found == 2 * count
+
+
+def index_the_shards(folder: Path, count: int) -> None:
+    """What `joint_shards` does at its end. The parts are made here as well."""
+
+    def part(name: str, number: int) -> ShardPart:
+        rows = [
+            {
+                "key": f"{name}-{sample:06d}",
+                "shard": f"{name}.tar",
+                "task": ("referring", "conversation")[sample % 2],
+                "split": name.partition("-")[0],
+                "image_offset": 170_000 * sample + 512,
+                "image_size": 168_000,
+                "image_ext": "jpg",
+                "json_offset": 170_000 * sample + 169_000,
+                "json_size": 900,
+            }
+            for sample in range(2 * number)
+        ]
+        return ShardPart(name=f"{name}.tar", size=340_000 * number, sha256="0" * 64, rows=rows, quarantine=[])
+
+    out, parts = folder / "joint", folder / "joint-parts"
+    out.mkdir()
+    parts.mkdir()
+    names = Plan(folder / "plan", params=PARAMS).shards
+    for name, number in names.items():
+        shards.save_part(parts / f"{name}.json", part(name, number))
+    made = (shards.load_part(parts / f"{name}.json") for name in names)
+    assert shards.write_index(out, made, quarantine=[], about={})["samples"] == 2 * count
+    for name, number in names.items():  # the dataset asks for their sizes; sparse files take no place
+        with (out / f"{name}.tar").open("wb") as stream:
+            stream.truncate(340_000 * number)
+
+
+def open_the_dataset(folder: Path, count: int) -> None:
+    """What every process of `cotrain` holds."""
+    assert len(JointDataset(folder / "joint", "train")) > count
+
+
+def hold_the_records(folder: Path, count: int) -> None:
+    """What `sources` holds before it writes: the data sets' records and their rows, as `collect` has them."""
+    del folder
+    rows = list(records(count))
+    held = [
+        Record(
+            record_id=row.record_id,
+            image=f"coco/train2017/{number % count:012d}.jpg",
+            image_name=f"{number % count:012d}",
+            split=row.split,
+            task="conversation" if row.masks is None else "referring",
+            turns=row.turns,
+            expression=row.expression,
+            masks=row.masks,
+            source=row.source,
+        )
+        for number, row in enumerate(rows)
+    ]
+    owners = {record.image: record for record in held}
+    assert (len(rows), len(owners)) == (2 * count, count)
+
+
+STEPS: dict[str, Callable[[Path, int], None]] = {
+    "start Python, and no more": lambda _folder, _count: None,
+    "write the manifest": write_the_manifest,
+    "read the manifest": read_the_manifest,
+    "index the depth maps": index_the_maps,
+    "plan the joint shards": plan_the_shards,
+    "join all shards by key": join,
+    "index the joint shards": index_the_shards,
+    "open the dataset for training": open_the_dataset,
+    "hold the records of `sources`": hold_the_records,
+}
+_NOT_STREAMED = "hold the records of `sources`"
+_MOST_HELD = 100_000  # above, that step takes more memory than a test machine may have
+
+
+def run_step(name: str, folder: Path, count: int) -> dict[str, float]:
+    """Seconds of processor time and peak MiB of a step in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scaling", "--step", name, str(folder), str(count)]
+    result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return result
+
+
+def simulate(sizes: tuple[int, ...]) -> None:
+    """Print a row per step: seconds of processor time and peak MiB at each size."""
+    print(f"| step | {' | '.join(f'{size:,} images' for size in sizes)} |\n|---|{'---:|' * len(sizes)}")
+    cells: dict[str, list[str]] = {name: [] for name in STEPS}
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            for name in STEPS:
+                if name == _NOT_STREAMED and size > _MOST_HELD:
+                    cells[name].append("not tried")
+                    continue
+                took = run_step(name, Path(folder), size)
+                cells[name].append(f"{took['seconds']:.1f} s, {took['peak_mib']:.0f} MiB")
+                print(f"{size} images: {name}: {cells[name][-1]}", file=sys.stderr, flush=True)
+            files = ("images.parquet", "records.parquet", "index.parquet", "joint/samples.parquet")
+            sizes_of = {file: (Path(folder) / file).stat().st_size / size for file in files}
+            print(f"{size} images: bytes an image: {sizes_of}", file=sys.stderr, flush=True)
+    for name, row in cells.items():
+        print(f"| {name} | {' | '.join(row)} |")
+
+
+def main() -> None:
+    """Simulate, or with ``--images`` plan."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=float, nargs="+", help="plan for so many images instead of simulating")
+    parser.add_argument("--profile", default="perceptio-1b", help="whose parameters the plan has (default: perceptio-1b)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="images to simulate (default: 10^4 to 10^6)")
+    parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        name, folder, count = arguments.step
+        start = time.process_time()
+        STEPS[name](Path(folder), int(count))
+        seconds = time.process_time() - start
+        print(json.dumps({"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    elif arguments.images:
+        from benchmarks.scaling_plan import dry_run  # brings torch: the steps are to be measured without it
+
+        print(dry_run([int(images) for images in arguments.images], profile=arguments.profile))
+    else:
+        simulate(tuple(arguments.sizes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Stages whose shards any number of workers make together: a worker is the stage's command, started anywhere on one disk.
+
+No worker is the first. Whichever finds a thing undone does it, the plan and the publishing too, and takes over from one that
+died at it. The work folder is gone, in one step, when all is published: then every worker ends with 0.
+"""
+
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
+from pathlib import Path
+from typing import Self
+
+from perceptio_core.data.units import Units
+from perceptio_core.files import remove_unfinished
+from perceptio_core.progress import track
+from stages.common import StagePaths, publish
+
+PUBLISHED = "PERCEPTIO_PUBLISHED"
+"""The variable that tells a worker of several of a file that is there once they have published: one that starts later than
+that has nothing to do. Without it a stage's command always makes its output."""
+
+_REMOVED = ".removed"
+_log = logging.getLogger(__name__)
+
+
+class SharedWork:
+    """A work folder; as a context it ends quietly when another worker has published meanwhile.
+
+    Attributes:
+        folder: of all work in progress.
+        out: what will be published.
+        parts: a file ``<shard>.json`` for every shard that is whole.
+    """
+
+    def __init__(self, folder: Path, published: Path) -> None:
+        self.folder, self.out, self.parts, self._claims = folder, folder / "out", folder / "parts", folder / "claims"
+        self._published = published
+        marker = os.environ.get(PUBLISHED)
+        self._marker = Path(marker) if marker else None
+
+    @classmethod
+    def open(cls, paths: StagePaths, stage: str, key: str) -> Self | None:
+        """The work folder of a stage, or None if the workers of this one's job have published already.
+
+        Args:
+            paths: of the profile.
+            stage: its name.
+            key: the fingerprint of what the work depends on.
+        """
+        folder, published = paths.work(stage, key), paths.out(stage)
+        for rest in folder.parent.glob(f".*{_REMOVED}"):
+            shutil.rmtree(rest, ignore_errors=True)
+        work = cls(folder, published)
+        # A folder made after the last worker's marker is our own and new; one made before it is theirs, and goes with them.
+        late = work._marker is not None and work._marker.exists()
+        moved = work.parts.is_dir() and not work.out.is_dir()  # the publisher was killed just after
+        if late or moved:
+            work._discard()
+            if late or published.is_dir():
+                _log.info("%s is published already", published)
+                return None
+            folder.mkdir(exist_ok=True)
+        with work:
+            for subfolder in (work.out, work.parts):
+                subfolder.mkdir(exist_ok=True)
+            return work
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        gone = isinstance(error, FileNotFoundError) and not self.folder.exists() and self._published.is_dir()
+        if gone:
+            _log.info("another worker has published %s", self._published)
+        return gone
+
+    def once(self, name: str, act: Callable[[], None], *, finished: Callable[[], bool]) -> None:
+        """See a thing done that one worker does for all."""
+        with Units(self._claims, [name], finished=lambda _: finished()) as units:
+            while units.left:
+                for _ in units.free():
+                    act()
+                units.wait()
+
+    def make(self, shards: Mapping[str, int], make: Callable[[Iterator[str]], Iterator[None]], *, label: str) -> None:
+        """See all shards made.
+
+        Args:
+            shards: number of images by name.
+            make: makes shards and their parts; yields once an image.
+            label: of the lines that show the progress.
+        """
+        with Units(self._claims, list(shards), finished=lambda name: (self.parts / f"{name}.json").is_file()) as units:
+            total = sum(shards[name] for name in units.left)
+
+            def images() -> Iterator[None]:
+                """One after the other, whoever made it, as soon as this worker knows."""
+                while units.left:
+                    for _ in make(units.free()):
+                        yield
+                        for name in units.made_by_others():
+                            yield from repeat(None, shards[name])
+                    units.wait()
+                    for name in units.made_by_others():
+                        yield from repeat(None, shards[name])
+
+            for _ in track(images(), total=total, label=label, unit="images"):
+                pass
+
+    def publish(self, assemble: Callable[[], None]) -> None:
+        """See the output published, after `assemble` has completed it by what is not in shards."""
+
+        def act() -> None:
+            if self.out.is_dir():  # else one was killed who had just moved it
+                remove_unfinished(self.out)
+                assemble()
+                publish(self.out, self._published)
+            if self._marker is not None:
+                self._marker.touch()
+            self._discard()
+
+        self.once("publish", act, finished=lambda: not self.folder.exists())
+
+    def _discard(self) -> None:
+        """Remove the work folder, for all workers in one step."""
+        rest = self.folder.with_name(f".{self.folder.name}.{uuid.uuid4().hex}{_REMOVED}")
+        try:
+            self.folder.rename(rest)
+        except FileNotFoundError:  # another was quicker
+            return
+        shutil.rmtree(rest, ignore_errors=True)

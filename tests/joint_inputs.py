@@ -1,0 +1,85 @@
+"""A tiny run up to the joint shards: what the stage `joint_shards` reads, without the stages that make it."""
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from perceptio_core.data import rle
+from perceptio_core.data.manifest import ImageRow, RecordRow, write_manifest
+from perceptio_core.data.records import Refused
+from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.depth.store import encode_depth, write_index, write_shard
+from perceptio_core.params.joint_shards import JointShardsParams
+from perceptio_core.scenes.render import render
+from perceptio_core.scenes.world import sample_scene
+
+SCENES, VAL, SIZE = 24, 4, 64
+PARAMS = JointShardsParams(
+    seed=0,
+    images_per_shard=6,
+    referring_per_image=3,
+    expressions_per_conversation=2,
+    conversation_per_image=None,
+    markers_per_image=4,
+    marker_counts=(2, 3),
+    comparisons_per_marker_question=2,
+    depth_map_share=0.5,
+    workers=2,
+)
+
+
+def joint_inputs(top: Path) -> Path:
+    """Outputs of the stages before `joint_shards` in ``top/artifacts/t``: scenes with their true depth as the teacher's."""
+    stages = top / "artifacts" / "t"
+    root = stages / "sources" / "root"
+    (root / "pictures").mkdir(parents=True)
+    images, records, maps = [], [], []
+    for number in range(SCENES):
+        scene = render(sample_scene(number, SIZE))
+        split = "val" if number < VAL else "train"
+        kind = ("jpg", "png", "webp")[number % 3]
+        path = f"pictures/{number}.{kind}"
+        Image.fromarray(scene.image).save(root / path)
+        key = f"set/{number:04d}"
+        images.append(ImageRow(image_key=key, path=path, width=SIZE, height=SIZE, sha256="0" * 64, split=split))
+        for part in range(4):
+            mask = rle.encode(scene.instances == scene.instances.max() - part)
+            turns = (("Please segment it in this image.", "Sure."),)
+            records.append(
+                RecordRow(
+                    record_id=f"set/{number}/{part}",
+                    image_key=key,
+                    split=split,
+                    task="referring",
+                    turns=turns,
+                    expression="it",
+                    masks=(mask,),
+                    source="set",
+                )
+            )
+        records.append(
+            RecordRow(
+                record_id=f"talk/{number}",
+                image_key=key,
+                split=split,
+                task="conversation",
+                turns=(("What?", "A café."), ("Where?", "Left.")),
+                expression=None,
+                masks=None,
+                source="talk",
+            )
+        )
+        if number != SCENES - 1:  # the teacher refused one
+            maps.append(encode_depth(key, 1 / scene.depth))
+    write_manifest(stages / "sources", images=images, records=records, quarantine=[Refused(file="bad.jpg", reason="cut off")])
+    depth = stages / "teacher_depth"
+    depth.mkdir()
+    write_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))
+    refused = {"file": f"pictures/{SCENES - 1}.webp", "reason": "not decodable"}
+    (depth / "quarantine.jsonl").write_text(json.dumps(refused) + "\n")
+    torch.manual_seed(0)
+    codebook = DepthCodebook(num_codes=8, resolution=32, widths=(4, 8, 8), dim=8)
+    codebook.save_pretrained(stages / "depth_codebook")
+    return top
