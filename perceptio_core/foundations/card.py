@@ -21,7 +21,9 @@ ABOUT = {
         "frozen for the first half and trained with them in the second, on captions, on raster maps of colour and brightness, "
         "on questions about colour, shape, surface, count, existence, place in the picture and marker letters, on which point "
         "is the brightest, in the picture or in a map drawn at random, and on the cell and the bounding box of what an "
-        "expression names, helped by losses that tie words to the patches that show them. It never sees depth, depth order, "
+        "expression names, helped by losses that tie words to the patches that show them. In form these rehearse "
+        "co-training: maps and cells stand where perception tokens will, and the question for the brightest point opens as "
+        "the one for the nearest does. It never sees depth, depth order, "
         "physical size or masks. Scores: accuracy in % on unseen scenes; `answers_*` are whole answers right under teacher "
         "forcing by kind of question (`read`: on drawn maps), `map_squares` the squares of maps, the others the helper heads' "
         "of the tower before the language phase.",

@@ -90,9 +90,10 @@ def _results(content: Content) -> str:
     lead = "Fractions in percent, with 95 % bootstrap intervals. "
     if content.control:
         lead += (
-            "The <b>control</b> is trained on the same base, the same data and the same number of samples, without any"
-            " perception token; only a gap to the control speaks for the tokens. In the drawing the dot is this run, the"
-            " band its interval, the ring the control."
+            "The <b>control</b> is trained on the same base, the same data and the same number of samples (in place of depth"
+            " maps on demand, which it cannot draw, samples of the other tasks), without any perception token; only a gap to"
+            " the control speaks for the tokens. In the drawing the dot is this run, the band its interval, the ring the"
+            " control."
         )
     else:
         lead += "The same-base control without perception tokens was not part of this run."
