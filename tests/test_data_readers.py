@@ -172,9 +172,18 @@ def test_coco_records_name_all_objects_of_a_category(tmp_path):
     assert record.turns[0][0] == "Please segment dog in this image."
     assert [rle.area(mask) for mask in record.masks] == [16, rle.area(record.masks[1])]  # the left one first
     assert record.image == "coco/images/7.jpg"
-    assert sorted(row.file for row in refused) == ["coco/instances.json#annotation/5", "coco/instances.json#annotation/6"]
-    none, _ = coco_records(folder, source="coco", split="train", root=tmp_path, images=None, max_objects=1)
+    assert sorted((row.file.partition("#")[2], row.reason) for row in refused)[2] == (
+        "image/7/category/3",
+        "2 objects of one kind (cat), among them a crowd",
+    )
+    assert sorted(row.file.partition("#")[2] for row in refused)[:2] == ["annotation/5", "annotation/6"]
+    none, refused = coco_records(folder, source="coco", split="train", root=tmp_path, images=None, max_objects=1)
     assert none == []
+    assert "2 objects of one kind (dog), at most 1 are asked for at once" in [row.reason for row in refused]
+
+
+def _annotations(path):
+    return json.loads(path.read_text())["annotations"]
 
 
 @real
@@ -182,7 +191,9 @@ def test_real_coco():
     root = Path(str(REALDATA))
     records, refused = coco_records(root / "coco", source="coco", split="train", root=root, images=None, max_objects=8)
     assert len({record.image for record in records}) > 130
-    assert refused == []
+    categories = len({(row["image_id"], row["category_id"]) for row in _annotations(root / "coco/instances.json")})
+    assert len(records) + len(refused) == categories
+    assert all("objects of one kind" in row.reason for row in refused)
     assert all(1 <= len(record.masks) <= 8 for record in records)
 
 

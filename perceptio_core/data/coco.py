@@ -19,9 +19,9 @@ def coco_records(
 ) -> tuple[list[Record], list[Refused]]:
     """One referring record per image and category, with all objects of the category from left to right.
 
-    A category is left out where it has a crowd region (its objects are not told apart there) or more than `max_objects`
-    objects. Annotations with an unusable or empty mask are refused, and their category in that image with them: a record
-    must name all objects.
+    A category of an image is refused where it has a crowd region (its objects are not told apart there) or more than
+    `max_objects` objects. Annotations with an unusable or empty mask are refused, and their category in that image with
+    them: a record must name all objects.
 
     Args:
         place: a file such as ``instances_train2017.json``, or a folder with ``instances.json``.
@@ -52,7 +52,15 @@ def coco_records(
                 )
             )
             continue
-        if len(ann_ids) > max_objects or any(annotations[i].get("iscrowd") for i in ann_ids):
+        crowd = any(annotations[i].get("iscrowd") for i in ann_ids)
+        if crowd or len(ann_ids) > max_objects:
+            reason = "among them a crowd" if crowd else f"at most {max_objects} are asked for at once"
+            refused.append(
+                Refused(
+                    file=f"{path.relative_to(root)}#image/{image_id}/category/{category_id}",
+                    reason=f"{len(ann_ids)} objects of one kind ({category}), {reason}",
+                )
+            )
             continue
         placed = []
         for ann_id in ann_ids:
