@@ -67,7 +67,7 @@ def inconsistencies(profile: Profile) -> Iterator[str]:
     kinds = {dataset.kind for dataset in profile.sources.datasets if dataset.split == "train"}
     if "conversation" in drawn and not kinds & {"llava", "questions"}:
         yield "cotrain.mixture.conversation: is drawn, but no data set has conversations"
-    if "referring" in drawn and not kinds & {"refer", "grefer", "coco", "gcg"}:
+    if "referring" in drawn and not kinds - {"llava", "questions"}:
         yield "cotrain.mixture.referring: is drawn, but no data set has masks"
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from perceptio_core.data.collect import collect
 from perceptio_core.data.gcg import gcg_records
 from perceptio_core.data.grefer import NOTHING_ANSWER, grefer_records
+from perceptio_core.data.label_maps import ade_records, panoptic_records
 from perceptio_core.data.questions import question_records
 from perceptio_core.data.rle import area, decode, encode
 from perceptio_core.params.sources import DatasetParams
@@ -184,25 +185,107 @@ def test_broken_tables(tmp_path):
     assert len(record.turns[0][0]) == len(one_word)
 
 
+def labels(path, labels_HW):
+    """A label picture as COCO writes it: red + 256 green + 65536 blue."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    channels = np.stack([labels_HW, labels_HW // 256, labels_HW // 65536], axis=-1) % 256
+    Image.fromarray(channels.astype(np.uint8)).save(path)
+
+
+def write_panoptic(folder):
+    """One image: two dogs (ids 70000 right, 300 left), a wall (5), a crowd of cats (6); a second image lacks its picture."""
+    labels_HW = np.zeros((HEIGHT, WIDTH), int)
+    for label, (left, right) in {70000: (30, 40), 300: (0, 10), 5: (10, 20), 6: (20, 30)}.items():
+        labels_HW[:, left:right] = label
+    labels(folder / "panoptic_train2017/000000000009.png", labels_HW)
+    segments = [{"id": 70000, "category_id": 1}, {"id": 300, "category_id": 1}, {"id": 5, "category_id": 199}]
+    segments.append({"id": 6, "category_id": 2, "iscrowd": 1})
+    annotations = [
+        {"image_id": 9, "file_name": "000000000009.png", "segments_info": segments},
+        {"image_id": 10, "file_name": "000000000010.png", "segments_info": segments},
+        {"image_id": 11, "file_name": "000000000009.png", "segments_info": segments},
+        {"image_id": 9, "file_name": "000000000009.png", "segments_info": [{"id": 7, "category_id": 1}]},
+        {"image_id": 9, "file_name": "../x.png", "segments_info": []},
+    ]
+    content = {
+        "images": [{"id": i, "file_name": f"{i:012d}.jpg"} for i in (9, 10)],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": 199, "name": "wall-other-merged"}],
+    }
+    (folder / "panoptic_train2017.json").write_text(json.dumps(content))
+    return folder / "panoptic_train2017.json"
+
+
+def test_panoptic_has_things_and_stuff(tmp_path):
+    path = write_panoptic(tmp_path / "annotations")
+    records, refused = panoptic_records(
+        path, source="pan", split="train", root=tmp_path, images="coco/train2017", max_objects=8
+    )
+    assert [(record.expression, record.image) for record in records] == [
+        ("dog", "coco/train2017/000000000009.jpg"),
+        ("wall", "coco/train2017/000000000009.jpg"),
+    ]
+    for mask, (left, right) in zip(records[0].masks, ((0, 10), (30, 40)), strict=True):
+        np.testing.assert_array_equal(decode(mask), columns(left, right))
+    assert [row.file for row in refused] == [f"annotations/panoptic_train2017.json#annotation/{i}" for i in (1, 2, 3, 4)]
+    told = [row.reason for row in refused]
+    assert "000000000010.png" in told[0]
+    assert [told[1], told[2]] == ["lacks or does not know 11", "the label picture has no pixel of a segment of dog"]
+    assert "leads out" in told[3]
+    assert all(str(tmp_path) not in reason for reason in told)
+    few, _ = panoptic_records(path, source="pan", split="train", root=tmp_path, images=None, max_objects=1)
+    assert [record.expression for record in few] == ["wall"]
+    path.write_text('{"images": [')
+    with pytest.raises(ValueError, match="no file in COCO's panoptic format"):
+        panoptic_records(path, source="pan", split="train", root=tmp_path, images=None, max_objects=1)
+
+
+def test_ade20k_by_class(tmp_path):
+    folder = tmp_path / "ADEChallengeData2016"
+    (folder / "annotations/training").mkdir(parents=True)
+    labels_HW = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels_HW[:, :10], labels_HW[:, 30:] = 1, 150
+    Image.fromarray(labels_HW).save(folder / "annotations/training/ADE_train_00000001.png")
+    (folder / "annotations/training/ADE_train_00000002.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"objectInfo150\.txt"):
+        ade_records(folder, source="ade", split="train", root=tmp_path)
+    lines = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.1576\t11664\t1172\twall", "150\t0.0001\t10\t1\tflag, banner"]
+    (folder / "objectInfo150.txt").write_text("\n".join(lines) + "\n")
+    records, refused = ade_records(folder, source="ade", split="train", root=tmp_path)
+    image = "ADEChallengeData2016/images/training/ADE_train_00000001.jpg"
+    assert [(record.expression, record.image) for record in records] == [("wall", image), ("flag", image)]
+    for record, (left, right) in zip(records, ((0, 10), (30, 40)), strict=True):
+        np.testing.assert_array_equal(decode(record.masks[0]), columns(left, right))
+    assert [row.file for row in refused] == ["ADEChallengeData2016/annotations/training/ADE_train_00000002.png"]
+
+
 def test_the_new_kinds_reach_the_manifest(tmp_path):
     write_grefcoco(tmp_path / "g", [{"ann_id": [1, 2]}, {"ann_id": [-1]}])
     (tmp_path / "gcg.json").write_text(json.dumps([grounded(file_name="1.png")]))
     write_table(tmp_path / "q.csv", ROWS[:1])
     (tmp_path / "coco").mkdir()
-    for number, name in enumerate(("coco/COCO_train2014_000000000007.jpg", "1.png", "a.png")):
+    write_panoptic(tmp_path / "pan")
+    for folder in ("images", "annotations"):
+        (tmp_path / "ade" / folder / "training").mkdir(parents=True)
+    (tmp_path / "ade/objectInfo150.txt").write_text("Idx\tName\n1\twall\n")
+    Image.new("L", (WIDTH, HEIGHT), 1).save(tmp_path / "ade/annotations/training/b.png")
+    pictures = ("coco/COCO_train2014_000000000007.jpg", "1.png", "a.png", "coco/000000000009.jpg", "ade/images/training/b.jpg")
+    for number, name in enumerate(pictures):
         Image.new("RGB", (WIDTH, HEIGHT), (60 * number, 0, 0)).save(tmp_path / name)
     found = collect(
         [
             DatasetParams(name="g", kind="grefer", path="g", split="train", images="coco"),
             DatasetParams(name="psg", kind="gcg", path="gcg.json", split="train"),
             DatasetParams(name="mine", kind="questions", path="q.csv", split="train"),
+            DatasetParams(name="pan", kind="panoptic", path="pan/panoptic_train2017.json", split="train", images="coco"),
+            DatasetParams(name="ade", kind="ade20k", path="ade", split="train"),
         ],
         root=tmp_path,
         journal=tmp_path / "journal",
         max_pixels=10**6,
         workers=1,
     )
-    assert found.quarantine == []
+    assert len(found.quarantine) == 4, "of the panoptic file"
     assert [(row.record_id, row.task, [area(mask) for mask in row.masks or ()]) for row in found.records] == [
         ("g/0/0", "referring", [100, 100]),
         ("g/0/1", "referring", [100, 100]),
@@ -210,4 +293,7 @@ def test_the_new_kinds_reach_the_manifest(tmp_path):
         ("g/1/11", "referring", []),
         ("psg/0", "referring", [100, 80]),
         ("mine/0", "conversation", []),
+        ("pan/000000000009/dog", "referring", [100, 100]),
+        ("pan/000000000009/wall", "referring", [100]),
+        ("ade/b/wall", "referring", [400]),
     ]

@@ -16,6 +16,7 @@ from perceptio_core.data.gcg import gcg_records
 from perceptio_core.data.grefer import grefer_records
 from perceptio_core.data.held_out import BY_ID, BY_LOOK, read_held_out, reasons_to_leave_out
 from perceptio_core.data.images import ImageFacts, inspect_image
+from perceptio_core.data.label_maps import ade_records, panoptic_records
 from perceptio_core.data.llava import llava_records
 from perceptio_core.data.manifest import ImageRow, RecordRow
 from perceptio_core.data.questions import question_records
@@ -145,8 +146,10 @@ def read_dataset(dataset: DatasetParams, *, root: Path) -> tuple[list[Record], l
             path, source=dataset.name, split=dataset.split, split_by=dataset.split_by, root=root, images=dataset.images
         )
         return records, []
-    if dataset.kind == "coco":
-        return coco_records(
+    if dataset.kind == "ade20k":
+        return ade_records(path, source=dataset.name, split=dataset.split, root=root)
+    if dataset.kind in ("coco", "panoptic"):
+        return (coco_records if dataset.kind == "coco" else panoptic_records)(
             path,
             source=dataset.name,
             split=dataset.split,
