@@ -54,7 +54,8 @@ def panoptic_records(
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no file in COCO's panoptic format: {type(error).__name__}: {error}") from error
     folder = images if images is not None else (path.parent.relative_to(root) / "images").as_posix()
-    records, refused = [], []
+    records: list[Record] = []
+    refused: list[Refused] = []
     for number, annotation in enumerate(track(annotations, label=f"{source} label pictures", unit="images")):
         try:
             name = photographs[annotation["image_id"]]
@@ -80,7 +81,8 @@ def ade_records(folder: Path, *, source: str, split: Split, root: Path) -> tuple
     part = ADE_PARTS[split]
     names = _ade_names(folder / ADE_CLASSES)
     files = sorted((folder / "annotations" / part).glob("*.png"))
-    records, refused = [], []
+    records: list[Record] = []
+    refused: list[Refused] = []
     for file in track(files, label=f"{source} label pictures", unit="images"):
         try:
             labels_HW = _labels(file) & 255  # a gray picture: three equal channels
