@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Both set up .venv first, once.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo control studio test lint foundations clean environment
+.PHONY: help demo control studio test lint check-profile foundations clean environment
 
 # The first Python here that is new enough; `make demo PYTHON=/path/to/python3` takes another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 export PATH := $(or $(PERCEPTIO_VENV),$(CURDIR)/.venv)/bin:$(PATH)
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 environment:
 	@test -n "$(PYTHON)" || { echo "perceptio: Python 3.11 or newer is needed; none found" >&2; exit 1; }
@@ -36,6 +36,9 @@ lint: environment
 	@ruff check .
 	@ruff format --check .
 	@mypy
+
+check-profile: environment ## Validate a profile without its data: make check-profile PROFILE=perceptio-8b
+	@python -m benchmarks.check_profile $(PROFILE)
 
 foundations: environment ## Pretrain mini's small foundation models again (minutes on a GPU, many hours without; foundations/mini/README.md says how they were made)
 	@python -m perceptio_core.foundations

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perceptio_core.data import coco, refer
+from perceptio_core.data.grefer import REFERENCES
+from perceptio_core.data.label_maps import ADE_CLASSES, ADE_PARTS
 from perceptio_core.evaluation.seed_bench import IMAGE_FOLDER as SEED_IMAGES
 from perceptio_core.params import Profile
 from perceptio_core.params.evaluate import BenchmarkParams
@@ -21,6 +23,9 @@ ORIGINS: Mapping[str, str] = {
     "refer": _REFER,
     "coco": "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
     "llava": _LLAVA,
+    "panoptic": "http://images.cocodataset.org/annotations/panoptic_annotations_trainval2017.zip",
+    "ade20k": "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    "gcg": "https://huggingface.co/datasets/MBZUAI/GranD-f",
     "gqa/images": "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip",
     "ocr_vqa/images": "https://ocr-vqa.github.io",
     "textvqa/train_images": "https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
@@ -97,6 +102,20 @@ def _of_dataset(dataset: DatasetParams) -> Iterator[tuple[str, str, bool]]:
         file = Path(path) if path.endswith(".json") else Path(path) / "instances.json"
         yield file.as_posix(), ORIGINS["coco"], False
         yield _pictures(dataset.images or (file.parent / coco.IMAGE_FOLDER).as_posix())
+    elif dataset.kind == "grefer":
+        yield from ((f"{path}/{name}", ORIGINS["grefcoco"], False) for name in (REFERENCES, "instances.json"))
+        yield _pictures(dataset.images or f"{path}/{refer.IMAGE_FOLDER}")
+    elif dataset.kind == "panoptic":
+        beside = Path(path).parent
+        yield from ((file, ORIGINS["panoptic"], False) for file in (path, Path(path).with_suffix("").as_posix()))
+        yield _pictures(dataset.images or (beside / "images").as_posix())
+    elif dataset.kind == "ade20k":
+        part = ADE_PARTS[dataset.split]
+        yield from ((f"{path}/{name}", ORIGINS["ade20k"], False) for name in (ADE_CLASSES, f"annotations/{part}"))
+        yield f"{path}/images/{part}", ORIGINS["ade20k"], True
+    elif dataset.kind in ("gcg", "questions"):
+        yield path, ORIGINS["gcg"] if dataset.kind == "gcg" else "the one who made it", False
+        yield _pictures(dataset.images or Path(path).parent.as_posix())
     else:
         yield path, ORIGINS["llava"], False
         if Path(path).name == _LLAVA_MIX:
@@ -114,7 +133,7 @@ def _of_benchmark(benchmark: BenchmarkParams) -> Iterator[tuple[str, str]]:
                 _references(path, benchmark.split_by)
                 if benchmark.kind == "refer"
                 else (
-                    (f"{path}/grefs(unc).json", origin),
+                    (f"{path}/{REFERENCES}", origin),
                     (f"{path}/instances.json", origin),
                 )
             )

@@ -130,6 +130,22 @@ def test_refer_errors_name_file_and_key(tmp_path):
         read_refer(folder, split_by="unc")
 
 
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+def test_an_id_that_stands_for_two_things_is_refused(tmp_path, kind):
+    folder = refer_folder(tmp_path / "r")
+    instances = json.loads((folder / "instances.json").read_text())
+    first = instances[kind][0]
+    instances[kind].append(dict(first))
+    (folder / "instances.json").write_text(json.dumps(instances))
+    assert read_refer(folder, split_by="unc"), "the same line twice does no harm"
+    instances[kind].append({**first, "note": "another"})
+    (folder / "instances.json").write_text(json.dumps(instances))
+    with pytest.raises(
+        ValueError, match=rf"instances\.json: {kind}: the id {first['id']} stands twice, with different content"
+    ):
+        read_refer(folder, split_by="unc")
+
+
 @real
 def test_real_refcoco():
     folder = Path(str(REALDATA)) / "refcoco"

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from benchmarks.architectures import BASES, INTERNVL2_5_4B, INTERNVL3_1B, Architecture
-from full_size import SAM2_1_LARGE, Group, assemble_on_meta
+from benchmarks.check_profile import inconsistencies, main, memory
+from benchmarks.on_meta import SAM2_1_LARGE, Group, assemble_on_meta
 from perceptio_core.params import PROFILES, Profile, load_profile
 from perceptio_core.params.depth_codebook import DepthCodebookParams
-from perceptio_core.training.memory_estimate import Computation, StepShape, estimate_memory
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 K, RANK = 128, 128
@@ -125,23 +125,8 @@ def test_the_memory_that_the_profile_states(name: str, a: Architecture) -> None:
     """Of the samples that its first lines describe; it fits a GPU of 80 GB."""
     model, _, _ = assemble_on_meta(a, profile(name))
     params = profile(name).cotrain
-    samples = params.batch_size // (8 * params.accumulation)
-    assert samples == 2
-    shape = StepShape(
-        tokens=samples * 3700,
-        supervised=samples * 250,
-        code_tokens=samples * 101,
-        tiles=samples * 13,
-        sam_images=samples,
-        masks=samples * 5,
-    )
-    estimate = estimate_memory(
-        model,
-        shape=shape,
-        computation=Computation(
-            bf16=True, cpu=False, checkpointing=params.gradient_checkpointing, accumulation=params.accumulation, ranks=8
-        ),
-    )
+    assert params.batch_size // (params.processes * params.accumulation) == 2
+    estimate = memory(model, profile(name))
     assert f"memory  {estimate.peak_gib:.0f} GiB" in (REPOSITORY / PROFILES / f"{name}.yaml").read_text()
     assert estimate.peak_gib < 70
 
@@ -157,3 +142,35 @@ def test_the_profiles_differ_in_their_base_alone() -> None:
             assert getattr(other, section) == getattr(first, section), section
         assert other.foundations.sam2 == first.foundations.sam2
         assert other.foundations.depth_anything == first.foundations.depth_anything
+
+
+def test_the_command_tells_what_it_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr("sys.argv", ["check_profile", "perceptio-1b"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    for text in ("every key and value is allowed; variants: full, control", "its parts fit together", "1.2", "peak"):
+        assert text in told
+    monkeypatch.setattr("sys.argv", ["check_profile", "nonesuch"])
+    with pytest.raises(SystemExit, match="there is no profile"):
+        main()
+
+
+def test_what_cannot_be_meant_is_found() -> None:
+    chosen = profile("perceptio-1b")
+    assert list(inconsistencies(chosen)) == []
+    sources = chosen.sources.model_copy(
+        update={"held_out": chosen.sources.held_out[1:], "datasets": chosen.sources.datasets[:1]}
+    )
+    assert chosen.foundations.sam2 is not None
+    sam2 = chosen.foundations.sam2.model_copy(update={"config": "sam3"})
+    broken = replace(chosen, sources=sources, foundations=chosen.foundations.model_copy(update={"sam2": sam2}))
+    told = list(inconsistencies(broken))
+    assert [line.partition(":")[0] for line in told] == [
+        "foundations.sam2.config",
+        *["sources.held_out"] * 3,
+        "cotrain.mixture.conversation",
+    ]
+    assert "refcoco_val (refcoco)" in told[1]

@@ -12,10 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from perceptio_core.data.coco import coco_records
+from perceptio_core.data.gcg import gcg_records
+from perceptio_core.data.grefer import grefer_records
 from perceptio_core.data.held_out import BY_ID, BY_LOOK, read_held_out, reasons_to_leave_out
 from perceptio_core.data.images import ImageFacts, inspect_image
+from perceptio_core.data.label_maps import ade_records, panoptic_records
 from perceptio_core.data.llava import llava_records
 from perceptio_core.data.manifest import ImageRow, RecordRow
+from perceptio_core.data.questions import question_records
 from perceptio_core.data.records import Record, Refused, spread
 from perceptio_core.data.refer import refer_records
 from perceptio_core.data.rle import area
@@ -142,8 +146,10 @@ def read_dataset(dataset: DatasetParams, *, root: Path) -> tuple[list[Record], l
             path, source=dataset.name, split=dataset.split, split_by=dataset.split_by, root=root, images=dataset.images
         )
         return records, []
-    if dataset.kind == "coco":
-        return coco_records(
+    if dataset.kind == "ade20k":
+        return ade_records(path, source=dataset.name, split=dataset.split, root=root)
+    if dataset.kind in ("coco", "panoptic"):
+        return (coco_records if dataset.kind == "coco" else panoptic_records)(
             path,
             source=dataset.name,
             split=dataset.split,
@@ -151,7 +157,8 @@ def read_dataset(dataset: DatasetParams, *, root: Path) -> tuple[list[Record], l
             images=dataset.images,
             max_objects=dataset.max_objects,
         )
-    return llava_records(path, source=dataset.name, split=dataset.split, root=root, images=dataset.images)
+    read = {"grefer": grefer_records, "gcg": gcg_records, "llava": llava_records, "questions": question_records}[dataset.kind]
+    return read(path, source=dataset.name, split=dataset.split, root=root, images=dataset.images)
 
 
 def _left_out(

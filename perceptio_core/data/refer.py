@@ -128,7 +128,8 @@ def read_instances(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, dic
     """Images by id, annotations by id and category names by id of a file in COCO's `instances` format.
 
     Raises:
-        ValueError: absent, not JSON, or without these lists; names the file and the key.
+        ValueError: absent, not JSON, without these lists, or with an id that stands for two different things; names the file
+            and the key.
     """
     try:
         with path.open(encoding="utf-8") as stream:
@@ -140,16 +141,25 @@ def read_instances(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, dic
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: {key} must be a list")
-    images = {_whole(image, "id", f"{path}: images"): image for image in content["images"]}
+    images = _by_id(content["images"], f"{path}: images")
     for image_id, image in images.items():
         for key in ("height", "width"):
             if _whole(image, key, f"{path}: image {image_id}") < 1:
                 raise ValueError(f"{path}: image {image_id}: {key} must be at least 1")
         if not isinstance(image.get("file_name"), str):
             raise ValueError(f"{path}: image {image_id}: file_name must be a text")
-    annotations = {_whole(a, "id", f"{path}: annotations"): a for a in content["annotations"]}
+    annotations = _by_id(content["annotations"], f"{path}: annotations")
     categories = {c.get("id"): str(c.get("name", "object")) for c in content["categories"] if isinstance(c, dict)}
     return images, annotations, categories
+
+
+def _by_id(rows: list[Any], where: str) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        number = _whole(row, "id", where)
+        if found.setdefault(number, row) != row:
+            raise ValueError(f"{where}: the id {number} stands twice, with different content")
+    return found
 
 
 def refer_records(

@@ -16,7 +16,6 @@ or masks without a pixel.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from perceptio_core.data.grefer import NOTHING, REFERENCES, read_grefs
 from perceptio_core.data.records import inside, spread
 from perceptio_core.data.refer import IMAGE_FOLDER, read_instances, segment_question
 from perceptio_core.data.rle import Rle, area, from_segmentation
@@ -31,9 +31,6 @@ from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, un
 from perceptio_core.evaluation.bootstrap import Bootstrap, Floats, Statistic
 from perceptio_core.evaluation.masks import union
 from perceptio_core.evaluation.res import ciou, exact_ratio, ious, pixel_counts
-
-NOTHING = -1
-"""The `ann_id` of an expression that means nothing in its picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +120,8 @@ def _is_empty(masks: tuple[Mapping[str, Any], ...], target: Rle) -> bool:
 
 
 def _read(folder: Path, *, split: str, images: Path) -> list[_Target]:
-    refs_path, instances_path = folder / "grefs(unc).json", folder / "instances.json"
-    try:
-        refs = json.loads(refs_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{refs_path}: {error}") from error
-    if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
-        raise ValueError(f"{refs_path}: expected a list of references")
+    refs_path, instances_path = folder / REFERENCES, folder / "instances.json"
+    refs = read_grefs(refs_path)
     chosen = [ref for ref in refs if ref.get("split") == split]
     if not chosen:
         allowed = sorted({str(ref.get("split")) for ref in refs})
@@ -152,7 +144,7 @@ def _read(folder: Path, *, split: str, images: Path) -> list[_Target]:
                 expected=sentence["sent"],
                 truth=mask,
             )
-            targets.append(_Target(item=item, mask=mask, nothing=ann_ids == [NOTHING]))
+            targets.append(_Target(item=item, mask=mask, nothing=ann_ids == NOTHING))
     unique((target.item.item_id for target in targets), what="ref_id/sent_id", named_in=refs_path)
     return targets
 
@@ -162,7 +154,7 @@ def _mask(ann_ids: list[Any], annotations: Mapping[int, Any], image: Mapping[str
     height, width = image["height"], image["width"]
     parts = []
     for ann_id in ann_ids:
-        if ann_ids == [NOTHING]:
+        if ann_ids == NOTHING:
             break
         if ann_id not in annotations:
             raise ValueError(f"{where}: ann_id {ann_id!r} is not in instances.json; [-1] stands for nothing")

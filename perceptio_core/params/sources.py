@@ -14,19 +14,23 @@ class DatasetParams(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-]+$")]
     """First part of its record ids and image keys; entries of one data set with different splits share it."""
-    kind: Literal["refer", "coco", "llava"]
+    kind: Literal["refer", "grefer", "coco", "panoptic", "ade20k", "gcg", "llava", "questions"]
+    """RefCOCO/+/g; gRefCOCO; COCO instances; COCO panoptic; ADE20K (150 classes); GranD-f; LLaVA conversations; a table of
+    questions about a folder of images."""
     path: str
-    """refer: the folder with instances.json; coco: that, or a file such as annotations/instances_train2017.json; llava: the
-    JSON file. Relative to the data root."""
+    """refer, grefer: the folder with instances.json; coco: that, or a file such as annotations/instances_train2017.json;
+    panoptic, gcg, llava: the JSON file; ade20k: the folder ADEChallengeData2016; questions: the .csv, .jsonl or .parquet.
+    Relative to the data root."""
     split: Literal["train", "val"]
-    """What its records are for; for refer also which official split is read."""
+    """What its records are for; for refer and grefer also which official split is read."""
     split_by: str | None = None
     """refer: unc, umd or google; null where the folder holds one file of references."""
     images: str | None = None
-    """Folder of the image files, relative to the data root. Null: the place that is usual for the kind (refer:
-    <path>/images/mscoco/images/train2014, coco: <path>/images, llava: the data root)."""
+    """Folder of the image files, relative to the data root. Null: the place that is usual for the kind (refer,
+    grefer: <path>/images/mscoco/images/train2014, coco, panoptic: images beside the file, llava: the data root, gcg and
+    questions: where the file lies). ade20k has its own."""
     max_objects: PositiveInt = 8
-    """coco: categories with more objects in an image than this are left out."""
+    """coco, panoptic: categories with more objects in an image than this are left out."""
     limit: PositiveInt | None = None
     """At most this many records, spread evenly; null keeps all."""
 
@@ -41,6 +45,8 @@ class DatasetParams(Section):
     def _fits_kind(self) -> Self:
         if self.split_by is not None and self.kind != "refer":
             raise ValueError(f"split_by is for kind refer only, not for {self.kind}")
+        if self.images is not None and self.kind == "ade20k":
+            raise ValueError("images: ade20k has its images in its own folder")
         return self
 
 

@@ -1,0 +1,96 @@
+"""Grounded conversations in the form of GranD-f (arXiv 2311.03356): a caption, and masks for the phrases in it.
+
+Rows of {image_id, file_name, caption, groundings: {phrase: {token_positives: [start, end], rle_masks: [RLE, ...]}}}, as in
+``OpenPsgGCG_train.json``. The answer marks its phrases, ``<p> a dog </p>``; the masks stand before it, one [SEG] a phrase, in
+their order there: GLaMM writes each [SEG] behind its phrase, our grammar puts perception first.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perceptio_core.data.records import Record, Refused, Split, inside
+from perceptio_core.data.rle import decode, encode, from_segmentation
+
+QUESTION = "Please describe this image and segment everything that you name."
+"""Ours."""
+
+
+def gcg_records(path: Path, *, source: str, split: Split, root: Path, images: str | None) -> tuple[list[Record], list[Refused]]:
+    """One record per row; image names are relative to `images` below `root`, by default to the file's folder.
+
+    A row is refused when its caption or a mask cannot be used, when phrases overlap, or when it has none.
+
+    Raises:
+        ValueError: the file is absent or not a JSON list.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            rows = json.load(stream)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: expected a list of captions with groundings, got {type(rows).__name__}")
+    folder = images if images is not None else path.parent.relative_to(root).as_posix()
+    records, refused = [], []
+    for number, row in enumerate(rows):
+        try:
+            if not isinstance(row, dict):
+                raise ValueError("the row is not an object")
+            image = inside(folder, row.get("file_name"), named_in=path)
+            answer, phrases, masks = _grounded(row)
+        except ValueError as error:
+            refused.append(Refused(file=f"{path.relative_to(root)}#{number}", reason=str(error)))
+            continue
+        records.append(
+            Record(
+                record_id=f"{source}/{number}",
+                image=image,
+                image_name=Path(row["file_name"]).stem,
+                split=split,
+                task="referring",
+                turns=((QUESTION, answer),),
+                expression=", ".join(phrases),
+                masks=tuple(masks),
+                source=source,
+            )
+        )
+    return records, refused
+
+
+def _grounded(row: dict[str, Any]) -> tuple[str, list[str], list[dict[str, Any]]]:
+    """The caption with its phrases marked, the phrases, and a mask for each."""
+    caption, groundings = row.get("caption"), row.get("groundings")
+    if not isinstance(caption, str) or not isinstance(groundings, dict) or not groundings:
+        raise ValueError("caption must be a text, groundings an object that is not empty")
+    places = []
+    for phrase, grounding in groundings.items():
+        try:
+            start, end = grounding["token_positives"]
+            places.append((int(start), int(end), phrase, list(grounding["rle_masks"])))
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"phrase {phrase!r} needs token_positives [start, end] and rle_masks") from error
+    text, done, phrases, masks = "", 0, [], []
+    for start, end, phrase, parts in sorted(places, key=lambda place: place[:2]):
+        if not done <= start < end <= len(caption):
+            raise ValueError(f"phrase {phrase!r} at {start} to {end} overlaps another or lies outside of the caption")
+        text += f"{caption[done:start]}<p> {caption[start:end]} </p>"
+        done = end
+        phrases.append(caption[start:end])
+        masks.append(_union(parts, phrase))
+    return (text + caption[done:]).strip(), phrases, masks
+
+
+def _union(parts: list[Any], phrase: str) -> dict[str, Any]:
+    sizes = {tuple(part["size"]) for part in parts if isinstance(part, dict) and isinstance(part.get("size"), list)}
+    if len(sizes) != 1:
+        raise ValueError(f"phrase {phrase!r}: rle_masks must be run lengths of one size")
+    ((height, width),) = sizes
+    whole_HW = np.zeros((height, width), bool)
+    for part in parts:
+        whole_HW |= decode(from_segmentation(part, height=height, width=width))
+    return encode(whole_HW)

@@ -1,0 +1,153 @@
+"""Data sets that label every pixel, by pictures of labels: COCO panoptic and ADE20K (its 150 classes, SceneParse150).
+
+Like COCO instances they give one referring record per image and category, "Please segment {category} in this image." (ours):
+for COCO a [SEG] per segment from left to right, for ADE20K one for all pixels of the class, which it does not tell apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perceptio_core.data.images import open_image
+from perceptio_core.data.records import SEGMENT_ANSWER, Record, Refused, Split, inside, segment_question
+from perceptio_core.data.rle import encode
+from perceptio_core.progress import track
+
+ADE_CLASSES = "objectInfo150.txt"
+ADE_PARTS = {"train": "training", "val": "validation"}
+_STUFF_ENDINGS = ("-merged", "-other", "-stuff")
+
+
+def panoptic_records(
+    path: Path, *, source: str, split: Split, root: Path, images: str | None, max_objects: int
+) -> tuple[list[Record], list[Refused]]:
+    """Of a file such as ``panoptic_train2017.json``, with the folder of its name, which holds the label pictures, beside it.
+
+    A category is left out where it has a crowd region or more than `max_objects` segments. An annotation is refused whose
+    image or label picture is not there or lacks a segment.
+
+    Args:
+        path: the file.
+        source: name of the data set.
+        split: of its records.
+        root: the data root.
+        images: folder of the photographs below `root`; None for ``images`` beside the file.
+        max_objects: of a category in an image.
+
+    Raises:
+        ValueError: the file is absent or malformed.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            content = json.load(stream)
+        photographs = {row["id"]: row["file_name"] for row in content["images"]}
+        names = {row["id"]: _plain_name(row["name"]) for row in content["categories"]}
+        annotations = list(content["annotations"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no file in COCO's panoptic format: {type(error).__name__}: {error}") from error
+    folder = images if images is not None else (path.parent.relative_to(root) / "images").as_posix()
+    records: list[Record] = []
+    refused: list[Refused] = []
+    for number, annotation in enumerate(track(annotations, label=f"{source} label pictures", unit="images")):
+        try:
+            name = photographs[annotation["image_id"]]
+            labels_HW = _labels(Path(inside(path.with_suffix("").as_posix(), annotation["file_name"], named_in=path)))
+            groups = list(_segments(annotation["segments_info"], labels_HW, names, max_objects=max_objects))
+            image = inside(folder, name, named_in=path)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error) if isinstance(error, ValueError) else f"lacks or does not know {error}"
+            refused.append(Refused(file=f"{path.relative_to(root)}#annotation/{number}", reason=reason.replace(f"{root}/", "")))
+            continue
+        records += _records(groups, image=image, source=source, split=split)
+    return records, refused
+
+
+def ade_records(folder: Path, *, source: str, split: Split, root: Path) -> tuple[list[Record], list[Refused]]:
+    """Of the folder ADEChallengeData2016 with images/, annotations/ and objectInfo150.txt.
+
+    A label picture that cannot be read is refused.
+
+    Raises:
+        ValueError: a folder or the list of classes is absent or malformed.
+    """
+    part = ADE_PARTS[split]
+    names = _ade_names(folder / ADE_CLASSES)
+    files = sorted((folder / "annotations" / part).glob("*.png"))
+    records: list[Record] = []
+    refused: list[Refused] = []
+    for file in track(files, label=f"{source} label pictures", unit="images"):
+        try:
+            labels_HW = _labels(file) & 255  # a gray picture: three equal channels
+        except ValueError as error:
+            refused.append(Refused(file=file.relative_to(root).as_posix(), reason=str(error).replace(f"{file}: ", "")))
+            continue
+        groups = [(names[int(label)], [labels_HW == label]) for label in np.unique(labels_HW) if int(label) in names]
+        image = (folder.relative_to(root) / "images" / part / f"{file.stem}.jpg").as_posix()
+        records += _records(groups, image=image, source=source, split=split)
+    return records, refused
+
+
+Groups = Iterable[tuple[str, list[NDArray[np.bool_]]]]
+
+
+def _records(groups: Groups, *, image: str, source: str, split: Split) -> Iterator[Record]:
+    name = Path(image).stem
+    for category, masks in groups:
+        yield Record(
+            record_id=f"{source}/{name}/{category}",
+            image=image,
+            image_name=name,
+            split=split,
+            task="referring",
+            turns=((segment_question(category), SEGMENT_ANSWER),),
+            expression=category,
+            masks=tuple(encode(mask) for mask in masks),
+            source=source,
+        )
+
+
+def _segments(
+    segments: list[dict[str, Any]], labels_HW: NDArray[np.uint32], names: dict[int, str], *, max_objects: int
+) -> Iterator[tuple[str, list[NDArray[np.bool_]]]]:
+    """(category, masks from left to right) of an image."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for segment in segments:
+        groups[names[segment["category_id"]]].append(segment)
+    for category, some in sorted(groups.items()):
+        if len(some) > max_objects or any(segment.get("iscrowd") for segment in some):
+            continue
+        masks = [labels_HW == segment["id"] for segment in some]
+        if not all(mask.any() for mask in masks):
+            raise ValueError(f"the label picture has no pixel of a segment of {category}")
+        yield category, sorted(masks, key=lambda mask: int(mask.any(axis=0).argmax()))
+
+
+def _labels(file: Path) -> NDArray[np.uint32]:
+    """Labels (H, W) of a picture: red + 256 green + 65536 blue."""
+    channels_HW3 = np.asarray(open_image(file), np.uint32)
+    return np.asarray(channels_HW3 @ np.array([1, 256, 65536], np.uint32), np.uint32)
+
+
+def _plain_name(name: str) -> str:
+    """``wall-other-merged`` -> ``wall``: what COCO calls its stuff, as one would say it."""
+    for ending in _STUFF_ENDINGS:
+        name = name.removesuffix(ending)
+    return name.replace("-", " ")
+
+
+def _ade_names(path: Path) -> dict[int, str]:
+    """Class names by number: the first of each line's synonyms."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+        return {int(row["Idx"]): row["Name"].split(",")[0].strip() for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no list of classes with the columns Idx and Name: {error}") from error
