@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from perceptio_core.data.manifest import write_quarantine
 from perceptio_core.data.records import Refused
+from perceptio_core.files import whole
 
 SCHEMA_VERSION = 2
 INDEX, SAMPLES, QUARANTINE = "index.json", "samples.parquet", "quarantine.jsonl"
@@ -71,42 +72,40 @@ def write_shard(
     folder: Path, *, name: str, split: str, samples: Sequence[ShardSample], quarantine: Sequence[Refused]
 ) -> ShardPart:
     """Write ``<name>.tar`` and return its part of the index; without samples there is no tar."""
-    path, unfinished = folder / f"{name}.tar", folder / f".{name}.tar.unfinished"
+    path = folder / f"{name}.tar"
+    if not samples:
+        return ShardPart(name=path.name, size=0, sha256="", rows=[], quarantine=list(quarantine))
     rows = []
-    with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, sample in enumerate(samples):
-            key = f"{name}-{number:06d}"
-            said = json.dumps(sample.content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-            image_offset = _add(tar, f"{key}.{sample.extension}", sample.image)
-            json_offset = _add(tar, f"{key}.json", said)
-            rows.append(
-                {
-                    "key": key,
-                    "shard": path.name,
-                    "task": sample.content["task"],
-                    "split": split,
-                    "image_offset": image_offset,
-                    "image_size": len(sample.image),
-                    "image_ext": sample.extension,
-                    "json_offset": json_offset,
-                    "json_size": len(said),
-                }
-            )
-    with unfinished.open("rb") as stream:
-        checksum = hashlib.file_digest(stream, "sha256").hexdigest()
-    size = unfinished.stat().st_size
-    if samples:
-        unfinished.replace(path)
-    else:
-        unfinished.unlink()
+    with whole(path) as unfinished:
+        with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number, sample in enumerate(samples):
+                key = f"{name}-{number:06d}"
+                said = json.dumps(sample.content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+                image_offset = _add(tar, f"{key}.{sample.extension}", sample.image)
+                json_offset = _add(tar, f"{key}.json", said)
+                rows.append(
+                    {
+                        "key": key,
+                        "shard": path.name,
+                        "task": sample.content["task"],
+                        "split": split,
+                        "image_offset": image_offset,
+                        "image_size": len(sample.image),
+                        "image_ext": sample.extension,
+                        "json_offset": json_offset,
+                        "json_size": len(said),
+                    }
+                )
+        with unfinished.open("rb") as stream:
+            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = unfinished.stat().st_size
     return ShardPart(name=path.name, size=size, sha256=checksum, rows=rows, quarantine=list(quarantine))
 
 
 def save_part(path: Path, part: ShardPart) -> None:
     """Keep a part; a part that is there says that its shard is whole."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(asdict(part)), encoding="utf-8")
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        unfinished.write_text(json.dumps(asdict(part)), encoding="utf-8")
 
 
 def load_part(path: Path) -> ShardPart:

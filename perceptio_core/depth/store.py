@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceptio_core.files import whole
+
 LEVELS = 65535
 _SHARD_NAME = re.compile(r"^depth-\d{5,}\.tar$")
 _BLOCK = 512  # bytes; tar pads to it
@@ -109,9 +111,8 @@ def member_name(image_key: str) -> str:
 
 def write_shard(folder: Path, *, name: str, maps: Iterable[EncodedDepth]) -> list[DepthRow]:
     """Write ``folder/name`` (whole or not at all) with the maps in order of their keys, and return its index rows."""
-    unfinished = folder / f".{name}.unfinished"
     rows = []
-    with tarfile.open(unfinished, "w", format=tarfile.GNU_FORMAT) as tar:
+    with whole(folder / name) as unfinished, tarfile.open(unfinished, "w", format=tarfile.GNU_FORMAT) as tar:
         for one in sorted(maps, key=lambda one: one.image_key):
             info = tarfile.TarInfo(member_name(one.image_key))
             info.size, info.mtime, info.mode = len(one.png), 0, 0o644
@@ -129,15 +130,14 @@ def write_shard(folder: Path, *, name: str, maps: Iterable[EncodedDepth]) -> lis
                     scale=one.scale,
                 )
             )
-    unfinished.replace(folder / name)
     return rows
 
 
 def save_part(path: Path, rows: Sequence[DepthRow], quarantine: Sequence[dict[str, str]]) -> None:
     """Keep the index rows and {file, reason} rows of a shard; the file says that the shard is whole."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps({"rows": [asdict(row) for row in rows], "quarantine": list(quarantine)}))
-    unfinished.replace(path)
+    content = {"rows": [asdict(row) for row in rows], "quarantine": list(quarantine)}
+    with whole(path) as unfinished:
+        unfinished.write_text(json.dumps(content), encoding="utf-8")
 
 
 def load_part(path: Path) -> tuple[list[DepthRow], list[dict[str, str]]]:
