@@ -45,6 +45,7 @@ def main() -> None:
     arguments = stage_arguments(DESCRIPTION)
     profile = load_profile(arguments.profile)
     paths = StagePaths(arguments.profile)
+    paths.claim("report")
     variants = [str(name) for name in yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]]
     folder = paths.out("depth_codebook")
     evaluations = {variant: paths.out("evaluate", variant) for variant in variants}
