@@ -1,12 +1,19 @@
-"""Files and folders that are whole or not there."""
+"""Files and folders that are whole or not there, and errors that name the file, as when a disk is full."""
 
+from __future__ import annotations
+
+import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 _UNFINISHED = ".unfinished"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -14,12 +21,16 @@ def whole(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to, which becomes `path` in one step if nothing is raised meanwhile.
 
     Its name is the caller's own, so that several processes, on one machine or many, may write the same file at once: each
-    finds it whole, and the last one's bytes stay.
+    finds it whole, and the last one's bytes stay. What a block that fails has written is removed: it would only fill the disk.
+
+    Raises:
+        OSError: the system's, such as "No space left on device"; names the file.
     """
     unfinished = _beside(path)
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with naming(path):
+            yield unfinished
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -48,3 +59,22 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what processes that were killed have left of `whole` in a folder."""
     for file in folder.glob(f".*{_UNFINISHED}"):
         file.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the path into an error of the system that comes out of the block: writing to an open file leaves it out.
+
+    Raises:
+        OSError: the system's, also where safetensors made an error of its own of it; names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+    except SafetensorError as error:
+        if (code := _OS_ERROR.search(str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error

@@ -2,15 +2,22 @@
 exported, the study, a conversion, shards brought to a store.
 """
 
+from __future__ import annotations
+
 import argparse
 import ast
+import os
 import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perceptio_core.params import SECTIONS
+
+if TYPE_CHECKING:
+    from pipeline.dag import Plan  # brings DVC, which takes seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 CONVERSIONS = {
@@ -143,7 +150,6 @@ def _repro(arguments: argparse.Namespace) -> None:
     prepare_environment()
     from pipeline.dag import plan
     from pipeline.machine import read_machine
-    from pipeline.results import headline
 
     what = ", ".join(arguments.stages) or "Every stage"
     machine = read_machine()
@@ -152,16 +158,30 @@ def _repro(arguments: argparse.Namespace) -> None:
         from pipeline.flow import reproduce  # brings Prefect, which takes seconds
 
         try:
-            failures = reproduce(planned, profile=active.profile, limits=machine.limits)
+            outcome = reproduce(planned, profile=active.profile, limits=machine.limits)
         except KeyboardInterrupt:
             sys.exit("perceptio: stopped; the same command goes on where this one stood")
-        if failures:
-            sys.exit("perceptio: a stage failed; its last lines:\n\n" + failures)
-        print(f"\n{what} of profile {active.profile} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
+        if outcome.failures:
+            print(f"perceptio: a stage failed; its last lines:\n\n{outcome.failures}", file=sys.stderr)
+        else:
+            print(f"\n{what} of profile {active.profile} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
+            _headline(planned, active.profile)
+        if outcome.server_lost:
+            print("perceptio: Prefect's server was lost; once up again, `perceptio ui` shows the stages", file=sys.stderr)
+            sys.stdout.flush()
+            os._exit(int(outcome.failures is not None))  # else Prefect would try for minutes to tell the server the rest
+        if outcome.failures:
+            sys.exit(1)
     else:
         print(f"Nothing to do: {what[0].lower() + what[1:]} of profile {active.profile} is up to date.\n")
+        _headline(planned, active.profile)
+
+
+def _headline(planned: Plan, profile: str) -> None:
     if any(node.name == "report" for node in planned.stages):
-        print(headline(active.profile))
+        from pipeline.results import headline
+
+        print(headline(profile))
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -49,6 +49,6 @@ def _repro(wanted: list[str], *, profile: str | None, variants: list[str] | None
     from pipeline.flow import reproduce
     from pipeline.machine import read_machine
 
-    failures = reproduce(plan(wanted=wanted, force=force), profile=active.profile, limits=read_machine().limits)
-    if failures:
-        raise RuntimeError(failures)
+    outcome = reproduce(plan(wanted=wanted, force=force), profile=active.profile, limits=read_machine().limits)
+    if outcome.failures:
+        raise RuntimeError(outcome.failures)

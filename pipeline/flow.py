@@ -3,7 +3,8 @@
 One embedded server serves the whole flow (or the one that PREFECT_API_URL names). Stages that do not read from each other
 run at once, as many as the machine's limits allow. Lines of a stage reach the console and Prefect's logs as they come. A
 stage that is up to date, or that DVC restores from its cache, ends in the state "Cached". A stage that says that another
-try can help (exit code 75, EX_TEMPFAIL of sysexits.h) gets two more; any other failure would only repeat itself.
+try can help (exit code 75, EX_TEMPFAIL of sysexits.h) gets two more; any other failure would only repeat itself. A server
+that is lost takes the pages with it and nothing else: the stages run on, and the pages are made up for at the next start.
 """
 
 import contextlib
@@ -16,12 +17,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn
 from uuid import UUID
 
+import httpx
 import psutil
 from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -50,6 +52,7 @@ _TRY_AGAIN = re.compile(rf"exited with {os.EX_TEMPFAIL}\b")  # DVC's own exit co
 _STAGE_FAILED = "Stage failed"
 _PAUSES_S = (5, 30)
 _ASK_EVERY_S = 2
+_AWAY = (PrefectException, httpx.HTTPError)  # what a server that does not answer makes of a call
 _children: set[subprocess.Popen[str]] = set()
 _gate = threading.RLock()  # held while a child starts and while the run is stopped: no stage begins after a stop
 _stopped = threading.Event()
@@ -68,32 +71,51 @@ class _Run:
     publisher: Publisher
     touched: set[str] = field(default_factory=set)
     """The stages that DVC was asked about, so that those after them may differ from what the plan saw."""
+    server_lost: threading.Event = field(default_factory=threading.Event)
 
 
-def reproduce(plan: Plan, *, profile: str, limits: Limits) -> str | None:
+@dataclass(kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        ended: all stages have, or were not started.
+        failures: per failed stage, its name and its last lines; None when all is well. Stages after a failed one are not
+            started.
+        server_lost: Prefect's server went away, so that it knows only the beginning.
+    """
+
+    ended: bool = False
+    failures: str | None = None
+    server_lost: bool = False
+
+
+def reproduce(plan: Plan, *, profile: str, limits: Limits) -> Outcome:
     """Bring the stages of a plan up to date.
-
-    Returns:
-        Per failed stage, its name and its last lines; None when all is well. Stages after a failed one are not started.
 
     Raises:
         KeyboardInterrupt: the run was stopped, by a signal or by "Cancel" in the UI; all that ran has ended.
         ValueError: the limits do not fit the machine.
     """
-    slots = Slots(limits)
+    slots, outcome = Slots(limits), Outcome()
     runner: Any = ThreadPoolTaskRunner(max_workers=len(plan.stages))
-    state: State[Any] = _repro_flow.with_options(task_runner=runner)(plan, profile, slots, return_state=True)
+    try:
+        state: State[Any] = _repro_flow.with_options(task_runner=runner)(plan, profile, slots, outcome, return_state=True)
+    except _AWAY:
+        if not outcome.ended:
+            raise
+        outcome.server_lost = True  # nobody is there to be told how it ended
+        return outcome
     if state.is_cancelled():
         raise KeyboardInterrupt("cancelled")
-    if state.name == _STAGE_FAILED:
-        return state.message
-    state.result()  # raises what went wrong in the flow itself
-    return None
+    if state.name != _STAGE_FAILED:
+        state.result()  # raises what went wrong in the flow itself
+    return outcome
 
 
 @flow(name="perceptio", retries=0, validate_parameters=False)
-def _repro_flow(plan: Plan, profile: str, slots: Slots) -> State[None]:
-    """Submit the stages in order, each waiting for those that it reads from."""
+def _repro_flow(plan: Plan, profile: str, slots: Slots, outcome: Outcome) -> State[None]:
+    """Submit the stages in order, each waiting for those that it reads from; `outcome` is filled in."""
     futures: dict[str, PrefectFuture[Any]] = {}
     with _ending_children():
         run = _Run(plan=plan, slots=slots, publisher=Publisher(profile))
@@ -104,9 +126,12 @@ def _repro_flow(plan: Plan, profile: str, slots: Slots) -> State[None]:
         states = {name: _final_state(future) for name, future in futures.items()}
         if _stopped.is_set():
             return Cancelled(message="cancelled in the UI")
-        run.publisher.run({name: state.name or "" for name, state in states.items()})
-    failures = [f"{name}:\n{state.message}" for name, state in states.items() if state.is_failed()]
-    return Failed(name=_STAGE_FAILED, message="\n\n".join(failures)) if failures else Completed()
+        failures = [f"{name}:\n{state.message}" for name, state in states.items() if state.is_failed()]
+        outcome.failures = "\n\n".join(failures) or None
+        _publish(run, lambda: run.publisher.run({name: state.name or "" for name, state in states.items()}))
+        outcome.server_lost = run.server_lost.is_set()
+        outcome.ended = True
+    return Failed(name=_STAGE_FAILED, message=outcome.failures) if outcome.failures else Completed()
 
 
 @task(cache_policy=NO_CACHE)
@@ -124,8 +149,19 @@ def _run_stage(*, node: StageNode, run: _Run) -> State[None]:
                 return Cancelled(message=str(error)) if _stopped.is_set() else Failed(message=str(error))
             if not cached:
                 seconds = time.monotonic() - start
-    run.publisher.stage(node.name, downstream=node.downstream, seconds=seconds, logger=logger)
+    _publish(run, lambda: run.publisher.stage(node.name, downstream=node.downstream, seconds=seconds, logger=logger))
     return Completed(name="Cached") if seconds is None else Completed()
+
+
+def _publish(run: _Run, page: Callable[[], None]) -> None:
+    """Publish a page, unless the server is lost: that is no reason to call failed what has done its work."""
+    if run.server_lost.is_set():
+        return  # also where it is back: pages link to those before them
+    try:
+        page()
+    except _AWAY as error:
+        run.server_lost.set()
+        get_run_logger().warning("Prefect's server is lost (%s); the stages run on without it", error)
 
 
 def _attempts(stage: str, *, force: bool, environment: dict[str, str]) -> bool:
@@ -204,7 +240,7 @@ def _ending_children() -> Iterator[None]:
     def watch(run_id: UUID) -> None:
         with get_client(sync_client=True) as client:
             while not over.wait(_ASK_EVERY_S):
-                with contextlib.suppress(PrefectException, OSError):  # a server that is away for a moment
+                with contextlib.suppress(*_AWAY):  # a server that is away for a moment
                     state = client.read_flow_run(run_id).state
                     if state is not None and (state.is_cancelling() or state.is_cancelled()):
                         end_all()

@@ -6,20 +6,27 @@ runs it, so work in progress lives where a killed stage finds it again.
 
 import argparse
 import ctypes
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 import signal
+import socket
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ARTIFACTS = Path("artifacts")
 WORK = Path(".work")
 _PR_SET_PDEATHSIG = 1
+_CLAIM_WITHIN_S = 120  # an NFS server frees the locks of a host that was lost after 90 s
+_ASK_EVERY_S = 0.5
+_claims: dict[Path, IO[str]] = {}  # open files, for closing one would give its lock back
+log = logging.getLogger(__name__)
 
 
 def stage_arguments(description: str, *, variant: bool = False) -> argparse.Namespace:
@@ -51,6 +58,39 @@ class StagePaths:
     def out(self, stage: str, variant: str | None = None) -> Path:
         """``artifacts/<profile>/<stage>[/<variant>]``: the finished output, written by `publish` alone."""
         return ARTIFACTS.joinpath(self.profile, stage, *([variant] if variant else []))
+
+    def claim(self, stage: str, variant: str | None = None) -> None:
+        """Make the work on ``out(stage, variant)`` this process's own until it ends; of a group of ranks, rank 0's.
+
+        For the stages whose work two processes cannot share. Waits a while for another process that has it, since one that was
+        killed, or its host, may still be ending. The lock is the kernel's (`flock`; Linux passes it on to an NFS server as a
+        lock of the whole file), so it ends with its process however that happens.
+
+        Raises:
+            SystemExit: another process still has it; with the exit code EX_TEMPFAIL (75), since another try can help.
+        """
+        if os.environ.get("RANK", "0") != "0":
+            return
+        out = self.out(stage, variant)
+        path = WORK / self.profile / f"{'@'.join([stage, *([variant] if variant else [])])}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.resolve() in _claims:
+            return
+        lock = path.open("a+", encoding="utf-8")
+        if not _locked(lock):
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            log.warning("%s is at work on %s; waiting at most %d s for it to end", owner, out, _CLAIM_WITHIN_S)
+            end = time.monotonic() + _CLAIM_WITHIN_S
+            while not _locked(lock):
+                if time.monotonic() > end:
+                    log.error("%s is still at work on %s; wait for it, or end it, then run this again", owner, out)
+                    sys.exit(os.EX_TEMPFAIL)
+                time.sleep(_ASK_EVERY_S)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}, begun {time.strftime('%Y-%m-%d %H:%M:%S')},")
+        lock.flush()
+        _claims[path.resolve()] = lock
 
     def work(self, stage: str, fingerprint: str) -> Path:
         """``.work/<profile>/<stage>/<fingerprint>``: work in progress; made if absent, found again if not."""
@@ -114,6 +154,14 @@ def publish(work: Path, out: Path) -> None:
         shutil.rmtree(work.rename(work.with_name(f"{work.name}.copied")))
 
 
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def die_with_parent(*, always: bool = False) -> None:
     """Under DVC (or `always`) on Linux: let the kernel end this process when its parent ends, however that happens.
 
@@ -125,7 +173,7 @@ def die_with_parent(*, always: bool = False) -> None:
         return
     parent = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        logging.getLogger(__name__).warning("prctl failed: this stage will outlive a killed dvc")
+        log.warning("prctl failed: this stage will outlive a killed dvc")
     if os.getppid() != parent:  # the parent died before the kernel knew of our wish
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -14,10 +15,11 @@ from perceptio_core.model.adapters import add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.params import load_profile
 from perceptio_core.params.cotrain import CotrainParams
 from perceptio_core.params.shard_source import ShardSource
-from perceptio_core.training.checkpoint import has_checkpoint
+from perceptio_core.training.checkpoint import has_checkpoint, last_checkpoint, load_parameters
 from perceptio_core.training.joint_batches import joint_batches
 from perceptio_core.training.loop import Batches, LoopSettings, start_accelerator, train
 from perceptio_core.training.memory import device_memory_gib
@@ -56,22 +58,22 @@ def main() -> None:
     params = load_profile(arguments.profile).variant(arguments.variant)
     _start_processes(params.processes)
     paths = StagePaths(arguments.profile)
+    accelerator = start_accelerator()
+    paths.claim("cotrain", arguments.variant)
+    accelerator.wait_for_everyone()  # of what an earlier run leaves, all ranks see the same
     shards, foundations, codebook = paths.out("joint_shards"), paths.out("foundations"), paths.out("depth_codebook")
     # The index names every shard with its checksum, so it stands for them.
     inputs = [shards / "index.json", foundations / "internvl", foundations / "sam2"]
-    key = fingerprint(params, *inputs, codebook / "config.json", codebook / "model.safetensors")
+    # On how many ranks, and what each of them holds, may change between two attempts.
+    key = fingerprint(
+        params.model_dump(mode="json", exclude={"processes", "sharding"}),
+        *inputs,
+        codebook / "config.json",
+        codebook / "model.safetensors",
+    )
     work = paths.work("cotrain", f"{arguments.variant}-{key}")
 
-    accelerator = start_accelerator()
-    model, processor = assemble(
-        foundations=foundations,
-        codebook=codebook,
-        order=[span for span in params.order if getattr(params.spans, span)],
-        loss_weights=params.loss_weights.model_dump(),
-        max_tiles=params.max_tiles,
-        seed=params.seed,
-        code_words=params.code_words,
-    )
+    model, processor = _assemble(params, foundations=foundations, codebook=codebook)
     batches = joint_batches(
         shards=shards,
         processor=processor,
@@ -101,6 +103,10 @@ def main() -> None:
     )
     if not accelerator.is_main_process:
         return
+    if params.sharding == "full" and accelerator.num_processes > 1:  # this process has a part of each weight
+        model, _ = _assemble(params, foundations=foundations, codebook=codebook)
+        trained = {name: one for group in _groups(model, params) for name, one in group.parameters.items()}
+        load_parameters(last_checkpoint(work / "checkpoints"), trained)
     out = work / "out"
     shutil.rmtree(out, ignore_errors=True)
     _bare(accelerator, model).save_pretrained(out / "checkpoint")
@@ -125,6 +131,21 @@ def _start_processes(wanted: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "stages.cotrain"]
     os.execv(sys.executable, [sys.executable, *launcher, *sys.argv[1:]])  # in this process: what ends it, ends the others
+
+
+def _assemble(
+    params: CotrainParams, *, foundations: Path, codebook: Path
+) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
+    """The model as it is before any step, and its processor."""
+    return assemble(
+        foundations=foundations,
+        codebook=codebook,
+        order=[span for span in params.order if getattr(params.spans, span)],
+        loss_weights=params.loss_weights.model_dump(),
+        max_tiles=params.max_tiles,
+        seed=params.seed,
+        code_words=params.code_words,
+    )
 
 
 def _groups(model: PerceptioForConditionalGeneration, params: CotrainParams) -> list[ParameterGroup]:
@@ -167,6 +188,7 @@ def _estimate(
             checkpointing=params.gradient_checkpointing,
             accumulation=params.accumulation,
             ranks=accelerator.num_processes,
+            sharded=params.sharding == "full" and accelerator.num_processes > 1,
         ),
     )
     if accelerator.is_main_process:

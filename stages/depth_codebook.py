@@ -44,6 +44,7 @@ def main() -> None:
     arguments = stage_arguments(DESCRIPTION)
     params = load_profile(arguments.profile).depth_codebook
     paths = StagePaths(arguments.profile)
+    paths.claim("depth_codebook")
     images, depth = paths.out("sources") / "images.parquet", paths.out("teacher_depth")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group()

@@ -36,6 +36,7 @@ def main() -> None:
     profile = load_profile(arguments.profile)
     profile.variant(arguments.variant)
     paths = StagePaths(arguments.profile)
+    paths.claim("evaluate", arguments.variant)
     checkpoint = paths.out("cotrain", arguments.variant) / "checkpoint"
     root = data_root(profile.sources, paths.out("sources"))
     # The manifest stands for the benchmarks' files: hashing every picture of them would take longer than it saves.

@@ -38,6 +38,7 @@ def main() -> None:
     arguments = stage_arguments(DESCRIPTION)
     params = load_profile(arguments.profile).foundations
     paths = StagePaths(arguments.profile)
+    paths.claim("foundations")
     if params.bundled is not None:
         bundled = Path(params.bundled)
         work = paths.work("foundations", fingerprint(params, bundled / CHECKSUMS))

@@ -45,6 +45,7 @@ def main() -> None:
     arguments = stage_arguments(DESCRIPTION)
     profile = load_profile(arguments.profile)
     paths = StagePaths(arguments.profile)
+    paths.claim("report")
     variants = [str(name) for name in yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]]
     if MAIN not in variants:
         raise ValueError(f"params.yaml: variants: {', '.join(variants)}; a report needs {MAIN} among them")

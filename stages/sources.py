@@ -32,6 +32,7 @@ def main() -> None:
     params = load_profile(arguments.profile).sources
     workers = params.workers or cores()
     paths = StagePaths(arguments.profile)
+    paths.claim("sources")
     work = paths.work("sources", fingerprint(params))
     out = work / "out"
     out.mkdir(exist_ok=True)

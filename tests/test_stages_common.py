@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -84,6 +85,44 @@ def test_work_in_progress_is_found_again(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (StagePaths("tiny").work("s", "f") / "half").write_text("done")
     assert (StagePaths("tiny").work("s", "f") / "half").read_text() == "done"
+
+
+CLAIM = """
+import sys, time
+from stages import common
+common._CLAIM_WITHIN_S, common._ASK_EVERY_S = 1, 0.1
+common.logging.basicConfig(format="%(message)s", stream=sys.stdout)
+common.StagePaths("tiny").claim("cotrain", "full")
+print("has it", flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+def claiming(folder: Path, *, seconds: float, rank: str = "0") -> subprocess.Popen[str]:
+    """A process that claims a stage's work, and has it for so long."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "RANK": rank}
+    command = [sys.executable, "-c", CLAIM, str(seconds)]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_at_one_stages_work_the_second_waits_and_refuses(tmp_path: Path) -> None:
+    with claiming(tmp_path, seconds=60) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "has it\n"
+        with claiming(tmp_path, seconds=0) as second:
+            output, _ = second.communicate(timeout=60)
+        assert second.returncode == os.EX_TEMPFAIL
+        owner = rf"process {first.pid} on \S+, begun \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,"
+        assert re.search(rf"{owner} is at work on artifacts/tiny/cotrain/full; waiting at most 1 s for it to end", output)
+        assert re.search(rf"{owner} is still at work on artifacts/tiny/cotrain/full; wait for it, or end it", output)
+        with claiming(tmp_path, seconds=0, rank="1") as other:  # of a group, only rank 0 answers for the work
+            assert other.communicate(timeout=60)[0] == "has it\n"
+        with claiming(tmp_path, seconds=0) as third:
+            assert third.stdout is not None
+            assert "waiting at most" in third.stdout.readline()
+            first.kill()
+            assert third.communicate(timeout=60)[0] == "has it\n", "a killed process holds nothing"
+        assert third.returncode == 0
 
 
 def test_metrics_are_finite_numbers(tmp_path: Path) -> None:

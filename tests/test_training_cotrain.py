@@ -1,6 +1,5 @@
 """Co-training with the real model (tiny, random) on real shards: the stage as a command, its variants, its checkpoint."""
 
-import io
 import json
 import os
 import sys
@@ -11,12 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from perceptio_core.data.dataset import JointDataset
-from perceptio_core.data.rle import encode
-from perceptio_core.data.shards import SCHEMA_VERSION, ShardSample, write_index, write_shard
 from perceptio_core.grammar import Role
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
@@ -25,70 +20,14 @@ from perceptio_core.params.cotrain import CotrainParams, MarkerQuestions
 from perceptio_core.training.joint_batches import joint_batches
 from perceptio_core.training.randomness import seed_generators
 from stages import cotrain
-from tiny import LOSS_WEIGHTS, tiny_foundations
+from tiny import LOSS_WEIGHTS
+from tiny_checkout import MIXTURE, TASKS, VALUES, tiny_checkout
 
-MIXTURE = {"referring": 0.4, "conversation": 0.2, "marker": 0.3, "depth_map": 0.1}
-TASKS = tuple(MIXTURE)
-VALUES: dict[str, Any] = {
-    "steps": 6,
-    "batch_size": 8,
-    "processes": 1,
-    "accumulation": 1,
-    "learning_rates": dict.fromkeys(("adapters", "added_rows", "projector", "vision_tower", "prompt", "mask_decoder"), 1e-3),
-    "vision_start": 0.2,
-    "warmup": 0.1,
-    "floor": 0.0,
-    "weight_decay": 0.05,
-    "beta2": 0.999,
-    "clip": 1.0,
-    "loss_weights": LOSS_WEIGHTS,
-    "spans": {"segmentation": True, "depth": True},
-    "order": ["segmentation", "depth"],
-    "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
-    "train_vision_tower": True,
-    "max_tiles": 1,
-    "mixture": MIXTURE,
-    "checkpoint_every": 2,
-    "validate_every": 3,
-    "validation_batches": 2,
-    "num_workers": 2,
-    "seed": 0,
-}
 CONTROL = {"spans": {"segmentation": False, "depth": False}, "mixture": MIXTURE | {"depth_map": 0.0}}
 
 
 def params(**overrides: Any) -> CotrainParams:
     return CotrainParams.from_mapping(VALUES | overrides, where="test: cotrain")
-
-
-def write_shards(folder: Path, *, per_task: int = 6) -> None:
-    draw = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    parts = []
-    for split in ("train", "val"):
-        samples = []
-        for number in range(per_task * len(TASKS)):
-            task = TASKS[number % len(TASKS)]
-            stream = io.BytesIO()
-            Image.fromarray(draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(stream, format="PNG")
-            turns = {"referring": ["Please segment the ball in this image.", "Sure, here it is."], "depth_map": ["Depth?", ""]}
-            content = {
-                "schema": SCHEMA_VERSION,
-                "record_id": f"{split}/{number}",
-                "image_key": f"toy/{number}",
-                "task": task,
-                "turns": [turns.get(task, ["Which point?", "(A)"])],
-                "masks": [encode(draw.random((40, 48)) > 0.5)] if task == "referring" else [],
-                "mask_turns": [0] if task == "referring" else [],
-                "depth_codes": [int(code) for code in draw.integers(0, 6, 4)],
-                "width": 48,
-                "height": 40,
-                "source": "toy",
-                "points": [{"letter": "A", "x": 1, "y": 1}, {"letter": "B", "x": 47, "y": 39}] if task == "marker" else None,
-            }
-            samples.append(ShardSample(image=stream.getvalue(), extension="png", content=content))
-        parts.append(write_shard(folder, name=f"{split}-00000", split=split, samples=samples, quarantine=[]))
-    write_index(folder, parts, quarantine=[], about={})
 
 
 @pytest.mark.parametrize(
@@ -118,22 +57,8 @@ def test_the_stage_becomes_its_own_launcher(
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout-like folder with everything that the stage reads.
-
-    The tiny InternVL's tied embedding is scaled up to rows of length 2: LoRA leaves the rows of text alone, and at the initial
-    0.02 even a perfect hidden state could not lower the loss by more than a nat.
-    """
-    root = tmp_path_factory.mktemp("checkout")
-    made = root / "artifacts" / "tiny"
-    made.mkdir(parents=True)
-    foundations, codebook = tiny_foundations(made)
-    weights = load_file(foundations / "internvl/model.safetensors")
-    (embedding,) = [name for name in weights if name.endswith("embed_tokens.weight")]
-    weights[embedding] = 2 * torch.nn.functional.normalize(weights[embedding], dim=1)
-    save_file(weights, foundations / "internvl/model.safetensors", metadata={"format": "pt"})
-    codebook.rename(made / "depth_codebook")
-    write_shards(made / "joint_shards")
-    return root
+    """A checkout-like folder with everything that the stage reads."""
+    return tiny_checkout(tmp_path_factory.mktemp("checkout"))
 
 
 def run_stage(artifacts: Path, monkeypatch: pytest.MonkeyPatch, *, variant: str, chosen: CotrainParams) -> Path:
@@ -253,6 +178,22 @@ def test_the_prompt_is_centred_on_samples_with_masks_wherever_they_come_in_a_ste
     wanted = sum(len(batches.train(step, 0, 1).masks_M) for step in range(2))
     assert all(len(batch.keys) == len(batch.masks_M) == 1 for batch in found)
     assert len(found) == wanted > 0
+
+
+def test_every_batch_gives_a_gradient_to_the_same_parameters(artifacts: Path) -> None:
+    """Whatever its tasks: ranks that exchange the gradients of a group would else wait for each other (`sharding.shard`)."""
+    made = artifacts / "artifacts/tiny"
+    without = []
+    for task in TASKS:
+        model, processor = cotrain._assemble(params(), foundations=made / "foundations", codebook=made / "depth_codebook")
+        cotrain._groups(model, params())
+        batches = joint_batches(
+            shards=made / "joint_shards", processor=processor, mixture={task: 1.0}, batch_size=1, validate=False, seed=0
+        )
+        model(batches.train(0, 0, 1))["total"].backward()
+        named = model.named_parameters()
+        without.append({name for name, parameter in named if parameter.requires_grad and parameter.grad is None})
+    assert without == [set()] * len(TASKS)
 
 
 def test_steps_of_own_codes_grow_evenly_to_their_share_on_every_rank(artifacts: Path) -> None:

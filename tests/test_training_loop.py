@@ -72,11 +72,14 @@ def test_kill_and_resume_equals_one_run_bit_for_bit(tmp_path: Path) -> None:
     assert {path.name for path in (killed / "checkpoints").iterdir()} == {"step-00000005", "step-00000010"}
 
 
-def test_two_ranks_follow_one_process_with_the_same_samples(tmp_path: Path) -> None:
+TWO_RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_ranks_follow_one_process_with_the_same_samples(tmp_path: Path, sharding: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     expected = train_here(one, steps=6).state_dict()
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    assert run(two, "6", "--dropout", "0", launcher=launcher) == 0
+    assert run(two, "6", "--dropout", "0", "--sharding", sharding, launcher=TWO_RANKS) == 0
     assert json.loads((two / "result.json").read_text()) == {"world_size": 2}
     for curve in ("train/total", "val/total"):
         steps_one, values_one = read_curve(one / METRICS / f"{curve}.tsv")
@@ -85,6 +88,25 @@ def test_two_ranks_follow_one_process_with_the_same_samples(tmp_path: Path) -> N
         assert values_two == pytest.approx(values_one, rel=1e-5), curve
     for name, value in load_file(two / "final.safetensors").items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_sharded_run_goes_on_without_sharding_and_back(tmp_path: Path) -> None:
+    """A checkpoint is the same whoever writes it: 5 steps on two ranks, 5 on one, 5 on two follow 15 on one."""
+    straight, changing = tmp_path / "straight", tmp_path / "changing"
+    expected = train_here(straight, steps=15).state_dict()
+    sharded = ("15", "--dropout", "0", "--sharding", "full")
+    assert run(changing, *sharded, "--die-after", "5", launcher=TWO_RANKS) != 0
+    assert [path.name for path in (changing / "checkpoints").iterdir()] == ["step-00000005"]
+    assert run(changing, "15", "--dropout", "0", "--die-after", "5") == -9
+    assert run(changing, *sharded, launcher=TWO_RANKS) == 0
+    for name, value in load_file(changing / "final.safetensors").items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+    one, two = (load_file(folder / "checkpoints/step-00000015/optimizer.safetensors") for folder in (straight, changing))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-7)
+    steps = read_curve(changing / METRICS / "train/total.tsv")[0]
+    assert steps == list(range(1, 16))
 
 
 def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path) -> None:

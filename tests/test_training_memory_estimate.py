@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,6 +196,20 @@ def test_weights_gradients_and_optimizer_are_exact(tmp_path: Path, half: bool) -
         "optimizer": count(state),
     }
     assert state_bytes(model, ranks=8)["gradients"] == 2 * count(gradients)
+
+    of_layers = re.compile(r"\.language_model\.layers\.\d+\.|\.vision_tower\.encoder\.layer\.\d+\.")
+    outside = [one for name, one in model.named_parameters() if not of_layers.search(name)]
+    first = (model.vlm.model.language_model.layers[0], model.vlm.model.vision_tower.encoder.layer[0])
+    layer = max((list(one.parameters()) for one in first), key=count)
+    learning = lambda some: [one for one in some if one.requires_grad]  # noqa: E731
+    assert state_bytes(model, ranks=4, sharded=True) == {
+        "frozen weights": count(frozen) // 4 + count(model.buffers()),
+        "trained weights": count(trained) // 4,
+        "gradients": count(gradients) // 4,
+        "optimizer": 2 * count(trained) // 4 + 4 * len(trained),
+        # Weights of all that is no layer and of two layers; gradients, and a copy of them, of the first and of one layer.
+        "gathered for a moment": count(outside) + 2 * count(learning(outside)) + 2 * count(layer) + 2 * count(learning(layer)),
+    }
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])

@@ -1,6 +1,6 @@
 """A tiny model and deterministic batches for the tests of the training loop; as a script, one run that can be killed.
 
-Usage: python tests/training_toy.py WORK STEPS [--die-after STEP] [--dropout P]
+Usage: python tests/training_toy.py WORK STEPS [--die-after STEP] [--dropout P] [--sharding full]
 """
 
 import argparse
@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from perceptio_core.training import loop
 from perceptio_core.training.loop import Batches, LoopSettings, start_accelerator, train
 from perceptio_core.training.optimizer import ParameterGroup
+from perceptio_core.training.sharding import whole
 
 FLOAT32 = "TRAINING_TOY_FLOAT32"
 """Environment variable: train in float32, whatever the machine can do."""
@@ -93,6 +95,7 @@ def main() -> None:
     parser.add_argument("steps", type=int)
     parser.add_argument("--die-after", type=int)
     parser.add_argument("--dropout", type=float, default=0.5)
+    parser.add_argument("--sharding", default="none")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     if FLOAT32 in os.environ:
@@ -100,7 +103,7 @@ def main() -> None:
     accelerator = start_accelerator()
     model = ToyModel(dropout=arguments.dropout)
     model.die_after = arguments.die_after
-    run = settings(steps=arguments.steps)
+    run = replace(settings(steps=arguments.steps), sharding=arguments.sharding)
     result = train(
         accelerator=accelerator,
         model=model,
@@ -109,8 +112,9 @@ def main() -> None:
         settings=run,
         work=arguments.work,
     )
+    weights = {name: whole(value) for name, value in model.state_dict().items()}
     if accelerator.is_main_process:
-        save_file(model.state_dict(), arguments.work / "final.safetensors")
+        save_file(weights, arguments.work / "final.safetensors")
         (arguments.work / "result.json").write_text(json.dumps({"world_size": result.world_size}), encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ which then starts at the k-means centres of what the encoder writes; every code 
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ from torch import Tensor
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.lookup import Point, nearest_is_right
 from perceptio_core.depth.store import DepthStore
+from perceptio_core.files import whole
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from perceptio_core.progress import duration
 
@@ -144,10 +146,11 @@ def _factor(step: int, steps: int) -> float:
 def _save(
     work: Path, codebook: DepthCodebook, optimizer: torch.optim.Optimizer, step: int, curve: list[dict[str, float]]
 ) -> None:
-    unfinished = work / "checkpoint.unfinished"
     state = {"model": codebook.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "curve": json.dumps(curve)}
-    torch.save(state, unfinished)
-    unfinished.replace(work / "checkpoint.pt")
+    content = io.BytesIO()
+    torch.save(state, content)  # to a file, it makes of a full disk an error that does not say so
+    with whole(work / "checkpoint.pt") as unfinished:
+        unfinished.write_bytes(content.getbuffer())
 
 
 def _load(work: Path, codebook: DepthCodebook, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]]]:

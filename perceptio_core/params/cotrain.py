@@ -104,6 +104,9 @@ class CotrainParams(Section):
     each get more out of two cores than one with two threads. Under torchrun or accelerate theirs count, not these."""
     accumulation: PositiveInt
     """Micro-batches per rank and optimizer step; raise it when memory is short."""
+    sharding: Literal["none", "full"] = "none"
+    """What each of several ranks keeps. none: the whole model (DDP); full: its part of every weight, gradient and optimizer
+    state (FSDP2), so that more ranks need less memory each and exchange more. The result differs by the order of sums."""
     gradient_checkpointing: bool = False
     """Whether each layer of InternVL is computed a second time in the backward pass instead of being remembered: about a
     third more time for a fraction of the activations' memory."""

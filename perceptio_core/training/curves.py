@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dvclive.live import Live
 
+from perceptio_core.files import naming
+
 
 class Curves:
     """Logs metrics by step. A resumed run first drops the rows that the lost steps wrote, so no step appears twice."""
@@ -19,13 +21,15 @@ class Curves:
         """
         for path in folder.glob("plots/metrics/**/*.tsv"):
             _drop_rows(path=path, after=step)
+        self._folder = folder
         self._live = Live(dir=str(folder), resume=step > 0, save_dvc_exp=False, dvcyaml=None, report=None)
 
     def log(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Add one row at `step` (steps done) to each metric's curve; names may contain `/` (`train/total`)."""
         self._live.step = step
-        for name, value in metrics.items():
-            self._live.log_metric(name, value)
+        with naming(self._folder):
+            for name, value in metrics.items():
+                self._live.log_metric(name, value)
 
     def close(self) -> None:
         """Write DVCLive's summary of the latest values."""

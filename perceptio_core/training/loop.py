@@ -10,10 +10,10 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -29,6 +29,7 @@ from perceptio_core.training.precision import detect_precision
 from perceptio_core.training.prefetch import prefetch
 from perceptio_core.training.randomness import seed_generators
 from perceptio_core.training.schedule import rate_factor
+from perceptio_core.training.sharding import shard, whole
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class LoopSettings:
         validation_batches: batches of the validation split per validation; 0 never validates.
         num_workers: prefetching threads.
         seed: of dropout and point sampling.
+        sharding: "none": every rank holds the whole model (DDP); "full": a part of it, see `sharding.py`.
     """
 
     steps: int
@@ -64,6 +66,7 @@ class LoopSettings:
     validation_batches: int
     num_workers: int
     seed: int
+    sharding: Literal["none", "full"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +138,16 @@ def train(
             f"batch_size {settings.batch_size} does not divide into {world} ranks x accumulation {settings.accumulation}"
         )
     check_groups(model=model, groups=groups)
+    if sharded := settings.sharding == "full" and world > 1:
+        shard(model, device=accelerator.device, ranks=world)
+        named = dict(model.named_parameters())
+        groups = [replace(group, parameters={name: named[name] for name in group.parameters}) for group in groups]
     optimizer = build_optimizer(groups=groups, weight_decay=settings.weight_decay, beta2=settings.beta2)
     parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
     model.to(accelerator.device)
     progress = load_checkpoint(folder=work / "checkpoints", parameters=parameters, optimizer=optimizer)
     progress = progress or Progress(step=0, seconds=0.0)
-    wrapped = accelerator.prepare_model(model)
+    wrapped = model if sharded else accelerator.prepare_model(model)
     curves = Curves(folder=work / "curves", step=progress.step) if accelerator.is_main_process else None
     if accelerator.is_main_process:
         announce(
@@ -173,13 +180,14 @@ def train(
             seed_generators(settings.seed, "train", step, rank * settings.accumulation + micro)
             last = micro == settings.accumulation - 1
             with accelerator.no_sync(wrapped) if not last else nullcontext():
-                losses = wrapped(send_to_device(batch, accelerator.device))
+                with accelerator.autocast():
+                    losses = wrapped(send_to_device(batch, accelerator.device))
                 accelerator.backward(losses["total"] / settings.accumulation)
             means.add(losses)
             _refuse_non_finite(losses=losses, step=done, batch=batch)
         # Each group by itself: while the new tokens' gradients are a hundred times the masks', one norm for all would
         # leave the mask decoder next to nothing.
-        norms = [accelerator.clip_grad_norm_(list(group.parameters.values()), settings.clip) for group in groups]
+        norms = [whole(accelerator.clip_grad_norm_(list(group.parameters.values()), settings.clip)) for group in groups]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -194,9 +202,14 @@ def train(
             if curves:
                 curves.log(step=done, metrics={f"val/{name}": value for name, value in held_out.items()})
                 logger.info("validation after %d steps: %s", done, line(held_out))
-        if accelerator.is_main_process and (done % settings.checkpoint_every == 0 or final):
-            now = Progress(step=done, seconds=time.monotonic() - started)
-            save_checkpoint(folder=work / "checkpoints", parameters=parameters, optimizer=optimizer, progress=now)
+        if done % settings.checkpoint_every == 0 or final:
+            save_checkpoint(
+                folder=work / "checkpoints",
+                parameters=parameters,
+                optimizer=optimizer,
+                progress=Progress(step=done, seconds=time.monotonic() - started),
+                writes=accelerator.is_main_process,
+            )
     if curves:
         curves.close()
     accelerator.wait_for_everyone()

@@ -29,6 +29,7 @@ from torch import nn
 from perceptio_core.grammar import Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.training.sharding import layers_of
 
 FLOAT = 4  # bytes of float32
 
@@ -83,7 +84,9 @@ class Computation:
         cpu: on a CPU, where attention computes in float32 and dropout keeps floats, not bytes (`packed_attention`).
         checkpointing: gradient checkpointing of the language model and the vision tower.
         accumulation: micro-batches per step and rank.
-        ranks: processes that train together; with more than one, gradients exist a second time in the exchange's buckets.
+        ranks: processes that train together; with more than one, gradients exist a second time in the exchange's buckets,
+            unless sharded.
+        sharded: each rank keeps its part of weights, gradients and optimizer state (`sharding.py`).
     """
 
     bf16: bool
@@ -91,6 +94,7 @@ class Computation:
     checkpointing: bool
     accumulation: int = 1
     ranks: int = 1
+    sharded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +135,7 @@ def estimate_memory(model: PerceptioForConditionalGeneration, *, shape: StepShap
         shape: of the largest micro-batch.
         computation: how it is run.
     """
-    state = state_bytes(model, ranks=computation.ranks)
+    state = state_bytes(model, ranks=computation.ranks, sharded=computation.sharded)
     passing = activation_bytes(model, shape=shape, computation=computation) | {
         "short-lived tensors": _short_lived_bytes(model, shape=shape, computation=computation)
     }
@@ -148,19 +152,35 @@ def estimate_memory(model: PerceptioForConditionalGeneration, *, shape: StepShap
     )
 
 
-def state_bytes(model: nn.Module, *, ranks: int) -> dict[str, int]:
+def state_bytes(model: nn.Module, *, ranks: int, sharded: bool = False) -> dict[str, int]:
     """Bytes of weights, gradients and AdamW's two moments, in the precision that the parameters really have.
 
-    AdamW keeps a float32 step count a parameter besides (`torch.optim.AdamW`, fused).
+    AdamW keeps a float32 step count a parameter besides (`torch.optim.AdamW`, fused). Sharded, a rank keeps a part of each; of
+    what lies outside of the layers the whole exists beside it during a step, and of the layers that of two: while one
+    computes, the next is gathered. Their gradients exist whole twice, since they are copied to be divided.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    return {
-        "frozen weights": _bytes(frozen) + _bytes(model.buffers()),
-        "trained weights": _bytes(trained),
-        "gradients": _bytes(trained) * (2 if ranks > 1 else 1),
-        "optimizer": 2 * _bytes(trained) + FLOAT * len(trained),
+    frozen, trained = _weight_bytes(model)
+    share = ranks if sharded else 1
+    count = sum(parameter.requires_grad for parameter in model.parameters())
+    state = {
+        "frozen weights": frozen // share + _bytes(model.buffers()),
+        "trained weights": trained // share,
+        "gradients": trained // share * (2 if ranks > 1 and not sharded else 1),
+        "optimizer": 2 * trained // share + FLOAT * count,
     }
+    if sharded:
+        layers = [_weight_bytes(layer) for layer in layers_of(model)]
+        largest_frozen, largest_trained = max(layers, key=sum, default=(0, 0))
+        outside_frozen, outside_trained = frozen - sum(one for one, _ in layers), trained - sum(one for _, one in layers)
+        state["gathered for a moment"] = outside_frozen + 3 * outside_trained + 2 * largest_frozen + 4 * largest_trained
+    return state
+
+
+def _weight_bytes(module: nn.Module) -> tuple[int, int]:
+    """Bytes of the frozen and of the trained parameters."""
+    parameters = list(module.parameters())
+    trained = _bytes(parameter for parameter in parameters if parameter.requires_grad)
+    return _bytes(parameters) - trained, trained
 
 
 def activation_bytes(model: PerceptioForConditionalGeneration, *, shape: StepShape, computation: Computation) -> dict[str, int]:
