@@ -155,6 +155,9 @@ def index_the_shards(folder: Path, count: int) -> None:
                 "image_ext": "jpg",
                 "json_offset": 170_000 * sample + 169_000,
                 "json_size": 900,
+                "width": 640,
+                "height": 480,
+                "characters": 400,
             }
             for sample in range(2 * number)
         ]

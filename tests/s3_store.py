@@ -197,6 +197,8 @@ def write_joint_shards(folder: Path, *, shards: int = 6, samples: int = 8) -> No
                 "mask_turns": [],
                 "depth_codes": [int(code) for code in draw.integers(0, 6, 4)],
                 "source": "noise",
+                "width": 64,
+                "height": 64,
                 "points": None,
             }
             made.append(ShardSample(image=stream.getvalue(), extension="png", content=content))
