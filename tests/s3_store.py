@@ -211,6 +211,6 @@ def write_large_shard(folder: Path, *, size: int) -> None:
     """One shard whose only sample has an "image" of so many bytes."""
     folder.mkdir(parents=True)
     image = np.random.default_rng(1).bytes(size)
-    sample = ShardSample(image=image, extension="png", content={"task": "conversation"})
+    sample = ShardSample(image=image, extension="png", content={"task": "conversation", "turns": [], "width": 1, "height": 1})
     part = write_shard(folder, name="train-00000", split="train", samples=[sample], quarantine=[])
     write_index(folder, [part], quarantine=[], about={})

@@ -24,7 +24,7 @@ def write(folder, name, size):
 from perceptio_core.data.shards import ShardSample, write_shard
 
 def write(folder, name, size):
-    sample = ShardSample(image=bytes(size), extension="png", content={"task": "marker"})
+    sample = ShardSample(image=bytes(size), extension="png", content={"task": "marker", "turns": [], "width": 1, "height": 1})
     write_shard(folder, name=name, split="train", samples=[sample], quarantine=[])
 """,
     "a checkpoint": """
