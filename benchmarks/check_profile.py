@@ -65,9 +65,9 @@ def inconsistencies(profile: Profile) -> Iterator[str]:
             yield f"sources.held_out: names no pictures of the benchmark {benchmark.label} ({benchmark.path})"
     drawn = {task: weight for task, weight in profile.cotrain.mixture.model_dump().items() if weight}
     kinds = {dataset.kind for dataset in profile.sources.datasets if dataset.split == "train"}
-    if "conversation" in drawn and not kinds & {"llava", "questions"}:
+    if "conversation" in drawn and not kinds & {"llava", "vg", "questions"}:
         yield "cotrain.mixture.conversation: is drawn, but no data set has conversations"
-    if "referring" in drawn and not kinds - {"llava", "questions"}:
+    if "referring" in drawn and not kinds - {"llava", "vg", "questions"}:
         yield "cotrain.mixture.referring: is drawn, but no data set has masks"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from perceptio_core.data import coco, refer
 from perceptio_core.data.grefer import REFERENCES
 from perceptio_core.data.label_maps import ADE_CLASSES, ADE_PARTS
+from perceptio_core.data.visual_genome import FOLDERS, IMAGES, REGIONS
 from perceptio_core.evaluation.seed_bench import IMAGE_FOLDER as SEED_IMAGES
 from perceptio_core.params import Profile
 from perceptio_core.params.evaluate import BenchmarkParams
@@ -25,6 +26,7 @@ ORIGINS: Mapping[str, str] = {
     "llava": _LLAVA,
     "panoptic": "http://images.cocodataset.org/annotations/panoptic_annotations_trainval2017.zip",
     "ade20k": "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    "vg": "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html",
     "gcg": "https://huggingface.co/datasets/MBZUAI/GranD-f",
     "gqa/images": "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip",
     "ocr_vqa/images": "https://ocr-vqa.github.io",
@@ -113,6 +115,9 @@ def _of_dataset(dataset: DatasetParams) -> Iterator[tuple[str, str, bool]]:
         part = ADE_PARTS[dataset.split]
         yield from ((f"{path}/{name}", ORIGINS["ade20k"], False) for name in (ADE_CLASSES, f"annotations/{part}"))
         yield f"{path}/images/{part}", ORIGINS["ade20k"], True
+    elif dataset.kind == "vg":
+        yield from ((f"{path}/{name}", ORIGINS["vg"], False) for name in (IMAGES, REGIONS))
+        yield from (_pictures(f"{dataset.images or path}/{name}") for name in FOLDERS)
     elif dataset.kind in ("gcg", "questions"):
         yield path, ORIGINS["gcg"] if dataset.kind == "gcg" else "the one who made it", False
         yield _pictures(dataset.images or Path(path).parent.as_posix())

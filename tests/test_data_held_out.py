@@ -117,7 +117,16 @@ def test_copies_look_alike_and_others_do_not():
 
 
 def read_of(look):
-    return HeldOut(ids=frozenset(), hashes=np.frombuffer(look, np.uint64).reshape(-1, 4), unreadable=())
+    return HeldOut(ids=frozenset(), hashes=frozenset([look]), unreadable=())
+
+
+def test_one_bit_decides():
+    draw = np.random.default_rng(0)
+    look = draw.integers(0, 256, 32, dtype=np.uint8).tobytes()
+    for bits, reasons in ((32, {"a": BY_LOOK}), (33, {})):
+        flipped = np.unpackbits(np.frombuffer(look, np.uint8))
+        flipped[draw.permutation(256)[:bits]] ^= 1
+        assert reasons_to_leave_out({"a": np.packbits(flipped).tobytes()}, read_of(look)) == reasons
 
 
 def test_places_that_are_none(root, tmp_path):

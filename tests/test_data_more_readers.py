@@ -15,6 +15,7 @@ from perceptio_core.data.grefer import NOTHING_ANSWER, grefer_records
 from perceptio_core.data.label_maps import ade_records, panoptic_records
 from perceptio_core.data.questions import question_records
 from perceptio_core.data.rle import area, decode, encode
+from perceptio_core.data.visual_genome import region_records
 from perceptio_core.params.sources import DatasetParams
 
 HEIGHT, WIDTH = 10, 40
@@ -257,6 +258,44 @@ def test_ade20k_by_class(tmp_path):
     for record, (left, right) in zip(records, ((0, 10), (30, 40)), strict=True):
         np.testing.assert_array_equal(decode(record.masks[0]), columns(left, right))
     assert [row.file for row in refused] == ["ADEChallengeData2016/annotations/training/ADE_train_00000002.png"]
+
+
+def test_regions_of_visual_genome(tmp_path):
+    folder = tmp_path / "vg"
+    folder.mkdir()
+    where = "https://cs.stanford.edu/people/rak248"
+    pictures = [{"image_id": i, "url": f"{where}/VG_100K_2/{i}.jpg", "width": 40, "height": 10} for i in (1, 2, 3)]
+    same = {"x": 10, "y": 5, "width": 10, "height": 5}
+    rows = [
+        {
+            "id": 1,
+            "regions": [
+                {"region_id": 1, "phrase": "a dog ", **same},
+                {"region_id": 2, "phrase": "cut at the edge", **same, "x": 36, "y": -2},
+                {"region_id": 3, "phrase": "outside", **same, "x": 40},
+                {"region_id": 4, "phrase": " ", **same},
+                {"region_id": 5, **same},
+                7,
+            ],
+        },
+        {"id": 2, "regions": [{"region_id": i, "phrase": str(i), **same} for i in range(10)]},
+        {"id": 9, "regions": []},
+        {"id": 3},
+    ]
+    (folder / "image_data.json").write_text(json.dumps(pictures))
+    (folder / "region_descriptions.json").write_text(json.dumps(rows))
+    records, refused = region_records(folder, source="vg", split="train", root=tmp_path, images=None, max_objects=8)
+    assert records[0].turns == (
+        ("What is in the region [[250, 500, 500, 1000]]?", "a dog"),
+        ("What is in the region [[900, 0, 1000, 300]]?", "cut at the edge"),
+    )
+    assert [(record.image, len(record.turns)) for record in records] == [("vg/VG_100K_2/1.jpg", 2), ("vg/VG_100K_2/2.jpg", 8)]
+    named = [row.file.removeprefix("vg/region_descriptions.json#") for row in refused]
+    assert named == ["0/3", "0/4", "0/5", "0/None", "2", "3"]
+    assert "has no pixel in an image of 40 x 10" in refused[0].reason
+    (folder / "region_descriptions.json").write_text('[{"id": 1')
+    with pytest.raises(ValueError, match=r"region_descriptions\.json"):
+        region_records(folder, source="vg", split="train", root=tmp_path, images=None, max_objects=8)
 
 
 def test_the_new_kinds_reach_the_manifest(tmp_path):

@@ -23,6 +23,7 @@ from perceptio_core.data.questions import question_records
 from perceptio_core.data.records import Record, Refused, spread
 from perceptio_core.data.refer import refer_records
 from perceptio_core.data.rle import area
+from perceptio_core.data.visual_genome import region_records
 from perceptio_core.params.sources import DatasetParams
 from perceptio_core.progress import track
 
@@ -148,8 +149,8 @@ def read_dataset(dataset: DatasetParams, *, root: Path) -> tuple[list[Record], l
         return records, []
     if dataset.kind == "ade20k":
         return ade_records(path, source=dataset.name, split=dataset.split, root=root)
-    if dataset.kind in ("coco", "panoptic"):
-        return (coco_records if dataset.kind == "coco" else panoptic_records)(
+    if dataset.kind in ("coco", "panoptic", "vg"):
+        return {"coco": coco_records, "panoptic": panoptic_records, "vg": region_records}[dataset.kind](
             path,
             source=dataset.name,
             split=dataset.split,

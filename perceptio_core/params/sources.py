@@ -14,23 +14,23 @@ class DatasetParams(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-]+$")]
     """First part of its record ids and image keys; entries of one data set with different splits share it."""
-    kind: Literal["refer", "grefer", "coco", "panoptic", "ade20k", "gcg", "llava", "questions"]
-    """RefCOCO/+/g; gRefCOCO; COCO instances; COCO panoptic; ADE20K (150 classes); GranD-f; LLaVA conversations; a table of
-    questions about a folder of images."""
+    kind: Literal["refer", "grefer", "coco", "panoptic", "ade20k", "gcg", "llava", "vg", "questions"]
+    """RefCOCO/+/g; gRefCOCO; COCO instances; COCO panoptic; ADE20K (150 classes); GranD-f; LLaVA conversations; Visual
+    Genome's regions; a table of questions about a folder of images."""
     path: str
     """refer, grefer: the folder with instances.json; coco: that, or a file such as annotations/instances_train2017.json;
-    panoptic, gcg, llava: the JSON file; ade20k: the folder ADEChallengeData2016; questions: the .csv, .jsonl or .parquet.
-    Relative to the data root."""
+    panoptic, gcg, llava: the JSON file; ade20k: the folder ADEChallengeData2016; vg: the folder with
+    region_descriptions.json; questions: the .csv, .jsonl or .parquet. Relative to the data root."""
     split: Literal["train", "val"]
     """What its records are for; for refer and grefer also which official split is read."""
     split_by: str | None = None
     """refer: unc, umd or google; null where the folder holds one file of references."""
     images: str | None = None
     """Folder of the image files, relative to the data root. Null: the place that is usual for the kind (refer,
-    grefer: <path>/images/mscoco/images/train2014, coco, panoptic: images beside the file, llava: the data root, gcg and
-    questions: where the file lies). ade20k has its own."""
+    grefer: <path>/images/mscoco/images/train2014, coco, panoptic: images beside the file, llava: the data root, vg: <path>,
+    gcg and questions: where the file lies). ade20k has its own."""
     max_objects: PositiveInt = 8
-    """coco, panoptic: categories with more objects in an image than this are left out."""
+    """coco, panoptic: categories with more objects in an image than this are left out. vg: regions of an image."""
     limit: PositiveInt | None = None
     """At most this many records, spread evenly; null keeps all."""
 
