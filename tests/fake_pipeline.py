@@ -214,6 +214,8 @@ def fake_pipeline(root: Path) -> FakePipeline:
         (root / "perceptio_core" / "params" / f"{stage}.py").write_text(PARAMETERS.replace("CLASS", name))
     (root / "foundations" / "mini").mkdir(parents=True)
     (root / "foundations" / "mini" / "SHA256SUMS").write_text("\n")
+    (root / "docs").mkdir()
+    (root / "docs" / "published.json").write_text("{}\n")
     pipeline = FakePipeline(root)
     pipeline.behave()
     pipeline.profile.write_text(yaml.safe_dump(PROFILE))
