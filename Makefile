@@ -6,8 +6,7 @@ SHELL := /bin/sh
 # The first Python here that is new enough; `make demo PYTHON=/path/to/python3` takes another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
-BIN := .venv/bin
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(or $(PERCEPTIO_VENV),$(CURDIR)/.venv)/bin:$(PATH)
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14

@@ -6,6 +6,8 @@ nothing when the environment is already the one that pyproject.toml and constrai
 The packages are brought by ``uv``, which downloads and unpacks in parallel (a quarter of pip's time for these). uv does not
 read pip's configuration, so a machine's own package index is handed over to it; where uv fails all the same, pip does the
 work. ``sam2`` is built last, against the torch just installed and without its optional CUDA extension.
+
+PERCEPTIO_VENV names another folder than ``.venv``: an image keeps its environment apart from the checkout (docker/Dockerfile).
 """
 
 import ast
@@ -20,7 +22,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
+VENV = Path(os.environ.get("PERCEPTIO_VENV", ROOT / ".venv"))
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "perceptio.stamp"
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -40,8 +42,10 @@ def main() -> None:
     wanted = _wanted()
     if PYTHON.exists() and STAMP.exists() and STAMP.read_text() == wanted:
         return
+    if VENV.exists() and not os.access(VENV, os.W_OK):
+        sys.exit(f"perceptio: {VENV} is not what pyproject.toml and constraints.txt ask for now: build the image again")
     start = time.monotonic()
-    _say("setting up .venv: about 4 GB to download, once")
+    _say(f"setting up {VENV.name}: about 4 GB to download, once")
     _make_venv()
     _run([PYTHON, "-m", "pip", "install", "--quiet", _pin("uv"), _pin("setuptools")])
     requirements = _requirements()

@@ -1,12 +1,15 @@
-"""prefect.yaml: its deployments on a real server with a real worker of a process pool."""
+"""prefect.yaml: its deployments on a real server, with a real worker of a process pool, and in pools of docker/pools/."""
 
+import json
 import re
 import signal
 import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -37,6 +40,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePipe
         port = free.getsockname()[1]
     settings = {
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_DEFAULT_WORK_POOL_NAME": "perceptio",
         "PREFECT_HOME": str(tmp_path / ".prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
@@ -58,7 +62,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePipe
             process.communicate(timeout=120)
 
 
-def test_a_worker_runs_what_is_asked_of_the_server(served: FakePipeline) -> None:
+def test_a_worker_runs_what_is_asked_of_the_server(served: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     output = served.run(*PREFECT, "deployment", "run", "stage/depth_codebook", "--watch")
     assert "Completed" in output
     assert set(served.ran()) == {"sources", "foundations", "teacher_depth", "depth_codebook"}
@@ -77,6 +81,26 @@ def test_a_worker_runs_what_is_asked_of_the_server(served: FakePipeline) -> None
     pid = _pid(served, "joint_shards")
     served.run(*PREFECT, "flow-run", "cancel", run[1])
     assert fake_pipeline.gone(pid, within_s=30)
+
+
+    # Last, for it moves the deployments: what deploys to the process pool deploys to the others.
+    for kind in ("docker", "kubernetes"):
+        template = REPOSITORY / "docker" / "pools" / f"{kind}.json"
+        served.run(*PREFECT, "work-pool", "create", kind, "--type", kind, "--base-job-template", str(template))
+        settings = fake_pipeline.KEPT_SETTINGS | {"PREFECT_DEFAULT_WORK_POOL_NAME": kind}
+        monkeypatch.setattr(fake_pipeline, "KEPT_SETTINGS", settings)
+        served.run(*PREFECT, "deploy", "--all")
+        assert _told(f"work_pools/{kind}")["base_job_template"] == json.loads(template.read_text())
+        deployed = _told("deployments/name/stage/cotrain")
+        assert deployed["work_pool_name"] == kind
+        (step,) = deployed["pull_steps"]
+        assert step == {"prefect.deployments.steps.set_working_directory": {"directory": str(served.root)}}
+
+
+def _told(path: str) -> Any:
+    """What the server answers."""
+    with urllib.request.urlopen(f"{fake_pipeline.KEPT_SETTINGS['PREFECT_API_URL']}/{path}") as answer:
+        return json.load(answer)
 
 
 def _pid(fake: FakePipeline, stage: str) -> int:
