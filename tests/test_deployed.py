@@ -82,7 +82,6 @@ def test_a_worker_runs_what_is_asked_of_the_server(served: FakePipeline, monkeyp
     served.run(*PREFECT, "flow-run", "cancel", run[1])
     assert fake_pipeline.gone(pid, within_s=30)
 
-
     # Last, for it moves the deployments: what deploys to the process pool deploys to the others.
     for kind in ("docker", "kubernetes"):
         template = REPOSITORY / "docker" / "pools" / f"{kind}.json"
