@@ -1,5 +1,6 @@
 """Files and folders that are whole or not there."""
 
+import errno
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -33,8 +34,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield unfinished
         try:
             unfinished.rename(path)
-        except OSError:
-            if not path.is_dir():
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
