@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -44,8 +45,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield unfinished
         try:
             unfinished.rename(path)
-        except OSError:
-            if not path.is_dir():
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from perceptio_core.data.units import Units
-from perceptio_core.files import remove_unfinished
+from perceptio_core.files import remove_unfinished, whole_folder
 from perceptio_core.progress import track
 from stages.common import StagePaths, publish
 
@@ -22,7 +22,7 @@ PUBLISHED = "PERCEPTIO_PUBLISHED"
 """The variable that tells a worker of several of a file that is there once they have published: one that starts later than
 that has nothing to do. Without it a stage's command always makes its output."""
 
-_REMOVED = ".removed"
+_IDENTITY, _REMOVED = "identity", ".removed"
 _log = logging.getLogger(__name__)
 
 
@@ -40,10 +40,11 @@ class SharedWork:
         self._published = published
         marker = os.environ.get(PUBLISHED)
         self._marker = Path(marker) if marker else None
+        self._identity = self._found()
 
     @classmethod
     def open(cls, paths: StagePaths, stage: str, key: str) -> Self | None:
-        """The work folder of a stage, or None if the workers of this one's job have published already.
+        """The work folder of a stage, or None if it has been published meanwhile.
 
         Args:
             paths: of the profile.
@@ -53,30 +54,42 @@ class SharedWork:
         folder, published = paths.work(stage, key), paths.out(stage)
         for rest in folder.parent.glob(f".*{_REMOVED}"):
             shutil.rmtree(rest, ignore_errors=True)
+        with whole_folder(folder) as new:  # all of it at once, so that nobody makes `out` a second time
+            (new / "out").mkdir()
+            (new / "parts").mkdir()
+            (new / _IDENTITY).write_text(uuid.uuid4().hex, encoding="ascii")
         work = cls(folder, published)
         # A folder made after the last worker's marker is our own and new; one made before it is theirs, and goes with them.
         late = work._marker is not None and work._marker.exists()
-        moved = work.parts.is_dir() and not work.out.is_dir()  # the publisher was killed just after
-        if late or moved:
-            work._discard()
-            if late or published.is_dir():
-                _log.info("%s is published already", published)
-                return None
-            folder.mkdir(exist_ok=True)
-        with work:
-            for subfolder in (work.out, work.parts):
-                subfolder.mkdir(exist_ok=True)
+        known = work._identity is not None
+        if known and not late and work.out.is_dir():
             return work
-        return None
+        work._discard()
+        # Without `out` its publisher was killed just after he had moved it; if the output is gone since, DVC has removed it.
+        if late or (known and published.is_dir()):
+            _log.info("%s is published already", published)
+            return None
+        return cls.open(paths, stage, key)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
-        gone = isinstance(error, FileNotFoundError) and not self.folder.exists() and self._published.is_dir()
-        if gone:
+        quiet = isinstance(error, FileNotFoundError) and self._is_gone() and self._published.is_dir()
+        if quiet:
             _log.info("another worker has published %s", self._published)
-        return gone
+        return quiet
+
+    def _found(self) -> str | None:
+        """What tells the folder that is there now from any other that had or has its name."""
+        try:
+            return (self.folder / _IDENTITY).read_text(encoding="ascii")
+        except FileNotFoundError:
+            return None
+
+    def _is_gone(self) -> bool:
+        """Whether the work is published and its folder removed; another worker may have made a new one since."""
+        return self._identity is None or self._found() != self._identity
 
     def once(self, name: str, act: Callable[[], None], *, finished: Callable[[], bool]) -> None:
         """See a thing done that one worker does for all."""
@@ -123,10 +136,12 @@ class SharedWork:
                 self._marker.touch()
             self._discard()
 
-        self.once("publish", act, finished=lambda: not self.folder.exists())
+        self.once("publish", act, finished=self._is_gone)
 
     def _discard(self) -> None:
         """Remove the work folder, for all workers in one step."""
+        if self._found() != self._identity:  # another was quicker, and this is a third one's
+            return
         rest = self.folder.with_name(f".{self.folder.name}.{uuid.uuid4().hex}{_REMOVED}")
         try:
             self.folder.rename(rest)

@@ -56,14 +56,14 @@ with work:
 def toy(top: Path, **more: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | more
     command = [sys.executable, "-c", TOY, *SHARDS]
-    return subprocess.Popen(command, cwd=top, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(command, cwd=top, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def ended(*workers: subprocess.Popen[str]) -> list[str]:
     """What the workers said, once all have ended well."""
-    said = [worker.communicate(timeout=120)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * len(workers)
-    return [line for text in said for line in text.splitlines()]
+    said = [worker.communicate(timeout=120) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * len(workers), said
+    return [line for text, _ in said for line in text.splitlines()]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -126,6 +126,20 @@ def test_a_publisher_killed_after_the_move_leaves_nothing_to_make(tmp_path: Path
     again = SharedWork.open(StagePaths("t"), "toy", "key")
     assert again is not None
     assert not list(again.parts.iterdir())
+
+
+def test_a_late_workers_new_folder_does_not_hide_that_all_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    waiting, publisher = (SharedWork.open(StagePaths("t"), "toy", "key") for _ in range(2))
+    assert waiting is not None
+    assert publisher is not None
+    with publisher:
+        publisher.publish(lambda: None)
+    assert Path("artifacts/t/toy").is_dir()
+    assert SharedWork.open(StagePaths("t"), "toy", "key") is not None
+    with waiting:
+        (waiting.parts / "absent").read_text()
+    waiting.publish(lambda: pytest.fail("the new work is not the old"))
 
 
 def test_a_missing_input_is_no_sign_of_being_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ class JointDataset:
     def __init__(self, folder: Path, split: str, source: ShardSource | None = None) -> None:
         try:
             self.index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            table = pq.read_table(folder / SAMPLES)
+            table = pq.read_table(folder / SAMPLES, read_dictionary=["shard", "task", "split"])  # a few words, said often
         except (OSError, ValueError, pa.ArrowException) as error:
             raise ValueError(f"{folder}: not the output of joint_shards: {error}") from error
         if self.index.get("schema_version") != SCHEMA_VERSION:
@@ -89,22 +89,23 @@ class JointDataset:
             path = folder / shard["name"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 raise ValueError(f"{path}: absent or not {shard['bytes']} bytes long; run joint_shards again")
-        rows = table.filter(pa.compute.equal(table["split"], split))
+        rows = table.filter(pa.compute.equal(table["split"], split)).unify_dictionaries()
+        del table
         if rows.num_rows == 0:
             raise ValueError(f"{folder}: no samples in split {split!r}; it has {sorted(self.index['counts'])}")
         self._folder = folder
         self._keys = rows["key"]
-        encoded = rows["shard"].combine_chunks().dictionary_encode()
+        encoded = rows["shard"].combine_chunks()
         self._shards = [folder / name for name in encoded.dictionary.to_pylist()]
         self.shard_S: NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
         columns = ("image_offset", "image_size", "json_offset", "json_size")
         self._spans_S4 = np.stack([rows[name].to_numpy() for name in columns], axis=1)
         self.sizes_S2 = np.stack([rows[name].to_numpy() for name in ("width", "height")], axis=1)
         self.characters_S: NDArray[np.int32] = rows["characters"].to_numpy()
-        tasks = rows["task"].combine_chunks().dictionary_encode()
+        tasks = rows["task"].combine_chunks()
         task_S = tasks.indices.to_numpy()
-        numbers = {task: number for number, task in enumerate(tasks.dictionary.to_pylist())}
-        self.tasks: dict[str, NDArray[np.int64]] = {task: np.flatnonzero(task_S == numbers[task]) for task in sorted(numbers)}
+        places = {task: np.flatnonzero(task_S == number) for number, task in enumerate(tasks.dictionary.to_pylist())}
+        self.tasks: dict[str, NDArray[np.int64]] = {task: places[task] for task in sorted(places) if len(places[task])}
         self._files: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
