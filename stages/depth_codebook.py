@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from matplotlib import colormaps
 from PIL import Image
@@ -46,8 +47,7 @@ def main() -> None:
     paths = StagePaths(arguments.profile)
     paths.claim("depth_codebook")
     images, depth = paths.out("sources") / "images.parquet", paths.out("teacher_depth")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group()
+    join_ranks()
     store = DepthStore(depth)
     keys: dict[str, list[str]] = {"train": [], "val": []}
     for row in read_images(paths.out("sources")):
@@ -64,8 +64,11 @@ def main() -> None:
         trained = read_codebook(pretrained, params=params)
     else:
         trained = train_codebook(params=params, store=store, keys=keys["train"], work=work)
-    if dist.is_initialized() and dist.get_rank() > 0:
-        return
+    if dist.is_initialized():
+        rank = dist.get_rank()
+        dist.destroy_process_group()
+        if rank > 0:
+            return
     scores = validate_codebook(
         trained.codebook,
         store=store,
@@ -100,6 +103,15 @@ def read_codebook(folder: Path, *, params: DepthCodebookParams) -> TrainedCodebo
     if differing := [f"{key}: {codebook.config[key]}" for key, value in wanted.items() if codebook.config[key] != value]:
         raise ValueError(f"depth_codebook.pretrained: {folder} has {', '.join(differing)}; the profile must say so too")
     return TrainedCodebook(codebook=codebook, curve=[])
+
+
+def join_ranks() -> None:
+    """Under torchrun: take the GPU of this process's number on its machine, and meet the other ranks."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # "cuda" is the first GPU to every process until it says so
+    dist.init_process_group()
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, float]], *, columns: Sequence[str]) -> None:

@@ -175,18 +175,22 @@ class DepthCodebook(nn.Module):
         """The code vectors (K, D)."""
         return self.quantizer.embedding
 
+    def resized(self, inverse_depth_HW: NDArray[np.floating]) -> Tensor:
+        """The map's nearest pixels on a square (AURORA), in its own unit: (1, R, R) float32."""
+        values = torch.from_numpy(np.ascontiguousarray(inverse_depth_HW, dtype=np.float32))[None, None]
+        return F.interpolate(values, size=(self.resolution, self.resolution), mode="nearest")[0]
+
     def normalise(self, inverse_depth_HW: NDArray[np.floating]) -> Tensor:
         """A map of inverse depth (any unit, near = high) as the codebook takes it: (1, R, R) float32 in [-1, 1].
 
-        Nearest resize to a square, then minimum and maximum to -1 and 1 (AURORA). A flat map becomes zeros.
+        Resized, then minimum and maximum to -1 and 1 (AURORA). A flat map becomes zeros.
 
         Raises:
             ValueError: the map holds values that are not finite.
         """
         if not np.isfinite(inverse_depth_HW).all():
             raise ValueError("the depth map holds values that are not finite")
-        values = torch.from_numpy(np.ascontiguousarray(inverse_depth_HW, dtype=np.float32))[None, None]
-        values = F.interpolate(values, size=(self.resolution, self.resolution), mode="nearest")[0]
+        values = self.resized(inverse_depth_HW)
         low, high = values.min(), values.max()
         if high <= low:
             return torch.zeros_like(values)

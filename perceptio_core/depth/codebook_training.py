@@ -157,7 +157,7 @@ def _load(work: Path, codebook: DepthCodebook, optimizer: torch.optim.Optimizer)
     path = work / "checkpoint.pt"
     if not path.exists():
         return 0, []
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     codebook.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     log.info("going on at step %d", state["step"])
@@ -212,8 +212,9 @@ def validate_codebook(
         true_RR = x_1RR[0].numpy()
         counts += torch.bincount(codes_1N.flatten(), minlength=codebook.num_codes)
         errors.append(float(np.square(read_RR - true_RR).mean()))
-        low, high = float(inverse_HW.min()), float(inverse_HW.max())
-        truth_RR, found_RR = (low + (values + 1) / 2 * (high - low) for values in (true_RR, read_RR))
+        truth_RR = codebook.resized(inverse_HW)[0].numpy()
+        low, high = float(truth_RR.min()), float(truth_RR.max())
+        found_RR = low + (read_RR + 1) / 2 * (high - low)
         kept_RR = truth_RR >= LEAST_SHARE * high
         if high > low:
             ratios.append(float((np.abs(found_RR - truth_RR)[kept_RR] / truth_RR[kept_RR]).mean()))
