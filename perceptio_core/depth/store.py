@@ -101,8 +101,9 @@ def decode_depth(png: bytes, *, height: int, width: int, scale: float) -> NDArra
             if image.size != (width, height) or not image.mode.startswith("I"):
                 raise ValueError(f"a {image.mode} image of {image.size}, expected 16-bit gray of {(width, height)}")
             values_HW = np.asarray(image)
-    except OSError as error:
-        raise ValueError(f"not a PNG that can be read: {error}") from error
+    except Exception as error:  # decoders of damaged bytes raise far more than OSError
+        what = str(error) if type(error) is ValueError else f"not a PNG that can be read: {error}"
+        raise ValueError(what) from error
     return (values_HW * scale).astype(np.float32)
 
 
