@@ -1,6 +1,7 @@
 """The smoke profile through DVC, from a checkout with nothing made yet: killed twice, completed, and then nothing to do."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -54,12 +55,16 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_smoke_profile_survives_kills_and_completes(checkout: Path) -> None:
-    for stage, pattern in (("teacher_depth", "*/*"), ("cotrain", "**/step-*")):
-        kill_when_there_is(checkout, stage, pattern)
-        assert not (checkout / "artifacts" / "smoke" / stage).exists() or not any(
-            (checkout / "artifacts" / "smoke" / stage).rglob("*.json")
-        )
+    outputs, work = checkout / "artifacts" / "smoke", checkout / ".work" / "smoke" / "teacher_depth"
+    kill_when_there_is(checkout, "teacher_depth", "*/parts/depth-*.tar.json")
+    kept = {part.stem: modified(part.parents[1] / "out" / part.stem) for part in work.glob("*/parts/depth-*.tar.json")}
+    assert not (outputs / "teacher_depth").exists()
+    kill_when_there_is(checkout, "cotrain", "**/step-*")
+    shards = {shard.name: modified(shard) for shard in (outputs / "teacher_depth").glob("depth-*.tar")}
+    assert kept.items() < shards.items(), "what was finished is as it was, and the rest was missing"
+    assert not any((outputs / "cotrain").rglob("*.json"))
     log = repro(checkout)
+    assert re.search(r"resuming after step [1-9]", log)
     assert "Running stage 'cotrain@full'" in log
     assert "Running stage 'teacher_depth'" not in log
 
@@ -88,6 +93,11 @@ def test_an_evaluation_parameter_reruns_evaluation_and_report_alone(checkout: Pa
     stale = set(json.loads(dvc(checkout, "status", "--json")))
     assert stale == {"evaluate@full"}  # and the report, once evaluate has run
     profile.write_text(before)
+
+
+def modified(path: Path) -> int:
+    """When a file was last written to, in nanoseconds."""
+    return path.stat().st_mtime_ns
 
 
 def dvc(checkout: Path, *arguments: str) -> str:
