@@ -80,7 +80,7 @@ def test_points_keep_all_distances(worlds, count):
                 across, down = abs(one.x - two.x), abs(one.y - two.y)
                 assert np.hypot(across, down) >= 20 / 336 * SIZE
                 assert across >= style.width or down >= style.height  # nothing drawn over one another
-    assert found >= 8
+    assert found >= 5
 
 
 def test_without_balance_the_short_cuts_work_and_with_it_they_do_not(worlds):

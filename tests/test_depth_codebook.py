@@ -504,7 +504,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RANKS, str(top), *map(str, free_ports(2)), PARAMS.model_dump_json()]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stderr[-4000:]
     return top
 

@@ -303,7 +303,7 @@ def test_a_killed_stage_goes_on_with_the_shards_that_are_missing(checkout: Path)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     sections = (profile().sources, profile().teacher_depth)
     command = [sys.executable, "-c", KILLED, *(section.model_dump_json() for section in sections)]
-    run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stderr[-4000:]
     shards = [f"depth-{number:05d}.tar" for number in range(3)]
     assert run.stdout.split("\n")[:-1] == [*shards[1:], "and whole", *shards]

@@ -51,6 +51,9 @@ MIN_DISTANCE = 20.0 / 336.0
 _CURVATURE_LEVELS = 4.0  # a step of more grey levels than this inside the window is an edge
 _WINDOW_LEVELS = 16.0  # and the window as a whole stays below MIN_LEVELS, or its depth is not one depth
 _WORKING_SIDE = 320  # longer images are searched on a grid of this size: the search costs the same for any photograph
+_GROUND_WEIGHT = 0.2
+"""How often a point on no object is drawn, compared with others: the nearest point hardly ever is such a one, so that many of
+them would leave few to guess among."""
 _POINTS, _SETS, _TRIES = 192, 1024, 6  # points drawn from an image, sets drawn from the points, tries for each next point
 
 
@@ -128,7 +131,10 @@ def sample_questions(
     rows_C, columns_C = _candidates(levels_HW, height=height, step=step, style=style)
     if len(rows_C) < count:
         return []
-    points_P = _draw_points(levels_HW[rows_C, columns_C], rng=rng)
+    weights_C = np.ones(len(rows_C))
+    if areas_HW is not None:
+        weights_C[areas_HW[rows_C * step, columns_C * step] == 0] = _GROUND_WEIGHT
+    points_P = _draw_points(levels_HW[rows_C, columns_C], weights_C, rng=rng)
     rows_P, columns_P = rows_C[points_P], columns_C[points_P]
     levels_P = levels_HW[rows_P, columns_P]
     cues_P: list[NDArray[np.float32]] = [rows_P.astype(np.float32)]
@@ -199,10 +205,14 @@ def _brightness(image_HW3: NDArray[np.uint8], rows_P: NDArray[np.intp], columns_
     return np.asarray(image_HW3[rows_P31, columns_P13].mean(axis=(1, 2, 3)), np.float32)
 
 
-def _draw_points(levels_C: NDArray[np.float32], *, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Up to _POINTS candidate indices, every grey-level bin equally likely: a wide far ground must not crowd out the rest."""
+def _draw_points(
+    levels_C: NDArray[np.float32], weights_C: NDArray[np.float64], *, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Up to _POINTS candidate indices, by weight, and less likely the more there are of a grey-level bin: a wide far ground
+    must not crowd out the rest.
+    """
     bins_C = (levels_C * (16 / 256.0)).astype(np.intp)
-    cumulative_C = np.cumsum(1.0 / np.bincount(bins_C, minlength=16)[bins_C])
+    cumulative_C = np.cumsum(weights_C / np.bincount(bins_C, minlength=16)[bins_C])
     drawn = np.searchsorted(cumulative_C, rng.random(_POINTS) * cumulative_C[-1], side="right")
     return np.unique(np.minimum(drawn, len(levels_C) - 1))
 
