@@ -147,7 +147,7 @@ class HardBlink:
                 for n, questions in by_subset.items()
             }
             name = f"hardblink_shortcut_{label.replace(' ', '_')}"
-            cuts.append(_mean(hits, name=name, protocol=f"HardBLINK short cut: always the {label}", bootstrap=bootstrap))
+            cuts.append(_mean(hits, name=name, protocol=f"HardBLINK short cut: {label}", bootstrap=bootstrap))
         best = max(cuts, key=lambda metric: metric.value)
         headline.append(
             Metric(
