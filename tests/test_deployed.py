@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import socket
 import sys
 import time
@@ -58,7 +57,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePipe
         yield fake
     finally:
         for process in reversed(started):
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.communicate(timeout=120)
 
 
