@@ -49,7 +49,7 @@ if name == "sbatch":
 elif name == "squeue":
     for job in named():
         if state(job) == "RUNNING" or options.get("states") == "all":
-            print({"%F": job["id"], "%T": state(job)}[options["format"]])
+            print(options["format"].replace("%F", str(job["id"])).replace("%T", state(job)))
 elif name == "scancel":
     for job in named():
         if state(job) == "RUNNING":

@@ -76,7 +76,10 @@ class Slurm:
         told_by("scancel", f"--name={job.name}")
 
     def state(self, job: Job) -> State:  # noqa: D102
-        listed = told_by("squeue", "--noheader", f"--name={job.name}", "--states=all", "--format=%T").split()
+        lines = told_by("squeue", "--noheader", f"--name={job.name}", "--states=all", "--format=%F %T").splitlines()
+        known = [(int(number), state) for number, state in map(str.split, lines)]
+        # Slurm remembers for some minutes what an earlier attempt of this name came to.
+        listed = [state for number, state in known if number == max(known)[0]]
         # Of the tasks of an array, the one that says most: alive, or dead by no fault of its own.
         telling = (state for kind in (_ALIVE, _PASSING) for state in listed if state in kind)
         told = next(telling, listed[-1] if listed else "")
