@@ -152,7 +152,14 @@ class FakePipeline:
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a command without waiting for it."""
         return subprocess.Popen(
-            command, cwd=self.root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=self.root,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Of a shell's background jobs, among which the tests may be, the children ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def behave(self, **behaviour: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import sys
 import time
@@ -57,7 +58,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePipe
         yield fake
     finally:
         for process in reversed(started):
-            process.terminate()
+            process.send_signal(signal.SIGINT)
             process.communicate(timeout=120)
 
 
