@@ -63,7 +63,7 @@ def worlds():
 def test_points_keep_all_distances(worlds, count):
     rng, found = np.random.default_rng(count), 0
     style = marker_style(SIZE)
-    for depth, areas, image in worlds * 2:
+    for depth, areas, image in worlds * (10 if count == 5 else 2):
         markers = sample_markers(depth, count=count, rng=rng, areas_HW=areas, image_HW3=image)
         if markers is None:
             continue
@@ -80,7 +80,7 @@ def test_points_keep_all_distances(worlds, count):
                 across, down = abs(one.x - two.x), abs(one.y - two.y)
                 assert np.hypot(across, down) >= 20 / 336 * SIZE
                 assert across >= style.width or down >= style.height  # nothing drawn over one another
-    assert found >= 5
+    assert found >= 8
 
 
 def test_without_balance_the_short_cuts_work_and_with_it_they_do_not(worlds):
@@ -105,6 +105,7 @@ def test_without_balance_the_short_cuts_work_and_with_it_they_do_not(worlds):
     assert answered > 500
     # 1/3 within 4 standard errors of the questions, taken as correlated in threes
     slack = 4 * np.sqrt(1 / 3 * 2 / 3 / (answered / 3))
+    assert set(hits) == {"lowest", "biggest", "smallest object", "brightest", "darkest"}
     for name, number in hits.items():
         assert abs(number / answered - 1 / 3) < slack, name
     assert np.abs(letters / answered - 1 / 3).max() < slack

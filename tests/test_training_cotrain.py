@@ -18,6 +18,7 @@ from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.params.cotrain import CotrainParams, MarkerQuestions
 from perceptio_core.training.joint_batches import joint_batches
+from perceptio_core.training.loop import Batches
 from perceptio_core.training.randomness import seed_generators
 from stages import cotrain
 from tiny import LOSS_WEIGHTS
@@ -141,7 +142,7 @@ def test_the_control_has_no_perception_token_and_no_other_loss(artifacts: Path, 
         batches.validation(0)
 
 
-def test_parts_of_a_step_are_its_samples_once_each(artifacts: Path) -> None:
+def eight_at_a_time(artifacts: Path) -> Batches:
     made = artifacts / "artifacts/tiny"
     _, processor = assemble(
         foundations=made / "foundations",
@@ -151,9 +152,13 @@ def test_parts_of_a_step_are_its_samples_once_each(artifacts: Path) -> None:
         max_tiles=1,
         seed=0,
     )
-    batches = joint_batches(
+    return joint_batches(
         shards=made / "joint_shards", processor=processor, mixture=MIXTURE, batch_size=8, validate=False, seed=3
     )
+
+
+def test_parts_of_a_step_are_its_samples_once_each(artifacts: Path) -> None:
+    batches = eight_at_a_time(artifacts)
     whole = batches.train(5, 0, 1).keys
     parts = [key for part in range(4) for key in batches.train(5, part, 4).keys]
     assert len(whole) == 8
@@ -162,18 +167,7 @@ def test_parts_of_a_step_are_its_samples_once_each(artifacts: Path) -> None:
 
 
 def test_the_prompt_is_centred_on_samples_with_masks_wherever_they_come_in_a_step(artifacts: Path) -> None:
-    made = artifacts / "artifacts/tiny"
-    _, processor = assemble(
-        foundations=made / "foundations",
-        codebook=made / "depth_codebook",
-        order=("segmentation", "depth"),
-        loss_weights=LOSS_WEIGHTS,
-        max_tiles=1,
-        seed=0,
-    )
-    batches = joint_batches(
-        shards=made / "joint_shards", processor=processor, mixture=MIXTURE, batch_size=8, validate=False, seed=3
-    )
+    batches = eight_at_a_time(artifacts)
     found = list(cotrain._segmented(batches, params(steps=2, batch_size=8)))
     wanted = sum(len(batches.train(step, 0, 1).masks_M) for step in range(2))
     assert all(len(batch.keys) == len(batch.masks_M) == 1 for batch in found)
