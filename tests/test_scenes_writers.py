@@ -19,7 +19,7 @@ from perceptio_core.evaluation.hardblink import HardBlink
 from perceptio_core.evaluation.res import ReferringSegmentation
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes import writers
-from perceptio_core.scenes.layouts import hardblink, hardblink_pairs, pictures, refer
+from perceptio_core.scenes.layouts import hardblink, hardblink_new, hardblink_pairs, pictures, refer
 from perceptio_core.scenes.render import render
 from perceptio_core.scenes.view import look
 from perceptio_core.scenes.world import SEEDS_PER_SPLIT, UNLIKE, USUAL, sample_scene, split_seed
@@ -292,6 +292,22 @@ def test_further_tests_are_read_as_the_official_ones_are(with_further_tests):
     assert len(masks.items) > 3
     sizes = {Image.open(item.image).size for item in masks.items}
     assert sizes == {(128, 128)}
+
+
+def test_items_of_a_benchmark_share_no_scene_and_the_last_allowed_one_has_all_its_tries(monkeypatch):
+    taken = []
+    monkeypatch.setattr(pictures, "scene", lambda _, **where: taken.append(where["number"]))
+    for number in (0, 1, 2):
+        with pytest.raises(RuntimeError, match=f"hardblink_5: none of 4 scenes suits item {number}"):
+            pictures.suitable(PARAMS, block="hardblink_5", number=number, find=lambda _: None, tries=4)
+    assert taken == list(range(12))
+    find = iter([None, None, "found"])
+    assert pictures.suitable(PARAMS, block="hardblink_5", number=0, find=lambda _: next(find))[1] == "found"
+
+    most_new = next(it.le for it in RenderParams.model_fields["new_scenes"].metadata if hasattr(it, "le"))
+    most = next(it.le for it in RenderParams.model_fields["hardblink"].metadata if hasattr(it, "le"))
+    assert most_new * hardblink_new._test(PARAMS).tries <= pictures.BLOCK
+    assert most * hardblink._test(PARAMS).tries <= pictures.BLOCK
 
 
 def test_the_answer_to_a_pair_is_the_nearer_of_the_two(tmp_path):

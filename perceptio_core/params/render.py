@@ -8,6 +8,7 @@ from perceptio_core.params.base import Section
 
 Scenes = Annotated[int, Field(ge=1, le=200_000)]
 Items = Annotated[int, Field(ge=1, le=1000)]
+NewScenes = Annotated[int, Field(ge=0, le=250)]  # more scenes are looked through for each question
 FurtherItems = Annotated[int, Field(ge=0, le=1000)]
 
 
@@ -28,7 +29,9 @@ class RenderParams(Section):
     seedbench: Items = 150  # questions
     mme: Items = 40  # pictures in each subtask, with two questions each
     # Further tests, for studies; 0 leaves one out, and the rest of the world is the same bytes with it or without.
-    new_scenes: FurtherItems = 0  # scenes of refcoco_new, and questions in each subset of hardblink_new: an unlike world
+    new_scenes: Annotated[int, Field(ge=0, le=250)] = (
+        0  # scenes of refcoco_new, and questions in each subset of hardblink_new: an unlike world
+    )
     pairs: FurtherItems = 0  # questions in each subset of hardblink_pairs, about two of the points
 
     def stamp(self) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from perceptio_core.data.markers import Marker, answer, draw_markers, sample_markers
 from perceptio_core.params.render import RenderParams
-from perceptio_core.scenes.layouts.pictures import Scene, suitable, write_png
+from perceptio_core.scenes.layouts.pictures import TRIES, Scene, suitable, write_png
 from perceptio_core.scenes.render import Rendering
 from perceptio_core.scenes.world import USUAL, Domain
 
@@ -36,6 +36,7 @@ class Test:
         ask: the question about the points, and its answer such as "(B)".
         domain: which worlds are drawn.
         blocks: first part of the names of the blocks that its scenes come from.
+        tries: scenes that are looked through for one question.
     """
 
     folder: str
@@ -43,6 +44,7 @@ class Test:
     ask: Callable[[list[Marker], np.random.Generator], tuple[str, str]]
     domain: Domain = USUAL
     blocks: str = "hardblink"
+    tries: int = TRIES
 
     def items(self) -> int:
         """Questions of all subsets."""
@@ -61,7 +63,9 @@ class Test:
                 image_HW3=it.rendering.image,
             )
 
-        one, markers = suitable(params, block=f"{self.blocks}_{points}", number=local, find=find, domain=self.domain)
+        one, markers = suitable(
+            params, block=f"{self.blocks}_{points}", number=local, find=find, domain=self.domain, tries=self.tries
+        )
         unmarked = Image.fromarray(one.rendering.image)
         name = Path(f"blink{points}pointscenter") / f"{local}.png"
         write_png(root / self.folder / "images" / name, draw_markers(unmarked, markers))

@@ -33,7 +33,7 @@ BLOCKS = {
     "hardblink_pairs_4": 12,
     "hardblink_pairs_5": 13,
 }
-TRIES = 200  # scenes that are looked through for one benchmark item before it is given up
+TRIES = 200  # scenes that are looked through for one benchmark item before it is given up, unless the benchmark says otherwise
 Found = TypeVar("Found")
 
 
@@ -63,19 +63,25 @@ def scene(params: RenderParams, *, split: str, block: str, number: int, domain: 
 
 
 def suitable(
-    params: RenderParams, *, block: str, number: int, find: Callable[[Scene], Found | None], domain: Domain = USUAL
+    params: RenderParams,
+    *,
+    block: str,
+    number: int,
+    find: Callable[[Scene], Found | None],
+    domain: Domain = USUAL,
+    tries: int = TRIES,
 ) -> tuple[Scene, Found]:
-    """The first of the test scenes set aside for item `number` of a benchmark in which `find` finds something, and what.
+    """The first of the `tries` test scenes of item `number` of a benchmark in which `find` finds something, and what.
 
     Raises:
-        RuntimeError: none of `TRIES` scenes suits.
+        RuntimeError: none of them suits.
     """
-    for attempt in range(TRIES):
-        one = scene(params, split="test", block=block, number=number * TRIES + attempt, domain=domain)
+    for attempt in range(tries):
+        one = scene(params, split="test", block=block, number=number * tries + attempt, domain=domain)
         found = find(one)
         if found is not None:
             return one, found
-    raise RuntimeError(f"{block}: none of {TRIES} scenes suits item {number}")
+    raise RuntimeError(f"{block}: none of {tries} scenes suits item {number}")
 
 
 def jpeg_bytes(image_HW3: np.ndarray) -> bytes:
