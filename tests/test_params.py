@@ -123,6 +123,7 @@ def test_the_study_varies_one_thing_at_a_time() -> None:
     assert changed("no_depth", "full") == {"spans", "mixture"}
     assert changed("depth_first", "full") == {"order"}
     assert changed("no_code_words", "full") == {"code_words"}
+    assert changed("no_own_codes", "full") == {"own_codes"}
     for loss in ("marker", "token", "count", "reconstruction"):
         assert changed(f"no_{loss}", "full") == {"loss_weights"}
         assert getattr(studio.variant(f"no_{loss}").loss_weights, loss) == 0

@@ -45,6 +45,7 @@ MODELS = (
     "no_reconstruction",
     "depth_first",
     "no_code_words",
+    "no_own_codes",
     "k32",
     "k512",
     "n25",

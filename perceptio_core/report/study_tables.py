@@ -24,6 +24,7 @@ NAMES = {
     "no_reconstruction": "reconstruction loss off",
     "depth_first": "depth before segmentation",
     "no_code_words": "code rows start at random",
+    "no_own_codes": "answers never learned from own codes",
     "k32": "K = 32",
     "k512": "K = 512",
     "n25": "N = 25",
