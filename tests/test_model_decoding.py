@@ -6,7 +6,7 @@ from transformers import LogitsProcessorList
 
 from perceptio_core.model.decoding import GrammarLogitsProcessor, decode
 from perceptio_core.model.inference import Perceptor
-from tiny import TinySample, tiny_perceptio
+from tiny import TinySample, lively, tiny_perceptio
 
 QUESTIONS = ["Which point is the closest to the camera?", "yes", "Please segment the ball.", "(A) or (B)?"]
 LONGEST_TEXT = 5
@@ -16,7 +16,7 @@ LONGEST_TEXT = 5
 def parts(tmp_path_factory):
     """A tiny model that writes in float64, so that passes of different shapes differ by less than any two logits."""
     model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"), tied=False)
-    model.vlm.double()
+    lively(model).vlm.double()
     return model.eval(), processor
 
 
@@ -67,6 +67,7 @@ def test_the_answers_are_those_of_transformers_search_over_the_same_choices(part
     wishes = {"segment": segment, "depth": depth, "max_masks": 3}
     peer = constraint(parts, prompt_length=prompts.input_ids_BT.shape[1], **wishes)
     expected = plain_generate(parts, prompts, processors=[peer], longest=peer.longest)
+    assert len(set(map(tuple, expected))) == len(QUESTIONS), "answers that are all the same would prove little"
     assert decode(parts[0].vlm, prompts, constraint=constraint(parts, **wishes)).ids == expected
 
 

@@ -10,15 +10,15 @@ from perceptio_core.model.inference import Perceptor
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.segmentation.bridge import sam2_pixels, to_original
-from tiny import tiny_perceptio
+from tiny import lively, tiny_perceptio
 
 QUESTIONS = ["Which point is the closest to the camera?", "yes", "Please segment the ball."]
 
 
 @pytest.fixture(scope="module")
 def perceptor(tmp_path_factory):
-    model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"))
-    return Perceptor(model=model, processor=processor, batch_size=2)
+    model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"), tied=False)
+    return Perceptor(model=lively(model), processor=processor, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,13 @@ def test_left_to_itself_it_still_follows_the_grammar(perceptor, images):
 
 
 def test_a_batch_answers_as_each_alone(perceptor, images, forced):
+    assert len({prediction.raw for prediction in forced}) == 3
     alone = Perceptor(model=perceptor.model, processor=perceptor.processor, batch_size=1)
     for image, question, together in zip(images, QUESTIONS, forced, strict=True):
         single = alone.predict([image], [question], segment=True, depth=True, max_new_tokens=5)[0]
         assert single.raw == together.raw
+        assert all((mask != other).mean() < 0.01 for mask, other in zip(single.masks, together.masks, strict=True))
+        assert np.allclose(single.depth_map, together.depth_map, atol=1e-5)
 
 
 @torch.no_grad()
@@ -133,24 +136,27 @@ def test_the_auto_classes_know_a_checkpoint(perceptor, images, forced, tmp_path)
 
 
 def test_images_of_different_sizes_and_tiles_share_a_batch(tmp_path):
-    """InternVL's dynamic tiling: 1, 2 and 4 tiles of 32 pixels, a thumbnail beside those that are more than one."""
-    model, processor = tiny_perceptio(tmp_path, max_tiles=4)
-    model.double()
+    """InternVL's dynamic tiling: 1 to 12 tiles of 32 pixels, a thumbnail beside those that are more than one."""
+    model, processor = tiny_perceptio(tmp_path, tied=False, max_tiles=12)
+    lively(model).double()
     model.bridge.float()
     model.codebook.float()
     draw = np.random.default_rng(1)
-    images = [
-        Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in [(32, 32), (32, 64), (80, 80), (40, 120)]
-    ]
-    prompts = processor(images, ["yes", "Which point is the closest?", "no", "(A)"])
+    sizes = [(32, 32), (32, 64), (80, 80), (96, 128), (40, 120)]
+    images = [Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in sizes]
+    questions = ["yes", "Which point is the closest?", "no", "Please segment the ball.", "(A)"]
+    prompts = processor(images, questions)
     image_tokens = (prompts.input_ids_BT == processor.vlm.image_token_id).sum(1).tolist()
-    assert image_tokens == [4 * tiles for tiles in (1, 3, 5, 4)]
-    assert len(prompts.pixels_PCHW) == 13
+    assert image_tokens == [4 * tiles for tiles in (1, 3, 10, 13, 4)]
+    assert len(prompts.pixels_PCHW) == 31
     together = model.generate(prompts, segment=True, depth=True, max_new_tokens=4)
-    for number, (image, question) in enumerate(zip(images, ["yes", "Which point is the closest?", "no", "(A)"], strict=True)):
+    assert len({tuple(answer.ids) for answer in together}) == 5
+    for answer, image, question in zip(together, images, questions, strict=True):
         (alone,) = model.generate(processor([image], [question]), segment=True, depth=True, max_new_tokens=4)
-        assert together[number].ids == alone.ids
-        assert [mask.shape for mask in together[number].masks] == [(image.height, image.width)] * alone.parsed.masks
+        assert answer.ids == alone.ids
+        assert [mask.shape for mask in answer.masks] == [(image.height, image.width)] * alone.parsed.masks
+        for mask, other in zip(answer.masks, alone.masks, strict=True):
+            assert (mask != other).mean() < 0.01, "rounding at the border aside"
 
 
 def test_a_control_cannot_be_forced(tmp_path, images):

@@ -30,13 +30,11 @@ T = len(IDS)
 
 
 class Codebook(nn.Module):
-    """Three codes of two numbers; the decoder paints each place with a nonlinear mix of its vector."""
+    """Three codes of two numbers, open to gradients; the decoder paints each place with a nonlinear mix of its vector."""
 
     def __init__(self):
         super().__init__()
-        self.embedding = nn.Parameter(
-            torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 2.0]], dtype=torch.float64), requires_grad=False
-        )
+        self.embedding = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 2.0]], dtype=torch.float64))
         self.mix = nn.Parameter(torch.tensor([0.5, -1.5], dtype=torch.float64), requires_grad=False)
 
     def decode_embeddings(self, vectors_BND):
@@ -151,7 +149,7 @@ def test_reconstruction_of_certain_codes_equals_hard_decoding():
 def test_reconstruction_against_its_definition(logits):
     codebook = Codebook()
     loss = reconstruction_loss(predictions(logits), vocabulary=VOCABULARY, codebook=codebook, depth_tokens=N)
-    scores, vectors = logits.detach().numpy()[2:4, 6:9], codebook.embedding.numpy()
+    scores, vectors = logits.detach().numpy()[2:4, 6:9], codebook.embedding.detach().numpy()
     weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     merged, true = np.tanh(weights @ vectors @ [0.5, -1.5]), np.tanh(vectors[[2, 0]] @ [0.5, -1.5])
     assert float(loss) == pytest.approx(float(np.mean((merged - true) ** 2)), rel=1e-12)
