@@ -101,6 +101,24 @@ def test_one_step_of_the_moving_averages_by_hand() -> None:
     torch.testing.assert_close(made.embedding, torch.tensor(expected), rtol=1e-6, atol=0)
 
 
+def test_steps_of_the_moving_averages_are_those_of_vector_quantize_pytorch() -> None:
+    peer = pytest.importorskip("vector_quantize_pytorch").VectorQuantize(dim=5, codebook_size=7, decay=0.9, eps=EPSILON).train()
+    made = quantizer(num_codes=7, dim=5, decay=0.9)
+    buffers = {"embedding": "embed", "counts": "cluster_size", "sums": "embed_avg"}
+    for mine, theirs in buffers.items():
+        getattr(peer._codebook, theirs).copy_(getattr(made, mine))
+    for step in range(3):
+        vectors_BND = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(step))
+        read, codes, _ = peer(vectors_BND)
+        found = made.nearest(vectors_BND.flatten(0, 1))
+        assert torch.equal(found, codes.flatten())
+        torch.testing.assert_close(made.embedding[found].view_as(read), read.detach(), rtol=1e-6, atol=1e-6)
+        made.update(vectors_BND.flatten(0, 1), found)
+        for mine, theirs in buffers.items():
+            torch.testing.assert_close(getattr(made, mine), getattr(peer._codebook, theirs)[0], rtol=1e-6, atol=1e-6, msg=mine)
+    assert len(found.unique()) > 2
+
+
 def test_the_averages_go_to_the_mean_of_what_a_code_is_given() -> None:
     made = quantizer(decay=0.5)
     vectors, codes = torch.randn(40, 3), torch.arange(40) % 4
