@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,8 +12,9 @@ from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import packed_attention, packed_places
 from perceptio_core.model.processing import PerceptioProcessor
+from perceptio_core.segmentation.losses import mask_losses
 from perceptio_core.segmentation.sam2 import build_sam2
-from tiny import LOSS_WEIGHTS, tiny_foundations, tiny_perceptio, tiny_sample
+from tiny import LOSS_WEIGHTS, lively, tiny_foundations, tiny_perceptio, tiny_sample
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 ALL = {"llm", "seg_ce", "seg_dice", "marker", "token", "count", "reconstruction", "total"}
@@ -107,6 +109,27 @@ def test_spans_are_read_with_the_models_own_codes_while_the_targets_stay(parts, 
     assert float(losses["llm"]) == pytest.approx(-float(log_p[text].mean()), rel=1e-5)
     assert float(losses["token"]) == pytest.approx(-float(log_p[roles == Role.DEPTH_CODE].mean()), rel=1e-5)
     assert float(losses["llm"]) != float(told["llm"])
+
+
+def test_every_mask_is_drawn_and_judged_as_in_its_sample_alone(parts, monkeypatch):
+    model, processor = parts
+    lively(model).eval()
+    samples = [tiny_sample(n, masks=masks, depth=n == 1) for n, masks in enumerate([2, 0, 1, 3])]
+    seen = []
+
+    def remember(logits_Mhw, targets_M, *, num_points):
+        seen.append((logits_Mhw, targets_M))
+        return mask_losses(logits_Mhw, targets_M, num_points=num_points)
+
+    monkeypatch.setattr("perceptio_core.model.modeling.mask_losses", remember)
+    with torch.no_grad():
+        for chosen in (samples, *([sample] for sample in samples if len(sample.masks))):
+            model(processor.collate(chosen))
+    (together, targets), *alone = seen
+    torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), rtol=1e-4, atol=1e-4)
+    assert (together[0] - together[1:]).abs().amax((1, 2)).min() > 1e-3, "masks that are all the same would prove little"
+    wanted = [mask for sample in samples for mask in sample.masks]
+    assert all(np.array_equal(target, mask) for target, mask in zip(targets, wanted, strict=True))
 
 
 def test_own_codes_under_autocast_leave_every_gradient_in_place(parts, mixed):
