@@ -15,7 +15,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.attention import now
 from benchmarks.full_size import build, published
 from benchmarks.real_mix import TILE_TOKENS, Length, draw_lengths
+from perceptio_core.grammar import Role
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
@@ -159,25 +160,38 @@ def _real_model(*, layers: int, device: torch.device) -> PerceptioForConditional
     return model
 
 
-def real_batch(lengths: list[Length], *, model: PerceptioForConditionalGeneration, seed: int) -> PerceptioBatch:
-    """A row of samples this long: image tokens first, then meaningless text; noise for pixels."""
+def real_batch(
+    lengths: Sequence[Length], *, model: PerceptioForConditionalGeneration, seed: int, device: str = "cpu"
+) -> PerceptioBatch:
+    """A row of samples this long: image tokens first, then meaningless text; noise for pixels.
+
+    Args:
+        lengths: of the samples.
+        model: that the row is for.
+        seed: of text and noise.
+        device: of the pixels; on "meta" they have a shape only.
+    """
     config = model.vlm.config
     draw = torch.Generator().manual_seed(seed)
     side = config.vision_config.image_size
-    rows = []
+    rows, roles = [], []
     for length in lengths:
         image = torch.full((length.tiles * TILE_TOKENS,), config.image_token_id)
         text = torch.randint(
             config.image_token_id + 1, config.image_token_id + 200, (length.tokens - len(image),), generator=draw
         )
         rows.append(torch.cat([image, text]))
+        roles += [int(Role.PROMPT)] * (length.tokens - length.supervised) + [int(Role.ANSWER)] * length.supervised
+    pixels = torch.empty(sum(length.tiles for length in lengths), 3, *side, device=device)
+    if device != "meta":
+        pixels.normal_(generator=draw)
     return PerceptioBatch(
         keys=tuple(map(str, range(len(lengths)))),
         lengths=tuple(length.tokens for length in lengths),
         input_ids_T=torch.cat(rows),
         positions_T=torch.cat([torch.arange(len(row)) for row in rows]),
-        roles_T=torch.zeros(sum(map(len, rows)), dtype=torch.int64),
-        pixels_PCHW=torch.randn(sum(length.tiles for length in lengths), 3, *side, generator=draw),
+        roles_T=torch.tensor(roles),
+        pixels_PCHW=pixels,
         sam_pixels_SCHW=torch.empty(0, 3, 1, 1),
         masks_M=(),
         mask_image_M=torch.empty(0, dtype=torch.int64),

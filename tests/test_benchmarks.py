@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import InternVLConfig, InternVLProcessor
 
@@ -19,8 +20,10 @@ from benchmarks.architectures import processor_of
 from benchmarks.attention import Shape, compare
 from benchmarks.flops import step_flops
 from benchmarks.full_size import Record, Subject, measure_attention, measure_subject
+from benchmarks.padding import padded_flops
 from benchmarks.real_mix import TILE_TOKENS, TILES, Length, draw_lengths
 from benchmarks.results import END, START, fill, tables
+from perceptio_core.grammar import Role
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.params import PROFILES, load_profile
 from perceptio_core.segmentation.sam2 import mini_config
@@ -121,6 +124,26 @@ def test_operations_are_those_that_torch_counts(tmp_path: Path) -> None:
     assert counted == pytest.approx(whole, rel=1e-3)
 
 
+def test_operations_of_a_padded_batch_are_those_that_torch_counts(tmp_path: Path) -> None:
+    """`transformers`' own loss over a padded batch; torch counts the head as a trained matrix, as above."""
+    model, processor = tiny_perceptio(tmp_path, tied=False, order=("depth",), reconstruction=0.0)
+    add_adapters(model, rank=4, alpha=8, dropout=0.0, train_vision_tower=False)
+    batch = processor.collate([tiny_sample(number, masks=0, depth=True, turns=1 + number) for number in range(2)])
+    assert batch.lengths[0] != batch.lengths[1]
+    ids = pad_sequence(list(batch.input_ids_T.split(batch.lengths)), batch_first=True)
+    there = pad_sequence([torch.ones(length, dtype=torch.int64) for length in batch.lengths], batch_first=True)
+    model.train().vlm.set_attn_implementation("sdpa")
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.vlm(input_ids=ids, attention_mask=there, pixel_values=batch.pixels_PCHW, labels=ids).loss.backward()
+    expected = padded_flops(model, batch, everywhere=True)
+    kernel = model.vlm.model.vision_tower.embeddings.patch_embeddings.projection.weight.numel()
+    whole = sum(expected.values()) + expected["output head"] / 2 - 2 * len(batch.pixels_PCHW) * kernel
+    assert counter.get_total_flops() == pytest.approx(whole, rel=1e-3)
+    sparing = padded_flops(model, batch, everywhere=False)
+    assert sparing | {"output head": 0.0} == expected | {"output head": 0.0}
+    assert sparing["output head"] == step_flops(model, batch)["output head"]
+
+
 def measured() -> dict[str, object]:
     """What `benchmarks.full_size` might have written of one size, with invented numbers."""
     memory = {"peak_gib": 8.0, "estimated_gib": 7.2, "estimated_over_measured": 0.9}
@@ -187,6 +210,7 @@ def test_the_real_mix_has_its_shares_and_lengths() -> None:
         assert share == pytest.approx(count / pictures, abs=0.03)
     for length in lengths:
         text = length.tokens - length.tiles * TILE_TOKENS
+        assert 102 + 1 <= length.supervised <= 102 + 6 * 60 + 6
         assert 2 + 102 + 7 + 1 + 10 <= text <= 2 + 102 + 10 * (30 + 25 + 10)
 
 
@@ -217,9 +241,10 @@ def test_packing_compares_the_same_samples(tmp_path: Path) -> None:
 def test_a_row_of_the_real_mix_is_what_the_model_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = tiny_perceptio(tmp_path)
     monkeypatch.setattr(packing, "TILE_TOKENS", model.vlm.config.image_seq_length)
-    lengths = [Length(tiles=2, tokens=30), Length(tiles=1, tokens=11)]
+    lengths = [Length(tiles=2, tokens=30, supervised=9), Length(tiles=1, tokens=11, supervised=2)]
     batch = packing.real_batch(lengths, model=model, seed=0)
     assert batch.lengths == (30, 11)
     assert batch.positions_T.tolist() == [*range(30), *range(11)]
+    assert batch.roles_T.tolist() == [Role.PROMPT] * 21 + [Role.ANSWER] * 9 + [Role.PROMPT] * 9 + [Role.ANSWER] * 2
     assert int((batch.input_ids_T == model.vlm.config.image_token_id).sum()) == 3 * model.vlm.config.image_seq_length
     packing.compare(model, [batch], device=CPU, deadline=time.monotonic() + 600)
