@@ -396,22 +396,32 @@ def test_refuses_incomplete_loss_weights(tmp_path):
         tiny_perceptio(tmp_path, llm=-1.0)
 
 
-def test_a_base_in_bf16_comes_back_with_the_other_parts_in_float32(tmp_path):
+@pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
+def test_a_base_in_bf16_comes_back_with_the_other_parts_in_float32(tmp_path, trained):
     foundations, codebook = tiny_foundations(tmp_path)
     InternVLForConditionalGeneration.from_pretrained(foundations / "internvl", dtype=torch.bfloat16).save_pretrained(
         foundations / "internvl"
     )
-    model, _ = assemble(
+    model, processor = assemble(
         foundations=foundations, codebook=codebook, order=PAPER_ORDER, loss_weights=LOSS_WEIGHTS, max_tiles=1, seed=0
     )
+    sample = tiny_sample(0, masks=1, depth=True)
+    if trained:
+        with torch.autocast("cpu", torch.bfloat16):
+            train(model, processor.collate([sample]), steps=1, train_vision_tower=True)
+        merge_adapters(model)
     model.save_pretrained(tmp_path / "saved")
     again = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "saved")
     float32 = {torch.float32}
     for whole in (model, again):
         assert {parameter.dtype for parameter in whole.vlm.parameters()} == {torch.bfloat16}
         assert {parameter.dtype for part in (whole.bridge, whole.codebook) for parameter in part.parameters()} == float32
+        assert {table.dtype for name, table in whole.vlm.named_buffers() if name.endswith("inv_freq")} == float32
     after = again.state_dict()
     assert all(torch.equal(after[name], value) for name, value in model.state_dict().items())
+    prompts = processor([sample.image], ["yes"])
+    answers = [whole.eval().generate(prompts, segment=True, depth=True, max_new_tokens=2)[0].ids for whole in (model, again)]
+    assert answers[0] == answers[1]
 
 
 def test_attention_takes_values_in_bf16_beside_queries_in_float32():

@@ -90,7 +90,10 @@ def trainable_groups(model: PerceptioForConditionalGeneration) -> dict[str, dict
 
 
 def merge_adapters(model: PerceptioForConditionalGeneration) -> None:
-    """Fold the adapters into the weights, in place: afterwards the model has the parts and names of a fresh one.
+    """Fold the adapters into the weights, in place: afterwards the model has the parts, names and types of a fresh one.
+
+    What trained in float32 inside a bf16 InternVL is rounded to bf16, so that the model computes without autocast what its
+    checkpoint will.
 
     Raises:
         ValueError: the model has no adapters, or a merged weight is not finite.
@@ -99,3 +102,5 @@ def merge_adapters(model: PerceptioForConditionalGeneration) -> None:
         raise ValueError("the model has no adapters to merge")
     tuner = model.adapters.pop()
     model.vlm = cast("nn.Module", tuner.merge_and_unload(safe_merge=True))
+    for parameter in model.vlm.parameters():  # not `vlm.to`: that would round the rotary frequencies too
+        parameter.data = parameter.data.to(model.vlm.get_input_embeddings().weight.dtype)
