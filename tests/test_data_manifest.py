@@ -46,6 +46,7 @@ def root(tmp_path):
         {"image": "one.two/5 copy.jpg", "conversations": said("What?", "A dog.")},
         {"image": "6.jpg", "conversations": said("Where?", "Left.")},
         {"image": "gone.jpg", "conversations": said("Where?", "Left.")},
+        {"image": "6.jpg", "conversations": said("What is written there?", "a" * 10_000_000)},
     ]
     (folder / "val.json").write_text(json.dumps(rows))
     return folder
@@ -78,6 +79,7 @@ def test_what_is_kept_and_why_the_rest_is_not(root, tmp_path):
     assert "cannot identify" in reasons["coco/images/3.jpg"]
     assert reasons["coco/images/3.jpg#coco/3/1"] == "its image is quarantined"
     assert "val/gone.jpg" in reasons
+    assert reasons["val/6.jpg#talk/3"] == "a text of 10000022 characters; at most 32768 are used"
     assert all(str(root) not in reason for reason in reasons.values())
     counts = found.counts()
     assert (counts["train_referring"], counts["val_conversation"], counts["images_train"]) == (2, 2, 2)

@@ -123,6 +123,12 @@ def test_ciou_and_giou_are_those_of_the_official_counting(tmp_path: Path, seed: 
     assert metrics[1].value == pytest.approx(100 * total_iou / len(refs))
 
 
+def test_a_target_without_pixels_is_not_found_by_saying_nothing(tmp_path: Path) -> None:
+    benchmark = GeneralisedReferring(write_grefcoco(tmp_path, [{"ann_id": [4]}, {"ann_id": [1]}]), split="val")
+    scores = benchmark.score(answers(benchmark, [(), (columns(0, 10),)]), bootstrap=BOOTSTRAP)
+    assert [metric.value for metric in scores.headline] == [100.0, 50.0, 50.0]  # cIoU, gIoU, T-acc
+
+
 def test_a_split_without_such_expressions_has_no_n_acc(tmp_path: Path) -> None:
     benchmark = GeneralisedReferring(write_grefcoco(tmp_path, REFS), split="testA", name="grefcoco_testa")
     names = [metric.name for metric in benchmark.score(answers(benchmark, [()]), bootstrap=BOOTSTRAP).headline]

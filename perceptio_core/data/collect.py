@@ -27,6 +27,9 @@ from perceptio_core.data.visual_genome import region_records
 from perceptio_core.params.sources import DatasetParams
 from perceptio_core.progress import track
 
+MAX_CHARACTERS = 32_768
+"""Of all turns of a record: about the 8192 tokens that Sa2VA cuts a sample to; one far longer would exhaust the memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
@@ -177,6 +180,9 @@ def _left_out(
 
 def _unfit(record: Record, image: ImageRow) -> str | None:
     """Why a record may not be used with its image."""
+    characters = sum(len(text) for turn in record.turns for text in turn)
+    if characters > MAX_CHARACTERS:
+        return f"a text of {characters} characters; at most {MAX_CHARACTERS} are used"
     if record.split != image.split:
         return "the same image is among the val images"
     for mask in record.masks or ():

@@ -72,7 +72,7 @@ def _grounded(row: dict[str, Any]) -> tuple[str, list[str], list[dict[str, Any]]
         try:
             start, end = grounding["token_positives"]
             places.append((int(start), int(end), phrase, list(grounding["rle_masks"])))
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise ValueError(f"phrase {phrase!r} needs token_positives [start, end] and rle_masks") from error
     text, done, phrases, masks = "", 0, [], []
     for start, end, phrase, parts in sorted(places, key=lambda place: place[:2]):
@@ -86,11 +86,10 @@ def _grounded(row: dict[str, Any]) -> tuple[str, list[str], list[dict[str, Any]]
 
 
 def _union(parts: list[Any], phrase: str) -> dict[str, Any]:
-    sizes = {tuple(part["size"]) for part in parts if isinstance(part, dict) and isinstance(part.get("size"), list)}
-    if len(sizes) != 1:
+    sizes = [part.get("size") if isinstance(part, dict) else None for part in parts]
+    size = sizes[0] if sizes else None
+    if not isinstance(size, list) or [type(side) for side in size] != [int, int] or any(other != size for other in sizes):
         raise ValueError(f"phrase {phrase!r}: rle_masks must be run lengths of one size")
-    ((height, width),) = sizes
-    whole_HW = np.zeros((height, width), bool)
-    for part in parts:
-        whole_HW |= decode(from_segmentation(part, height=height, width=width))
-    return encode(whole_HW)
+    height, width = size
+    checked = [from_segmentation(part, height=height, width=width) for part in parts]  # before there is an array of this size
+    return encode(np.logical_or.reduce([decode(part) for part in checked]))

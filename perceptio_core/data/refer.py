@@ -93,6 +93,7 @@ def read_refer(folder: Path, *, split_by: str | None = None, image_folder: str =
         if ann_id not in annotations or image_id not in images:
             raise ValueError(f"{where}: ann_id {ann_id} or image_id {image_id} is not in {instances_path}")
         image, annotation = images[image_id], annotations[ann_id]
+        category_id = annotation.get("category_id")
         if ann_id not in masks:
             try:
                 masks[ann_id] = from_segmentation(annotation.get("segmentation"), height=image["height"], width=image["width"])
@@ -116,7 +117,7 @@ def read_refer(folder: Path, *, split_by: str | None = None, image_folder: str =
                     image_id=image_id,
                     split=split,
                     sentence=text,
-                    category=categories.get(annotation.get("category_id"), "object"),
+                    category=categories.get(category_id, "object") if isinstance(category_id, int) else "object",
                     image_file=image_file,
                     mask=masks[ann_id],
                 )
@@ -149,7 +150,8 @@ def read_instances(path: Path) -> tuple[dict[int, dict[str, Any]], dict[int, dic
         if not isinstance(image.get("file_name"), str):
             raise ValueError(f"{path}: image {image_id}: file_name must be a text")
     annotations = _by_id(content["annotations"], f"{path}: annotations")
-    categories = {c.get("id"): str(c.get("name", "object")) for c in content["categories"] if isinstance(c, dict)}
+    named = [c for c in content["categories"] if isinstance(c, dict) and isinstance(c.get("id"), int)]
+    categories = {c["id"]: str(c.get("name", "object")) for c in named}
     return images, annotations, categories
 
 

@@ -12,6 +12,7 @@ from pycocotools import mask as coco
 
 Rle = Mapping[str, Any]
 _MAX_CHARACTERS = 7  # 35 bits: no run of a picture needs more
+_MAX_PIXELS = 1 << 28  # no picture has more; pycocotools counts in 32 bits, and crashes on sizes far beyond
 
 
 def encode(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
@@ -39,13 +40,16 @@ def from_segmentation(segmentation: Any, *, height: int, width: int) -> dict[str
         width: of the image, pixels.
 
     Raises:
-        ValueError: none of these forms, a size other than the image's, or run lengths that do not fill the image.
+        ValueError: none of these forms, a size other than the image's, run lengths that do not fill the image, or an image
+            of no size that a picture can have.
     """
+    if height < 1 or width < 1 or height * width > _MAX_PIXELS:
+        raise ValueError(f"an image of {height} x {width} pixels; at most {_MAX_PIXELS} are read")
     if isinstance(segmentation, list):
         return _from_polygons(segmentation, height=height, width=width)
     if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
         raise ValueError("segmentation is neither a list of polygons nor a run-length dict with size and counts")
-    if list(segmentation["size"]) != [height, width]:
+    if segmentation["size"] != [height, width]:
         raise ValueError(f"a mask of size {segmentation['size']} for an image of [{height}, {width}]")
     counts = segmentation["counts"]
     if isinstance(counts, list):

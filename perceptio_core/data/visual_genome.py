@@ -37,7 +37,7 @@ def region_records(
     Raises:
         ValueError: a file is absent or no list of objects.
     """
-    pictures = {row.get("image_id"): row for row in _rows(folder / IMAGES)}
+    pictures = {row["image_id"]: row for row in _rows(folder / IMAGES) if isinstance(row.get("image_id"), int)}
     image_folder = images if images is not None else folder.relative_to(root).as_posix()
     name = (folder / REGIONS).relative_to(root)
     records: list[Record] = []
@@ -48,7 +48,7 @@ def region_records(
             image = inside(image_folder, "/".join(PurePosixPath(picture["url"]).parts[-2:]), named_in=folder / IMAGES)
             size = int(picture["width"]), int(picture["height"])
             regions = list(row["regions"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             refused.append(Refused(file=f"{name}#{number}", reason=f"no image, size or regions: {error}"))
             continue
         turns = []

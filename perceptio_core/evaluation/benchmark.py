@@ -110,9 +110,11 @@ class Benchmark(Protocol):
 
 
 def unique(keys: Iterable[Hashable], *, what: str, named_in: Path) -> None:
-    """Refuse a key that occurs twice."""
+    """Refuse a key that occurs twice, or that a file gives as a list or an object."""
     seen: set[Hashable] = set()
     for key in keys:
+        if not isinstance(key, Hashable):
+            raise ValueError(f"{named_in}: {what} {key!r} is neither a number nor a text")
         if key in seen:
             raise ValueError(f"{named_in}: {what} {key!r} occurs twice")
         seen.add(key)

@@ -72,8 +72,9 @@ class GeneralisedReferring:
         """<name>_ciou, _giou, _n_acc and _t_acc, in percent."""
         given = [answers[target.item.item_id].masks for target in self._targets]
         counts_n2 = pixel_counts(given, [target.mask for target in self._targets])
-        ious_n = ious(counts_n2)
         nothing_n = np.array([target.nothing for target in self._targets])
+        # Where something is meant, its mask may still be empty (crowds alone): nothing claimed is no hit there.
+        ious_n = np.where(nothing_n | (counts_n2[:, 1] > 0), ious(counts_n2), 0.0)
         empty_n = np.array([_is_empty(masks, target.mask) for masks, target in zip(given, self._targets, strict=True)])
         values_n7 = np.column_stack(
             [counts_n2, ious_n, nothing_n, nothing_n & empty_n, ~nothing_n, ~nothing_n & ~empty_n]
@@ -130,13 +131,16 @@ def _read(folder: Path, *, split: str, images: Path) -> list[_Target]:
     targets = []
     for ref in chosen:
         where = f"{refs_path}: reference {ref.get('ref_id')}"
-        if not {"ref_id", "ann_id", "image_id", "sentences"} <= ref.keys() or ref["image_id"] not in image_rows:
-            raise ValueError(f"{where}: lacks ref_id, ann_id, sentences or an image_id that is in {instances_path}")
-        image = image_rows[ref["image_id"]]
+        image_id, sentences = ref.get("image_id"), ref.get("sentences")
+        image = image_rows.get(image_id) if isinstance(image_id, int) else None
+        if not {"ref_id", "ann_id"} <= ref.keys() or image is None or not isinstance(sentences, list):
+            raise ValueError(f"{where}: lacks ref_id, ann_id, a list of sentences or an image_id that is in {instances_path}")
         ann_ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
         mask = _mask(ann_ids, annotations, image, where)
         file = inside(images.as_posix(), image["file_name"], named_in=instances_path)
-        for sentence in ref["sentences"]:
+        for sentence in sentences:
+            if not isinstance(sentence, dict) or "sent_id" not in sentence or not isinstance(sentence.get("sent"), str):
+                raise ValueError(f"{where}: a sentence has a sent_id and, in sent, a text")
             item = Item(
                 item_id=f"{ref['ref_id']}/{sentence['sent_id']}",
                 image=Path(file),
@@ -156,7 +160,7 @@ def _mask(ann_ids: list[Any], annotations: Mapping[int, Any], image: Mapping[str
     for ann_id in ann_ids:
         if ann_ids == NOTHING:
             break
-        if ann_id not in annotations:
+        if not isinstance(ann_id, int) or ann_id not in annotations:
             raise ValueError(f"{where}: ann_id {ann_id!r} is not in instances.json; [-1] stands for nothing")
         if not annotations[ann_id].get("iscrowd"):
             try:

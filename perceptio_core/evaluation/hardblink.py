@@ -194,7 +194,9 @@ def _read_subset(folder: Path, n: int, points: Mapping[tuple[int, str], Any] | N
         unique((row["question_id"] for row in entries), what="question_id", named_in=file)
     truth_of = {row["question_id"]: str(row["text"]) for row in truths}
     if lone := {row["question_id"] for row in rows} ^ truth_of.keys():
-        raise ValueError(f"{answers_file}: question_ids without a partner in {questions_file.name}: {sorted(lone)[:5]}")
+        raise ValueError(
+            f"{answers_file}: question_ids without a partner in {questions_file.name}: {sorted(lone, key=str)[:5]}"
+        )
     letters = "ABCDE"[:n]
     questions = []
     for row in rows:
@@ -225,4 +227,12 @@ def _read_points(folder: Path) -> dict[tuple[int, str], Any] | None:
     rows = read_jsonl(file, keys=("question_id", "subset", "points"))
     if strange := [row["subset"] for row in rows if row["subset"] not in SUBSETS]:
         raise ValueError(f"{file}: subset {strange[0]!r} is none of {SUBSETS}")
+    for row in rows:
+        if not isinstance(row["points"], list) or not row["points"] or not all(map(_is_point, row["points"])):
+            raise ValueError(f"{file}: question {row['question_id']}: points are objects with letter, y, area and brightness")
     return {(row["subset"], str(row["question_id"])): row["points"] for row in rows}
+
+
+def _is_point(point: Any) -> bool:
+    numbers = [point.get(key) for key in ("y", "area", "brightness")] if isinstance(point, dict) else [None]
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers) and "letter" in point

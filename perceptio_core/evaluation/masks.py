@@ -44,7 +44,7 @@ def checked(rle: Any, *, size: Sequence[int], where: str) -> dict[str, Any]:
     """
     if not isinstance(rle, dict) or not {"size", "counts"} <= rle.keys():
         raise ValueError(f"{where}: a mask is an object with size [height, width] and counts, got {str(rle)[:40]!r}")
-    if list(rle["size"]) != list(size):
+    if rle["size"] != list(size):
         raise ValueError(f"{where}: a mask of size {rle['size']} for an image of size {list(size)}")
     if not isinstance(rle["counts"], str | list):
         raise ValueError(f"{where}: counts is of type {type(rle['counts']).__name__}; allowed are a string or a list")

@@ -28,6 +28,7 @@ from perceptio_core.evaluation.masks import intersection, union
 from perceptio_core.evaluation.res import ciou, exact_ratio, ious, pixel_counts
 
 _IGNORED = 255
+_FARTHEST = 100_000  # of a point, in pixels: painting takes time by the length of an outline, also outside of the picture
 _ORIENTATION, _SIDEWAYS = 0x0112, range(5, 9)  # EXIF: turned by a quarter
 
 
@@ -116,10 +117,10 @@ def painted(shapes: list[Any], *, height: int, width: int) -> NDArray[np.uint8]:
     """
     polygons: list[tuple[int, NDArray[np.int32]]] = []
     for shape in shapes:
-        label = shape.get("label") if isinstance(shape, dict) else None
-        points = np.asarray(shape.get("points", []), dtype=np.float64) if isinstance(label, str) else np.zeros(0)
-        if not isinstance(label, str) or points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-            raise ValueError("a shape has a label and a list of x, y points")
+        label, listed = (shape.get("label"), shape.get("points")) if isinstance(shape, dict) else (None, None)
+        points = np.asarray(listed, dtype=np.float64) if isinstance(listed, list) else np.zeros(0)
+        if not isinstance(label, str) or points.ndim != 2 or points.shape[1] != 2 or not (abs(points) < _FARTHEST).all():
+            raise ValueError(f"a shape has a label and a list of x, y points, none farther out than {_FARTHEST}")
         if label.lower() != "flag":
             polygons.append((_IGNORED if "ignore" in label.lower() else 1, points.astype(np.int32)))
     areas = [int(_paint(np.zeros((height, width), np.uint8), points, 1).sum()) for _, points in polygons]
@@ -153,7 +154,7 @@ def _read(file: Path) -> _Target:
     height, width = _size(image)
     try:
         mask = painted(annotation["shapes"], height=height, width=width)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
     instruction = text[0].strip()
     is_sentence = bool(annotation["is_sentence"])

@@ -74,6 +74,8 @@ def _read(folder: Path, split: str) -> list[ChoiceQuestion]:
     problems, splits = (_read_object(folder / name) for name in ("problems.json", "pid_splits.json"))
     if split not in splits:
         raise ValueError(f"{folder / 'pid_splits.json'}: no split {split!r}; it has {sorted(splits)}")
+    if not isinstance(splits[split], list) or not all(isinstance(key, str) for key in splits[split]):
+        raise ValueError(f"{folder / 'pid_splits.json'}: {split} must be a list of texts")
     questions = []
     for key in splits[split]:
         where = f"{folder / 'problems.json'}: question {key}"

@@ -69,33 +69,34 @@ def _read(file: Path) -> list[ChoiceQuestion]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file}: not JSON ({error})") from error
-    if not isinstance(content, dict) or not {"questions", "question_type"} <= content.keys():
-        raise ValueError(f"{file}: expected an object with the keys questions and question_type")
-    kinds = {number: name for name, number in content["question_type"].items()}
-    rows = [row for row in content["questions"] if row.get("question_type_id") in IMAGE_TYPES]
+    listed, named = (content.get(key) for key in ("questions", "question_type")) if isinstance(content, dict) else (None, None)
+    if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed) or not isinstance(named, dict):
+        raise ValueError(f"{file}: expected an object with questions, a list of objects, and question_type, an object")
+    kinds = {str(number): name for name, number in named.items()}
+    rows = [row for row in listed if row.get("question_type_id") in IMAGE_TYPES]
     if not rows:
         raise ValueError(f"{file}: no question has a question_type_id from 1 to 9")
     unique((row.get("question_id") for row in rows), what="question_id", named_in=file)
     return [_question(row, kinds, file) for row in rows]
 
 
-def _question(row: Mapping[str, Any], kinds: Mapping[int, str], file: Path) -> ChoiceQuestion:
+def _question(row: Mapping[str, Any], kinds: Mapping[str, str], file: Path) -> ChoiceQuestion:
     where = f"{file}: question {row.get('question_id')}"
     if missing := [key for key in KEYS if key not in row]:
         raise ValueError(f"{where}: {missing} missing")
     if row["data_type"] != "image":
         raise ValueError(f"{where}: data_type {row['data_type']!r}; SEED-Bench's types 1-9 have 'image'")
-    if row["answer"] not in {"A", "B", "C", "D"}:
+    if row["answer"] not in ("A", "B", "C", "D"):
         raise ValueError(f"{where}: answer {row['answer']!r} is none of A, B, C, D")
     choices = {letter: str(row[f"choice_{letter.lower()}"]) for letter in "ABCD"}
     item = Item(
         item_id=str(row["question_id"]),
         image=_image_file(str(row["data_id"]), file),
-        question=choice_prompt(row["question"], choices),
+        question=choice_prompt(str(row["question"]), choices),
         expected=row["answer"],
     )
-    number = row["question_type_id"]
-    return ChoiceQuestion(item=item, choices=choices, part=kinds.get(number, str(number)))
+    number = str(row["question_type_id"])
+    return ChoiceQuestion(item=item, choices=choices, part=kinds.get(number, number))
 
 
 def _image_file(data_id: str, file: Path) -> Path:
