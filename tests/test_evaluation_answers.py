@@ -163,6 +163,21 @@ def test_stripping_perception_repairs_the_official_reading() -> None:
     assert read_official(strip_perception(raw)) == "yes"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("answer" + " " * 50_000 + "is\n\n: B", "B"),
+        ("answer" + " " * 50_000, None),
+        ("closest " * 20_000, None),
+        ("The closest, " + "x" * 250 + ", is B", "B"),  # too far for a verdict, but one letter is named
+        ("A " * 50_000, "A"),
+        ("a" * 200_000, None),
+    ],
+)
+def test_long_answers_are_read_in_linear_time(text: str, expected: str | None) -> None:
+    assert parse_option(text, letters="ABCD") == expected
+
+
 def test_choice_prompt() -> None:
     assert choice_prompt("What is it?", {"A": "a cat", "B": "a dog"}, hint="Look.") == (
         "Look.\nWhat is it?\nA. a cat\nB. a dog\nAnswer with the option's letter from the given choices directly."

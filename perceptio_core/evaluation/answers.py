@@ -24,6 +24,10 @@ INSTRUCTION = "Answer with the option's letter from the given choices directly."
 """Last line of a multiple-choice prompt, as in lmms-eval."""
 
 _MARKDOWN = re.compile(r"[*_`#]+")
+_BLANKS = re.compile(r"\s+")
+_WORD = re.compile(r" +[a-z]")
+_VERB = re.compile(r" +(?:is|was|has|and|or|because|since|seems|appears|looks|lies|would|should|as|at)\b")
+"""What follows an "A" that is a subject ("A is closest") rather than an article ("A dog")."""
 _ALONE = string.punctuation + string.whitespace
 _HEDGE = re.compile(r"\)?\s*(?:/|,|\bor\b|\band\b)\s*\(?[A-Z]\b")
 _CONCLUSION = re.compile(r"\b(?i:therefore|thus|hence|so)\b")
@@ -43,7 +47,8 @@ def parse_option(text: str, *, letters: str, choices: Mapping[str, str] | None =
         letters: the letters that exist, e.g. "ABC".
         choices: text of the options by letter, where the question has them.
     """
-    plain = _MARKDOWN.sub("", text).strip()
+    # One blank for many: the rules' patterns would try every way to share a long run of them among themselves.
+    plain = _BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", _MARKDOWN.sub("", text)).strip()
     whole = plain.strip(_ALONE).upper()
     if len(whole) == 1 and whole in letters:
         return whole
@@ -68,21 +73,21 @@ _REFUSALS = (
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 )
-_TAIL = 5  # words from the end within which the letter must stand for the first time
+_TAIL = 4  # words at the end, among which the letter must stand for the first time
 
 
 def read_vlmevalkit_option(text: str, choices: Mapping[str, str]) -> str | None:
     """The option by VLMEvalKit's exact matching, or None.
 
     After ``can_infer`` in its ``vlmeval/utils/matching_util.py``: the one option letter among the words, if it stands among
-    the last five; else the one option whose text the answer contains. Not taken over: with the environment variable VERBOSE
+    the last four; else the one option whose text the answer contains. Not taken over: with the environment variable VERBOSE
     set, that code drops an A in a longer answer; and its table reader takes an option "None" or "NA" for a missing one.
     """
     if any(refusal in text for refusal in _REFUSALS):
         return None
     words = re.sub(r"[.()\[\],:;!*#{}]", " ", text).split()
     named = [letter for letter in choices if letter in words]
-    if len(named) == 1 and words.index(named[0]) > len(words) - _TAIL:
+    if len(named) == 1 and words.index(named[0]) >= len(words) - _TAIL:
         return named[0]
     if not named and "Z" in words:
         return None
@@ -97,15 +102,10 @@ def mentioned_letters(text: str, *, letters: str) -> set[str]:
     """All option letters that stand alone in `text` as capitals or in brackets; the article "A" is none."""
     found = {match.upper() for match in re.findall(rf"\(([{letters}{letters.lower()}])\)", text)}
     for match in re.finditer(rf"(?<![\w'’])[{letters}](?![\w'’])", text):
-        article = match[0] == "A" and re.match(r" +[a-z]", text[match.end() :]) and not _is_verb(text[match.end() :])
+        article = match[0] == "A" and _WORD.match(text, match.end()) and not _VERB.match(text, match.end())
         if not article:
             found.add(match[0])
     return found
-
-
-def _is_verb(rest: str) -> bool:
-    """Whether what follows an "A" makes it a subject ("A is closest") rather than an article ("A dog")."""
-    return re.match(r" +(?:is|was|has|and|or|because|since|seems|appears|looks|lies|would|should|as|at)\b", rest) is not None
 
 
 def _verdict(text: str, letters: str) -> tuple[bool, str | None]:
@@ -113,7 +113,7 @@ def _verdict(text: str, letters: str) -> tuple[bool, str | None]:
     noun = r"(?i:(?:the\s+)?(?:correct\s+)?(?:option|choice|point|letter)\s+)?"
     patterns = (
         rf"\b(?i:answer)\b\s*(?i:is|was|would\s+be|should\s+be|must\s+be)?\s*[:=]?\s*{noun}{letter}",
-        rf"\b(?i:closest|nearest)\b[^.\n]*?(?:\b(?i:is|be)\b|:)\s*{noun}{letter}",
+        rf"\b(?i:closest|nearest)\b[^.\n]{{0,200}}?(?:\b(?i:is|be)\b|:)\s*{noun}{letter}",
         rf"{letter}\)?\s+(?i:is|seems|appears|looks|would\s+be|must\s+be)\s+(?i:to\s+be\s+)?(?i:the\s+)?(?i:closest|nearest|correct)\b",
     )
     matches = [match for pattern in patterns for match in re.finditer(pattern, text)]
