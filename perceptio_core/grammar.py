@@ -147,8 +147,10 @@ _PERCEPTION = re.compile(
 
 
 def strip_perception(text: str) -> str:
-    """`text` without [SEG] and depth spans (whole, cut off or stray), blanks at both ends removed.
+    """`text` without [SEG] and depth spans (whole, cut off or stray), and without the blanks that then stand at its ends.
 
-    Benchmark parsers that read the first characters of an answer need this.
+    Benchmark parsers that read the first characters of an answer need this; a text without such tokens stays as it is, since
+    to them blanks count too.
     """
-    return _PERCEPTION.sub("", text).strip()
+    bare, found = _PERCEPTION.subn("", text)
+    return bare.strip() if found else text

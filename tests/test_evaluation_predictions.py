@@ -91,6 +91,19 @@ def test_mme_folder_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert again["mme_perception"]["value"] == 125.0
 
 
+def test_the_official_reading_counts_blanks_and_windows_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_mme(tmp_path / "mme", {"count": ["a.jpg"]})
+    lines = (folder / "questions/count.txt").read_text().splitlines()
+    (tmp_path / "r").mkdir()
+    said = f"{lines[0]}\t  Yes\r\n{lines[1]}\t No\r\n"
+    (tmp_path / "r/count.txt").write_bytes(b"\xef\xbb\xbf" + said.encode())  # as Windows' editor saves it
+    metrics = run(monkeypatch, capsys, "mme", "--predictions", tmp_path / "r", "--root", tmp_path)
+    assert metrics["mme_perception"]["value"] == 50.0  # of "  Yes" it reads "  ye"
+    assert metrics["mme_perception/lmms_eval"]["value"] == 200.0
+
+
 def test_mme_folder_without_answers_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +241,22 @@ def test_seed_jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert metrics["seed_image"]["value"] == pytest.approx(200 / 3, abs=1e-4)
 
 
+def test_lines_as_windows_and_the_official_script_write_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_seed(tmp_path / "seedbench")
+    rows = [{"q_id": key, "prediction": said, "gt": "A", "q_type_id": 5} for key, said in ((100, "A"), (101, "B"), (102, "C"))]
+    content = "\r\n".join(json.dumps(row) for row in rows) + "\r\n"
+    (tmp_path / "results.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    metrics = run(monkeypatch, capsys, "seedbench", "--predictions", tmp_path / "results.jsonl", "--root", tmp_path)
+    assert metrics["seed_image"]["value"] == 100.0
+    (tmp_path / "said.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"100": "A", "101": "A", "102": "A"}).encode())
+    (tmp_path / "said.tsv").write_bytes("\ufeffindex\tprediction\r\n100\tA\r\n101\tA\r\n102\tA\r\n".encode())
+    for name in ("said.json", "said.tsv"):
+        metrics = run(monkeypatch, capsys, "seedbench", "--predictions", tmp_path / name, "--root", tmp_path)
+        assert metrics["seed_image"]["value"] == pytest.approx(100 / 3, abs=1e-4)
+
+
 def test_hardblink_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_hardblink(tmp_path / "hardblink", markers=False)
     for n, said in ((3, "AABB"), (4, "DDDC"), (5, "EEEE")):
@@ -349,8 +378,9 @@ def test_our_own_rows_keep_the_raw_text_and_strip_again(tmp_path: Path) -> None:
     [
         ([{"question_id": "100", "prediction": "A"}] * 2, "question 100 is predicted twice"),
         ([{"question_id": "100"}], "row 1: expected prediction or text"),
+        ([{"question_id": "100", "prediction": ["A"]}], r"row 1: an answer must be a text, got \['A'\]"),
         ([{"question_id": "100", "segmentation": None}], "row 1: expected prediction or text"),
-        ([{"prediction": "A"}], "row 1: expected item_id, question_id, idx, sent_id or image"),
+        ([{"prediction": "A"}], "row 1: expected item_id, question_id, q_id, idx, sent_id or image"),
         ([], "3 of 3 questions have no prediction, such as 100, 101, 102"),
     ],
 )

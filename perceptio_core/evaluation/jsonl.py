@@ -18,7 +18,7 @@ def read_jsonl(path: Path, *, keys: Sequence[str]) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows puts a mark before the first line
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error})") from error
     rows = []
@@ -27,7 +27,7 @@ def read_jsonl(path: Path, *, keys: Sequence[str]) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}:{number}: not JSON ({error})") from error
         if not isinstance(row, dict) or any(key not in row for key in keys):
             raise ValueError(f"{path}:{number}: expected an object with the keys {list(keys)}")

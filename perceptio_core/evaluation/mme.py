@@ -193,7 +193,7 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
         ValueError: not UTF-8, or a line has other columns, or an answer that is neither yes nor no; names file and line.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # Windows puts a mark before the first line
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 ({error})") from error
     # Not splitlines: a question may hold a separator that only Unicode takes for a line end.

@@ -3,7 +3,7 @@
 | Form | Benchmarks | Holds |
 |---|---|---|
 | ``.jsonl`` of `evaluate` | all | item_id, raw, text, masks, ... |
-| ``.jsonl`` | SEED, ScienceQA, AI2D, MMBench | question_id and prediction (or text) |
+| ``.jsonl`` | SEED, ScienceQA, AI2D, MMBench | question_id (or q_id) and prediction (or text) |
 | ``.jsonl`` | segmentation | sent_id (and ref_id), or image for ReasonSeg; segmentation: COCO RLE, a list of them, or null |
 | folder of ``<task>.txt`` | MME | image TAB question TAB answer TAB prediction |
 | folder of ``*{n}pointscenter*.jsonl``, or one of them for one subset | HardBLINK | question_id and text |
@@ -33,6 +33,8 @@ from perceptio_core.evaluation.mme import MME, read_lines, task_files
 from perceptio_core.grammar import strip_perception
 
 FORMS = ".jsonl, .tsv, .xlsx, .json, or a folder (MME, HardBLINK)"
+QUESTION_IDS = ("question_id", "q_id", "idx")
+"""How official files name a question: most of them; SEED-Bench's ``eval.py``; BLINK."""
 _ABSENT = object()
 _SHOWN = 3  # of the questions without a prediction
 _log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ def _read(path: Path, benchmark: Benchmark, items: Mapping[str, Item]) -> Iterat
             if missing := [column for column in needed if column not in record]:
                 raise ValueError(f"{path}: there is no column {', '.join(missing)}; there are {list(record)}")
             key = record["index"] if mme is None else mme.key(record["category"], record["image_path"], record["question"])
-            yield key, _answer(key, record["prediction"])
+            yield key, _answer(key, record["prediction"], f"{path}: index {record['index']}")
     elif path.suffix == ".json":
         yield from _json(path)
     elif path.suffix == ".jsonl":
@@ -86,8 +88,10 @@ def _read(path: Path, benchmark: Benchmark, items: Mapping[str, Item]) -> Iterat
         raise ValueError(f"{path}: predictions are read from {FORMS}")
 
 
-def _answer(key: str, text: Any) -> Answer:
-    raw = "" if text is None else str(text)
+def _answer(key: str, text: Any, where: str) -> Answer:
+    if not isinstance(text, str | None):
+        raise ValueError(f"{where}: an answer must be a text, got {text!r}"[:300])
+    raw = text or ""
     return Answer(item_id=key, raw=raw, text=strip_perception(raw))
 
 
@@ -102,9 +106,9 @@ def _jsonl(path: Path, items: Mapping[str, Item], *, subset: str | None) -> Iter
     for number, row in enumerate(read_jsonl(path, keys=()), start=1):
         where = f"{path}: row {number}"
         key = _key(row, sentences, where)
-        if subset is not None and "question_id" in row:
+        if subset is not None and "item_id" not in row and "question_id" in row:
             key = f"{subset}/{key}"
-        yield key, _row_answer(key, row, items[key], where) if key in items else _answer(key, "")
+        yield key, _row_answer(key, row, items[key], where) if key in items else _answer(key, "", where)
 
 
 def _row_answer(key: str, row: Mapping[str, Any], item: Item, where: str) -> Answer:
@@ -114,11 +118,11 @@ def _row_answer(key: str, row: Mapping[str, Any], item: Item, where: str) -> Ans
         if given is _ABSENT:
             raise ValueError(f"{where}: expected segmentation (null for no mask), found the keys {sorted(row)}")
         masks = _masks(given, item.truth["size"], f"{where} ({item.item_id})")
-        return replace(_answer(key, row.get("raw", row.get("text"))), masks=masks)
+        return replace(_answer(key, row.get("raw", row.get("text")), where), masks=masks)
     text = next((row[name] for name in ("text", "prediction", "raw") if name in row), _ABSENT)
     if text is _ABSENT:
         raise ValueError(f"{where}: expected prediction or text, found the keys {sorted(row)}")
-    return replace(_answer(key, text), raw=str(row.get("raw", text)))
+    return replace(_answer(key, text, where), raw=_answer(key, row.get("raw", text), where).raw)
 
 
 def _by_sentence(items: Mapping[str, Item]) -> dict[str, str]:
@@ -131,7 +135,7 @@ def _by_sentence(items: Mapping[str, Item]) -> dict[str, str]:
 
 
 def _key(row: Mapping[str, Any], sentences: Mapping[str, str], where: str) -> str:
-    for name in ("item_id", "question_id", "idx"):
+    for name in ("item_id", *QUESTION_IDS):
         if name in row:
             return str(row[name])
     if "sent_id" in row:
@@ -139,7 +143,7 @@ def _key(row: Mapping[str, Any], sentences: Mapping[str, str], where: str) -> st
         return f"{row['ref_id']}/{sentence}" if "ref_id" in row else sentences.get(sentence, sentence)
     if "image" in row:
         return Path(str(row["image"])).stem
-    raise ValueError(f"{where}: expected item_id, question_id, idx, sent_id or image, found the keys {sorted(row)}")
+    raise ValueError(f"{where}: expected item_id, {', '.join(QUESTION_IDS)}, sent_id or image, found the keys {sorted(row)}")
 
 
 def _masks(given: Any, size: Sequence[int], where: str) -> tuple[dict[str, Any], ...]:
@@ -149,8 +153,8 @@ def _masks(given: Any, size: Sequence[int], where: str) -> tuple[dict[str, Any],
 
 def _json(path: Path) -> Iterator[tuple[str, Answer]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
     rows = content.get("val") if isinstance(content, dict) else None
     if isinstance(rows, list):
@@ -163,7 +167,7 @@ def _json(path: Path) -> Iterator[tuple[str, Answer]]:
             content[str(row["idx"])] = row["prediction"]
     if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
         raise ValueError(f'{path}: expected an object {{idx: prediction}}, or {{"val": [{{idx, prediction}}]}}')
-    yield from ((key, _answer(key, text)) for key, text in content.items())
+    yield from ((key, _answer(key, text, f"{path}: {key}")) for key, text in content.items())
 
 
 class _MmeKeys:
@@ -189,7 +193,7 @@ def _mme_folder(folder: Path, benchmark: MME) -> Iterator[tuple[str, Answer]]:
             if len(row) != 4:
                 raise ValueError(f"{file}:{number}: no prediction; expected image TAB question TAB answer TAB prediction")
             key = keys.key(file.stem, row[0], row[1])
-            yield key, _answer(key, row[3])
+            yield key, _answer(key, row[3], f"{file}:{number}")
 
 
 def _hardblink_folder(folder: Path, items: Mapping[str, Item]) -> Iterator[tuple[str, Answer]]:
@@ -204,4 +208,7 @@ def _hardblink_folder(folder: Path, items: Mapping[str, Item]) -> Iterator[tuple
             if "text" not in row and "prediction" not in row:
                 raise ValueError(f"{found[0]}: question {row['question_id']}: expected text or prediction")
             key = f"{n}/{row['question_id']}"
-            yield key, _answer(key, row["text"] if "text" in row else row["prediction"])
+            yield (
+                key,
+                _answer(key, row["text"] if "text" in row else row["prediction"], f"{found[0]}: question {row['question_id']}"),
+            )
