@@ -2,9 +2,13 @@
 
 ``python -m benchmarks.balance``: for samples as long as those of the real mix (`benchmarks.real_mix`), the tokens of the
 heaviest GPU over the mean, and the tokens of the longest micro-batch. GPUs wait for the heaviest; memory is for the longest.
+
+Then what rows of a fixed length would hold, each filled with as many of the step's samples as fit (first fit, the longest
+first), and as many rows on every GPU: how full they are.
 """
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +42,23 @@ def main() -> None:
             heaviest = np.mean([parts.sum(0).max() / parts.sum(0).mean() for parts in steps])
             longest = max(int(parts.max()) for parts in steps)
             print(f"{gpus:2} GPUs, {name:12}: the heaviest {heaviest:.3f} of the mean, micro-batch up to {longest} tokens")
+    for capacity in (4096, 8192, 16384):
+        rows = np.array([len(first_fit(lengths[start : start + batch], capacity)) for start in range(0, len(lengths), batch)])
+        gpus = params.processes
+        tokens = [sum(lengths) / (counts.sum() * capacity) for counts in (rows, np.ceil(rows / gpus) * gpus)]
+        full = f"{tokens[0]:.3f} full; as many on each of {gpus} GPUs {tokens[1]:.3f}"
+        print(f"rows of {capacity:5} tokens: {rows.mean():.1f} a step, {full}")
+
+
+def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Samples in rows of at most `capacity` tokens: each, the longest first, in the first row that has room for it."""
+    rows: list[list[int]] = []
+    for length in sorted(lengths, reverse=True):
+        row = next((row for row in rows if sum(row) + length <= capacity), None)
+        if row is None:
+            rows.append(row := [])
+        row.append(length)
+    return rows
 
 
 if __name__ == "__main__":

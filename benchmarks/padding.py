@@ -30,7 +30,7 @@ from perceptio_core.params import load_profile
 def main() -> None:
     """Print a table with a row a size of the micro-batch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, nargs="*", default=[2, 4, 8, 16, 64], help="of a micro-batch")
+    parser.add_argument("--samples", type=int, nargs="*", default=[2, 4, 8, 16], help="of a micro-batch")
     parser.add_argument("--batches", type=int, default=200, help="of each size")
     arguments = parser.parse_args()
     models = {name: assemble_on_meta(base, load_profile(name))[0] for name, base in BASES.items()}

@@ -18,6 +18,7 @@ from transformers import InternVLConfig, InternVLProcessor
 from benchmarks import packing
 from benchmarks.architectures import processor_of
 from benchmarks.attention import Shape, compare
+from benchmarks.balance import first_fit
 from benchmarks.flops import step_flops
 from benchmarks.full_size import Record, Subject, measure_attention, measure_subject
 from benchmarks.padding import padded_flops
@@ -212,6 +213,10 @@ def test_the_real_mix_has_its_shares_and_lengths() -> None:
         text = length.tokens - length.tiles * TILE_TOKENS
         assert 102 + 1 <= length.supervised <= 102 + 6 * 60 + 6
         assert 2 + 102 + 7 + 1 + 10 <= text <= 2 + 102 + 10 * (30 + 25 + 10)
+
+
+def test_rows_are_filled_first_fit_by_length() -> None:
+    assert first_fit([3, 7, 2, 5, 6, 4], 10) == [[7, 3], [6, 4], [5, 2]]
 
 
 def test_the_tiles_are_those_of_the_pictures() -> None:

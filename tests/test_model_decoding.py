@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, StaticCache
 
+from perceptio_core.model import decoding
 from perceptio_core.model.decoding import GrammarLogitsProcessor, decode
 from perceptio_core.model.inference import Perceptor
 from tiny import TinySample, lively, tiny_perceptio
@@ -126,6 +127,16 @@ def test_the_states_at_seg_are_those_of_a_full_pass(parts, prompts, wishes):
         expected = states_TD[torch.tensor(answer) == parts[0].config.vocabulary.seg]
         assert len(expected) >= 1
         torch.testing.assert_close(decoded.seg_states[row], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_static_cache_would_give_the_same_answers(parts, prompts, monkeypatch):
+    """docs/results.md says why there is none."""
+    expected = decode(parts[0].vlm, prompts, constraint=constraint(parts, segment=True, depth=True))
+    config = parts[0].vlm.config.text_config
+    monkeypatch.setattr(decoding, "DynamicCache", lambda: StaticCache(config=config, max_cache_len=200))
+    found = decode(parts[0].vlm, prompts, constraint=constraint(parts, segment=True, depth=True))
+    assert found.ids == expected.ids
+    torch.testing.assert_close(found.seg_states, expected.seg_states, rtol=1e-9, atol=1e-9)
 
 
 def test_no_pass_asks_cudnn_for_a_plan(parts, prompts):
