@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, modeling_utils
 
 from perceptio_core.model.modeling import Generated, PerceptioForConditionalGeneration
+from perceptio_core.model.packed_attention import PACKED
 from perceptio_core.model.processing import PerceptioProcessor
 from tiny import lively, tiny_perceptio, tiny_sample
 
@@ -113,6 +114,17 @@ def test_a_packed_row_is_told_to_flash_attention_sample_by_sample(
         torch.testing.assert_close(others, losses, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(other_gradients, gradients, rtol=1e-3, atol=1e-5)
     assert kernels.causal == [list(lengths)] * 2, "a call a layer, and none for rows that run into each other"
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_checkpoint_is_loaded_with_the_attention_that_is_asked_for(
+    parts: tuple[PerceptioForConditionalGeneration, PerceptioProcessor], tmp_path: Path
+) -> None:
+    parts[0].save_pretrained(tmp_path / "saved")
+    for wanted, found in ((None, PACKED), ("sdpa", PACKED), ("eager", "eager"), ("flash_attention_2", "flash_attention_2")):
+        model = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "saved", attn_implementation=wanted)
+        parts_of_it = model.vlm.config, model.vlm.config.text_config, model.vlm.config.vision_config
+        assert {config._attn_implementation for config in parts_of_it} == {found}
 
 
 def test_answers_are_the_same_by_flash_attention(
