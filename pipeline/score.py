@@ -98,6 +98,8 @@ def _of_profile(name: str, protocol: str | None) -> Found:
 def _by_rules_of(params: BenchmarkParams, protocol: str | None) -> BenchmarkParams:
     if protocol is None:
         return params
+    if params.kind != "refer":
+        raise ValueError(f"--protocol is for referring segmentation; {params.label} has one")
     values: dict[str, Any] = {**params.model_dump(mode="json"), "protocol": protocol}
     return BenchmarkParams.from_mapping(values, where="--protocol")
 

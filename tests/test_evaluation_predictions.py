@@ -271,6 +271,8 @@ def test_hardblink_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     metrics = run(monkeypatch, capsys, "hardblink_3", "--predictions", one, "--root", tmp_path)
     assert (metrics["hardblink_3"]["value"], metrics["hardblink_3"]["n"]) == (75.0, 4)
     (tmp_path / "said/blink_4pointscenter_answers.jsonl").unlink()
+    error = refused(monkeypatch, capsys, "hardblink", "--predictions", one, "--root", tmp_path, "--protocol", "lisa")
+    assert "--protocol is for referring segmentation; hardblink has one" in error
     error = refused(monkeypatch, capsys, "hardblink", "--predictions", tmp_path / "said", "--root", tmp_path)
     assert "expected one *4pointscenter*.jsonl" in error
 
