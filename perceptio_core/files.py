@@ -42,7 +42,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     unfinished = _beside(path)
     unfinished.mkdir()
     try:
-        yield unfinished
+        with naming(path):
+            yield unfinished
         try:
             unfinished.rename(path)
         except OSError as error:

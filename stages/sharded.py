@@ -75,6 +75,8 @@ class SharedWork:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(self.folder)  # as when the disk is full: which one?
         quiet = isinstance(error, FileNotFoundError) and self._is_gone() and self._published.is_dir()
         if quiet:
             _log.info("another worker has published %s", self._published)

@@ -1,5 +1,6 @@
 """A disk that fills up under a writer (a real one, a small tmpfs): the error names the file, and later the work goes on."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,99 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path, ki
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("[Errno 28] No space left on device: 'disk/"), ended.stdout
     assert "second" in ended.stdout or "step-00000002" in ended.stdout
+
+
+STAGES = """
+import hashlib, os, subprocess, sys, traceback, types
+from pathlib import Path
+import torch
+from transformers import DepthAnythingForDepthEstimation
+from joint_inputs import PARAMS, joint_inputs
+from perceptio_core.foundations.depth_anything import image_processor, mini_config
+from perceptio_core.params.render import RenderParams
+from perceptio_core.params.sources import SourcesParams
+from perceptio_core.params.teacher_depth import TeacherDepthParams
+from stages import joint_shards, teacher_depth
+
+top = Path.cwd()
+made = joint_inputs(top) / "artifacts/t"
+torch.manual_seed(0)
+DepthAnythingForDepthEstimation(mini_config()).save_pretrained(made / "foundations/depth_anything")
+image_processor().save_pretrained(made / "foundations/depth_anything")
+data = [dict(name="set", kind="coco", path="set", split="train")]
+profile = types.SimpleNamespace(
+    sources=SourcesParams(render=RenderParams(train=1, val=1, test=1), root=None, datasets=data),
+    teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=8, max_pixels=10**6, workers=1),
+    joint_shards=PARAMS.model_copy(update={"images_per_shard": 8, "markers_per_image": 1, "workers": 1}),
+)
+sys.argv[1:] = ["--profile", "t"]
+
+def run(stage, *, where):
+    \"\"\"Its last line if it fails.\"\"\"
+    os.chdir(where)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            stage.load_profile = lambda name: profile
+            stage.main()
+        except OSError:
+            (top / "last").write_text(traceback.format_exc().splitlines()[-1])
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, 1), code
+    return (top / "last").read_text() if code else None
+
+def content(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+reads = {teacher_depth: ("sources", "foundations"), joint_shards: ("sources", "teacher_depth", "depth_codebook")}
+for stage, inputs in reads.items():
+    name = stage.__name__.removeprefix("stages.")
+    roomy, disk = top / "roomy" / name, top / "disk" / name
+    for where in (roomy, disk):
+        (where / "artifacts/t").mkdir(parents=True)
+        for one in inputs:
+            (where / "artifacts/t" / one).symlink_to(made / one)
+    assert run(stage, where=roomy) is None
+    size, said = 24, []
+    subprocess.run(["mount", "-o", f"remount,size={size}k", top / "disk"], check=True)
+    while line := run(stage, where=disk):
+        said.append(line)
+        assert not (disk / "artifacts/t" / name).exists(), "half an output"
+        assert not list(disk.rglob("*.unfinished")), "what could not be finished fills the disk"
+        assert all(claim.stat().st_size for claim in disk.rglob("claims/*")), "nobody's claim keeps others waiting"
+        size += max(16, size // 2)
+        subprocess.run(["mount", "-o", f"remount,size={size}k", top / "disk"], check=True)
+    print(name, *said, sep="\\n")
+    assert content(disk / "artifacts/t" / name) == content(roomy / "artifacts/t" / name)
+    assert not list((disk / ".work/t" / name).iterdir())
+    subprocess.run(["rm", "-r", disk], check=True)
+"""
+
+
+@pytest.mark.skipif(not may_mount(), reason="a mount namespace of one's own needs unshare, and permission for it")
+def test_a_stage_on_a_full_disk_names_it_publishes_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", MOUNTING, "sh", sys.executable, "-c", STAGES],
+        cwd=tmp_path,
+        env={
+            "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
+            "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    teacher, joint = ended.stdout.partition("joint_shards\n")[::2]
+    for stage, lines in (("teacher_depth", teacher.splitlines()[1:]), ("joint_shards", joint.splitlines())):
+        assert len(lines) > 3
+        for line in lines:
+            assert re.fullmatch(rf"OSError: \[Errno 28\] .*[Nn]o space left on device.*: '\.work/t/{stage}/.+'", line), line
+    assert len(set(teacher.splitlines()[1:])) > 2, "it filled up at several files"
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 A worker claims a unit before it works on it by making the file ``<unit>.0``, which the file system grants to one alone
 (O_EXCL), and moves that file's time of change on while it lives. A worker whose claim has not moved for minutes is dead,
 and so is one whose process is gone, where that can be seen. Then whoever makes ``<unit>.1`` has taken the unit over. No
-claim is ever removed or renamed, so that nobody can take away a claim that is newer than the one he saw.
+claim of another is ever removed or renamed, so that nobody can take away a claim that is newer than the one he saw.
 
 A unit may all the same be made twice, by a worker that was only asleep; so what a worker makes has to appear whole, in one
 step, and to be the same bytes whoever makes it.
@@ -121,8 +121,12 @@ class Units:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(_myself(), stream)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                json.dump(_myself(), stream)
+        except OSError:  # the disk is full: others would wait for a claim that does not say whose it is
+            path.unlink(missing_ok=True)
+            raise
         if generation is not None:
             _log.info("took over %s from a worker that is gone", name)
         self._mine[name] = path
@@ -144,13 +148,17 @@ class Units:
 
     def _is_dead(self, claim: Path) -> bool:
         """Whether the worker that made a claim is gone. Its clock and ours need not agree: ours alone measures."""
-        changed, now = claim.stat().st_mtime_ns, time.monotonic()
+        now = time.monotonic()
+        try:
+            changed, content = claim.stat().st_mtime_ns, claim.read_text(encoding="utf-8")
+        except FileNotFoundError:  # given up by its maker
+            return False
         if self._watched.get(claim, (None, now))[0] != changed:
             self._watched[claim] = changed, now
         if now - self._watched[claim][1] > self._stale_after_s:
             return True
         try:
-            holder = json.loads(claim.read_text(encoding="utf-8"))
+            holder = json.loads(content)
         except ValueError:  # made, and not written yet
             return False
         return bool(holder["kernel"] == _kernel() is not None and _process_started(holder["pid"]) != holder["started"])
