@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.mixture import MixtureSampler
+from perceptio_core.data.read_ahead import ReadAhead
 from perceptio_core.data.shards import INDEX, SAMPLES
 from perceptio_core.data.store import RemoteShards, StoreError
 from perceptio_core.params.shard_source import VARIABLE, ShardSource
@@ -76,6 +78,45 @@ def test_a_run_whose_store_was_lost_goes_on_to_the_same_bytes(
     for path in files:
         assert (remote / path).read_bytes() == (local / path).read_bytes(), path
     assert sum(path.stat().st_size for path in cache.glob("*.shard")) <= 2 * largest
+
+
+def test_the_shards_of_coming_steps_come_while_one_is_read_and_each_comes_once(proxy: Proxy, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    write_joint_shards(shards)
+    RemoteShards(store=STORE, folder=shards).push()
+    size = max(shard["bytes"] for shard in json.loads((shards / INDEX).read_text())["shards"])
+    dataset = JointDataset(shards, "train", ShardSource(store=STORE, cache=tmp_path / "cache", cache_gib=3 * size / 2**30))
+    sampler = MixtureSampler(tasks=dataset.tasks, weights={"conversation": 1.0}, seed=3, shard_S=dataset.shard_S, window=1)
+
+    def needs(step: int) -> list[str]:
+        return dataset.shards_of(sampler.indices(step, 2))
+
+    walk = [needs(2 * place)[0] for place in range(6)]  # two steps a shard
+    assert all(needs(step) == [walk[step // 2]] for step in range(12))
+    sha256 = {shard["name"]: shard["sha256"] for shard in dataset.index["shards"]}
+
+    def kept() -> set[str]:
+        return {path.stem for path in (tmp_path / "cache").glob("*.shard")}
+
+    assert dataset.cache is not None
+    ahead = ReadAhead(dataset.cache, needs=needs, steps=12)
+    proxy.always = "503"
+    ahead.reached(0)
+    with pytest.raises(StoreError, match="failed 8 times"):
+        _ = dataset[sampler.indices(0, 2)[0]]
+    proxy.always = None
+    proxy.reads.clear()
+    for step in range(12):
+        ahead.reached(step)  # which is all that is asked for: the next steps' shards come by themselves
+        coming = {sha256[name] for name in walk[step // 2 : step // 2 + 3]}
+        end = time.monotonic() + 60
+        while not kept() >= coming:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        for number in sampler.indices(step, 2):
+            _ = dataset[number]
+        assert len(kept()) <= 3
+    assert proxy.reads == dict.fromkeys(walk, 2), "blocks: no shard was dropped before it was read, or came too early"
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])

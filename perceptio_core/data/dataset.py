@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,7 @@ class JointDataset:
         sizes_S2: per sample the width and height of its image.
         characters_S: per sample the characters of all its turns.
         index: content of ``index.json``.
+        cache: on the way from the store; None without one.
 
     Raises:
         ValueError: the folder is no such output, is of another schema version, or a shard is absent or of another size; or
@@ -84,7 +85,7 @@ class JointDataset:
         if self.index.get("schema_version") != SCHEMA_VERSION:
             version = self.index.get("schema_version")
             raise ValueError(f"{folder / INDEX}: schema_version is {version}, this code reads {SCHEMA_VERSION}")
-        self._cache = ShardCache(source, folder=folder) if source else None
+        self.cache = ShardCache(source, folder=folder) if source else None
         for shard in [] if source else self.index["shards"]:
             path = folder / shard["name"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
@@ -154,13 +155,17 @@ class JointDataset:
             content: dict[str, Any] = json.loads(os.pread(descriptor, json_size, json_offset))
         return content
 
+    def shards_of(self, numbers: Iterable[int]) -> list[str]:
+        """Names of the shards in which the samples with these indices lie, each once."""
+        return list(dict.fromkeys(self._shards[int(self.shard_S[number])].name for number in numbers))
+
     @contextmanager
     def _opened(self, shard: int) -> Iterator[int]:
         """File descriptor of a shard; one of the cache is not kept, or shards dropped there would go on filling the disk."""
-        if self._cache is None:
+        if self.cache is None:
             yield self._open(shard)
         else:
-            with self._cache.opened(self._shards[shard].name) as descriptor:
+            with self.cache.opened(self._shards[shard].name) as descriptor:
                 yield descriptor
 
     def _open(self, shard: int) -> int:

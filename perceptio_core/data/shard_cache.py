@@ -39,6 +39,9 @@ class ShardCache:
         source: store and cache.
         folder: output of the stage `joint_shards`; of its files the index is needed, the shards are not.
 
+    Attributes:
+        limit: bytes that it may hold.
+
     Raises:
         ValueError: the folder has no index, the store does not have its shards, or the cache is too small for one of them.
         StoreError: the store does not answer, or refuses to.
@@ -46,14 +49,18 @@ class ShardCache:
 
     def __init__(self, source: ShardSource, *, folder: Path) -> None:
         self._remote = RemoteShards(store=source.store, folder=folder)
-        self._folder, self._limit = source.cache, int(source.cache_gib * _GIB)
+        self._folder, self.limit = source.cache, int(source.cache_gib * _GIB)
         largest = max(self._remote.shards.values(), key=lambda shard: int(shard["bytes"]))
-        if largest["bytes"] > self._limit:
+        if largest["bytes"] > self.limit:
             least = f"{largest['name']} alone takes {largest['bytes'] / _GIB:.3g}"
             raise ValueError(f"cache_gib: {source.cache_gib:.3g}; allowed is no less than the largest shard: {least}")
         if not self._remote.is_whole():
             raise ValueError(f"{self._remote.url}: {folder}'s shards are not there; perceptio shards push {source.store}")
         self._folder.mkdir(parents=True, exist_ok=True)
+
+    def size(self, name: str) -> int:
+        """Bytes of a shard."""
+        return int(self._remote.shards[name]["bytes"])
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[int]:
@@ -83,7 +90,8 @@ class ShardCache:
             os.close(descriptor)
             path.unlink(missing_ok=True)
             return None
-        os.utime(descriptor)
+        now = time.time_ns()
+        os.utime(descriptor, ns=(now, now))  # by itself the kernel would take a clock of some milliseconds
         return descriptor
 
     def _brought(self, shard: dict[str, Any]) -> int:
@@ -145,7 +153,7 @@ class ShardCache:
                         held.append((facts.st_mtime_ns, facts.st_size, path))
                         used += facts.st_size
             for _, size, path in sorted(held):
-                if used <= self._limit:
+                if used <= self.limit:
                     break
                 path.unlink(missing_ok=True)
                 used -= size

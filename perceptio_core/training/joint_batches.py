@@ -13,6 +13,7 @@ from perceptio_core.data.balance import deal
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.labels import READING_TASK, TASK, labelled, readings, turns_of
 from perceptio_core.data.mixture import Drawn, MixtureSampler
+from perceptio_core.data.read_ahead import ReadAhead
 from perceptio_core.data.rle import decode
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.processing import PerceptioProcessor
@@ -90,9 +91,19 @@ def joint_batches(
         tasks=train_tasks, weights=mixture, seed=seed, shard_S=np.tile(train.shard_S, 2), window=shard_window
     )
 
+    ahead = None
+    if train.cache is not None:
+
+        def needs(step: int) -> list[str]:
+            return train.shards_of(index % len(train) for index in train_sampler.indices(step, batch_size))
+
+        ahead = ReadAhead(train.cache, needs=needs, steps=steps)
+
     lengths_S = np.tile(processor.estimated_tokens(sizes_S2=train.sizes_S2, characters_S=train.characters_S), 2)
 
     def train_batch(step: int, part: int, parts: int) -> PerceptioBatch:
+        if ahead is not None:
+            ahead.reached(step)
         indices = train_sampler.indices(step, batch_size)
         mine = deal(indices, lengths_S[indices].tolist(), parts=parts)[part]
         batch = processor.collate([_decoded(train, index, markers) for index in mine])
