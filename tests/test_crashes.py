@@ -76,18 +76,22 @@ def test_a_run_goes_on_to_its_end_without_its_server(fake: FakePipeline, server:
 
 
 @pytest.mark.on_request
-def test_the_second_of_two_drivers_waits_and_finds_the_work_done(fake: FakePipeline, server: subprocess.Popen[str]) -> None:
+def test_the_second_of_two_drivers_refuses_and_says_who_is_at_work(fake: FakePipeline, server: subprocess.Popen[str]) -> None:
     assert server.poll() is None
     fake.behave(teacher_depth="wait")
     with fake.start(*PERCEPTIO, "repro", "teacher_depth") as one:
-        started(fake, "teacher_depth")
-        with fake.start(*PERCEPTIO, "repro", "teacher_depth") as two:
-            time.sleep(8)  # it has got as far as it gets
-            assert two.poll() is None
+        try:
+            started(fake, "teacher_depth")
+            output = fake.run(*PERCEPTIO, "repro", "teacher_depth", expect=2)
+            assert "another `dvc` is at work in this checkout; wait for it to end" in output
+            assert re.search(r"\(PID \d+\): \S+ teacher_depth", output)
+            assert "is busy, it is being blocked by" in fake.dvc("repro", "teacher_depth", expect=255)
+        finally:
             (fake.root / "go").touch()
-            outputs = [driver.communicate(timeout=120)[0] for driver in (one, two)]
-    assert (one.returncode, two.returncode) == (0, 0), outputs
+        output, _ = one.communicate(timeout=120)
+    assert one.returncode == 0, output
     assert sorted(fake.ran()) == ["foundations", "sources", "teacher_depth"]
+    assert "up to date" in fake.run(*PERCEPTIO, "repro", "teacher_depth")
 
 
 @pytest.fixture
