@@ -36,7 +36,8 @@ if name == "sbatch":
     if "refuse" in options:
         sys.exit("sbatch: error: invalid partition specified")
     number = str(len(list(jobs.glob("*.json"))) + 1)
-    base = os.environ | {"SLURM_JOB_ID": number, "SLURM_JOB_NODELIST": "node[1-2]", "FAKE_NODES": options["nodes"]}
+    # The script makes a port of the number of the job, and tests run side by side.
+    base = os.environ | {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]", "FAKE_NODES": options["nodes"]}
     tasks = range(int(options["array"].removeprefix("0-")) + 1) if "array" in options else [None]
     for task in tasks:
         output = options["output"].replace("%a", str(task))
@@ -57,7 +58,7 @@ elif name == "scancel":
             path = pathlib.Path(job.pop("path"))
             path.write_text(json.dumps(job | {"state": "CANCELLED"}))
 elif name == "scontrol":
-    print("localhost")
+    print("NodeAddr=localhost " if rest[:2] == ["show", "node"] else "localhost")
 elif name == "srun":
     command = arguments[1:] if arguments[0].startswith("--") else arguments
     count = int(os.environ["FAKE_NODES"])

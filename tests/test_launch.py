@@ -15,7 +15,7 @@ import pytest
 from fake_pipeline import SHARED, FakePipeline, fake_pipeline, gone
 from fake_slurm import fake_slurm
 from perceptio_core.params.base import read_yaml
-from pipeline.launch.job import Job, run_as_job
+from pipeline.launch.job import Job, State, _follow, run_as_job
 from pipeline.launch.slurm import Slurm
 from pipeline.machine import Launch, launching, read_machine
 
@@ -162,20 +162,76 @@ def test_what_slurm_took_away_may_be_tried_again(
         assert f"ended without the stage's exit code: {state}" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("cluster")
-def test_several_nodes_share_the_processes_of_cotrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.launch.slurm.told_by", lambda *_, **__: "1;cluster")  # the job is looked at, not run
+class Queue:
+    """A cluster that says of a job one thing after the other."""
+
+    def __init__(self, *states: State) -> None:
+        self.states = iter(states)
+
+    def state(self, job: Job) -> State:
+        if (state := next(self.states)).told == "RUNNING":
+            job.ended.write_text("0")  # another attempt, which works
+        return state
+
+
+PENDING, RUNNING = (State(told=told, alive=True, passing=False) for told in ("PENDING", "RUNNING"))
+FAILED, NODE_FAIL = State(told="FAILED", alive=False, passing=False), State(told="NODE_FAIL", alive=False, passing=True)
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [((FAILED,), 143), ((PENDING, FAILED), 143), ((PENDING, NODE_FAIL), os.EX_TEMPFAIL), ((PENDING, PENDING, RUNNING), 0)],
+)
+def test_a_stage_that_failed_has_not_ended_while_the_cluster_has_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: tuple[State, ...], code: int
+) -> None:
+    monkeypatch.setattr("pipeline.launch.job._ASK_EVERY_S", 0.0)
+    monkeypatch.setattr("pipeline.launch.job._READ_EVERY_S", 0.01)
     job = Job(folder=tmp_path / "cotrain-full" / "abc", out=tmp_path / "out")
     job.fresh_folder()
-    stage = ["stages.cotrain", "--profile", "mini", "--variant", "full"]
-    Slurm().submit(job, stage, Launch(launcher="slurm", nodes=4, processes=8))
-    script = (job.folder / "job.sh").read_text()
-    (started,) = [line for line in script.splitlines() if line.startswith("srun")]
-    assert started.startswith("srun --kill-on-bad-exit=1 sh -c 'exec ")
-    for part in ("--nnodes=4", "--nproc-per-node=8", '--node-rank="$SLURM_NODEID"', '--master-addr="$MASTER"'):
-        assert part in started
-    assert started.endswith("-m stages.cotrain --profile mini --variant full'")
+    job.ended.write_text("143")  # killed with its node, or to make room
+    assert _follow(job, Queue(*states)) == code  # type: ignore[arg-type]
+
+
+TRAINING = """
+import os, pathlib, signal, sys, time
+
+rank, tried = os.environ["RANK"], pathlib.Path("tried")
+print("rank", rank, "of", os.environ["WORLD_SIZE"], sys.argv[1:], flush=True)
+if rank == "1" and not tried.exists():
+    tried.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+while not pathlib.Path("again").exists():
+    time.sleep(0.05)
+    if rank == "1":
+        pathlib.Path("again").touch()
+if rank == "0":
+    pathlib.Path("artifacts/p/cotrain/full").mkdir(parents=True)
+"""
+
+
+def test_several_nodes_share_the_processes_of_cotrain_and_start_them_again(
+    tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.launch.job._notice_loss_of_parent", lambda: None)
+    monkeypatch.setattr("pipeline.launch.job._inputs", lambda *_: "abc")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").touch()
+    (tmp_path / "stages" / "cotrain.py").write_text(TRAINING)
+    arguments = ["--profile", "p", "--variant", "full"]
+    assert run_as_job(Slurm(), "cotrain", arguments, Launch(launcher="slurm", nodes=2, processes=1)) == 0
+    output = capsys.readouterr().out
+    for rank in (0, 1):
+        assert output.count(f"rank {rank} of 2 {arguments}") == 2, output
+    assert (tmp_path / "artifacts/p/cotrain/full").is_dir()
+    (job,) = [json.loads(path.read_text()) for path in cluster.iterdir()]
+    assert job["options"] | {"nodes": "2", "ntasks-per-node": "1", "requeue": ""} == job["options"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_which_stages_several_nodes_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"launch\.evaluate\.nodes: 4; allowed is 1, and more for cotrain, teacher"):
         run_as_job(Slurm(), "evaluate", ["--profile", "mini"], Launch(launcher="slurm", nodes=4))
     with launching("cotrain", launcher="slurm", nodes=2):

@@ -60,8 +60,8 @@ def test_the_manifests_are_kubernetes_own(job: Job, nodes: int, version: str) ->
         for part in (
             "--nnodes=4",
             "--nproc-per-node=gpu",
-            '--node-rank="$JOB_COMPLETION_INDEX"',
-            f'--master-addr="{name}-0.{name}"',
+            "--max-restarts=3",
+            f'--rdzv-endpoint="{name}-0.{name}:29500" --rdzv-conf="is_host=$((JOB_COMPLETION_INDEX == 0)),',
         ):
             assert part in script
 

@@ -39,6 +39,10 @@ from stages.sharded import PUBLISHED
 TOGETHER, WORKERS = ("cotrain",), ("teacher_depth", "joint_shards")
 """Stages whose nodes need one another, and stages whose nodes are workers that come and go."""
 
+RESTARTS = 3
+"""How often the processes of nodes that train together are started again when one of them dies."""
+
+_LATE_S = 600  # nodes may come so much later than the first
 _ASK_EVERY_S = 5.0
 _READ_EVERY_S = 0.5
 _SETTLE_S = 30.0  # a shared disk may show a file on another machine so much later
@@ -216,33 +220,42 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
     return code
 
 
-def python_command(job: Job, stage: Sequence[str], launch: Launch, *, python: str, rank: str, master: str, port: str) -> str:
+def python_command(job: Job, stage: Sequence[str], launch: Launch, *, python: str, rank: str, endpoint: str) -> str:
     """The shell command of one node: the stage, or this node's share of its processes.
+
+    Where nodes train together, a process that dies is started again, and all others with it, at most `RESTARTS` times; they go
+    on from the last checkpoint. The first node keeps the meeting point (c10d).
 
     Args:
         job: whose node it is.
         stage: module and arguments.
         launch: how many nodes, and processes on each.
         python: the interpreter.
-        rank: what the shell expands to this node's number.
-        master: the same for the first node's name.
-        port: and for a free port there.
+        rank: the shell variable with this node's number, without a dollar sign.
+        endpoint: what the shell expands to the first node's address and a free port there, ``address:port``.
     """
     alone = shlex.join([python, "-m", *stage])
     if job.workers > 1:
         return f"env {PUBLISHED}={shlex.quote(str(job.published))} {alone}"
     if launch.nodes == 1:
         return alone
-    run = [python, "-m", "torch.distributed.run", f"--nnodes={launch.nodes}", f"--nproc-per-node={launch.processes}"]
-    where = f'--node-rank="{rank}" --master-addr="{master}" --master-port="{port}"'
+    # The switch: else a restarted process may call at the address of a dead one.
+    run = ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", python, "-m", "torch.distributed.run"]
+    run += [f"--nnodes={launch.nodes}", f"--nproc-per-node={launch.processes}", f"--max-restarts={RESTARTS}"]
+    run += ["--rdzv-backend=c10d", f"--rdzv-id={job.name}"]
+    where = f'--rdzv-endpoint="{endpoint}" --rdzv-conf="is_host=$(({rank} == 0)),read_timeout={_LATE_S}"'
     return f"{shlex.join(run)} {where} {shlex.join(['-m', *stage])}"
 
 
 def _follow(job: Job, cluster: Cluster) -> int:
-    """Pass the job's logs on as they grow until the job has ended; its exit code, or one for how the cluster ended it."""
-    asked, gone_since, well_since, away = 0.0, None, None, False
+    """Pass the job's logs on as they grow until the job has ended; its exit code, or one for how the cluster ended it.
+
+    A stage that has failed has not ended while the cluster still has the job: it may be back in the queue, having been killed
+    with its node or to make room for another.
+    """
+    asked, gone_since, well_since, away, failed = -_ASK_EVERY_S, None, None, False, False
     logs: dict[Path, IO[bytes] | None] = dict.fromkeys(job.logs)
-    while (code := job.exit_code()) is None:
+    while (code := job.exit_code()) != 0:
         if _lost.is_set():
             return 128 + signal.SIGHUP
         _pass_on_all(logs)
@@ -253,8 +266,8 @@ def _follow(job: Job, cluster: Cluster) -> int:
                 cluster.cancel(job)
                 code = 0
                 break
-        if now - asked > _ASK_EVERY_S:
-            asked = now
+        if now - asked > _ASK_EVERY_S or failed != (code is not None):
+            asked, failed = now, code is not None
             try:
                 state, away = cluster.state(job), False
             except ValueError as error:
@@ -264,6 +277,9 @@ def _follow(job: Job, cluster: Cluster) -> int:
                 continue
             if state.alive:
                 gone_since = None
+            elif code is not None:
+                code = os.EX_TEMPFAIL if state.passing else code
+                break
             elif gone_since is None:
                 gone_since = now
             elif now - gone_since > _SETTLE_S and well_since is None:

@@ -2,7 +2,8 @@
 
 The checkout lies on a volume that this machine mounts as well, at any path; in the pods it is at `Pods.mount`. The nodes of
 `cotrain` find each other by a headless Service, and one that fails ends the job; a worker of a data stage that fails leaves its
-shards to the others. A pod that the cluster evicts or preempts is made again, and the stage goes on where it stood.
+shards to the others. A pod that the cluster evicts or preempts is made again, and the stage goes on where it stood; of those
+that train together, not the first, which keeps the meeting point.
 """
 
 import json
@@ -90,9 +91,8 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
     folder, out = (Path(os.path.relpath(path, here)) for path in (job.folder, job.out))
     inside = Job(folder=folder, out=out, workers=job.workers)
     together = launch.nodes > 1 and job.workers == 1
-    command = python_command(
-        inside, stage, launch, python=pods.python, rank="$JOB_COMPLETION_INDEX", master=f"{name}-0.{name}", port=str(_PORT)
-    )
+    endpoint = f"{name}-0.{name}:{_PORT}"
+    command = python_command(inside, stage, launch, python=pods.python, rank="JOB_COMPLETION_INDEX", endpoint=endpoint)
     keeping = inside.keeping("$JOB_COMPLETION_INDEX") if job.workers > 1 else inside.keeping()
     if together:
         keeping = f'[ "$JOB_COMPLETION_INDEX" = 0 ] || exit $code\n{keeping}'

@@ -1,5 +1,8 @@
 """Slurm: a stage as a batch job, or an array of them, a task per worker. A node needs Python's environment at the same path
 as this machine.
+
+A job that loses a node, or has to make room for another, goes back into the queue under its number, and the stage goes on where
+it stood. A process of a training that dies is started again inside the job.
 """
 
 import os
@@ -15,11 +18,20 @@ from pipeline.machine import Launch
 _ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
 _PASSING = {"NODE_FAIL", "PREEMPTED", "BOOT_FAIL"}  # no fault of the stage: it goes on where it stood when run again
 
+# A job that has to make room gets SIGTERM and some time to end. Slurm counts one that does end as failed, and puts it back into
+# the queue only if told so.
+_MAKING_ROOM = """if [ $code -ne 0 ] && scontrol show job "$SLURM_JOB_ID" | grep -q "PreemptTime=[0-9]"; then
+    scontrol requeue "$SLURM_JOB_ID" && sleep 600
+fi
+"""
+
+# The address of a node is the one by which Slurm itself reaches it.
 _SCRIPT = """#!/bin/sh
 cd {checkout} || exit 1
-MASTER=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+FIRST=$(scontrol show node "$FIRST" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
 PORT=$((20000 + SLURM_JOB_ID % 10000))
-export MASTER PORT
+export FIRST PORT
 srun --kill-on-bad-exit=1 {command}
 code=$?
 {keeping}exit $code
@@ -48,18 +60,18 @@ class Slurm:
             raise ValueError("machine.yaml: launcher: slurm, but there is no sbatch on the PATH of this machine")
 
     def submit(self, job: Job, stage: Sequence[str], launch: Launch) -> str:  # noqa: D102 (see the protocol)
-        where = {"rank": "$SLURM_NODEID", "master": "$MASTER", "port": "$PORT"}
+        where = {"rank": "SLURM_NODEID", "endpoint": "$FIRST:$PORT"}
         command = python_command(job, stage, launch, python=sys.executable, **where)
         checkout = shlex.quote(str(Path.cwd()))
-        options = ["--parsable", f"--job-name={job.name}", "--open-mode=append"]
+        options = ["--parsable", f"--job-name={job.name}", "--open-mode=append", "--requeue"]
         if job.workers > 1:
             log = shlex.quote(str(job.log))
-            text = _WORKER.format(checkout=checkout, log=log, command=command, keeping=job.keeping("$number"))
+            text = _WORKER.format(checkout=checkout, log=log, command=command, keeping=_MAKING_ROOM + job.keeping("$number"))
             options += [f"--output={job.folder / 'slurm-%a'}", f"--array=0-{job.workers - 1}", "--nodes=1", "--ntasks=1"]
         else:
             if launch.nodes > 1:
                 command = shlex.join(["sh", "-c", f"exec {command}"])  # the variables are each node's own
-            text = _SCRIPT.format(checkout=checkout, command=command, keeping=job.keeping())
+            text = _SCRIPT.format(checkout=checkout, command=command, keeping=_MAKING_ROOM + job.keeping())
             shape = [f"--nodes={launch.nodes}", f"--ntasks={launch.nodes}", "--ntasks-per-node=1"]
             options += [f"--output={job.log}", *shape]
         script = job.folder / "job.sh"

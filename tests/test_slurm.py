@@ -1,0 +1,113 @@
+"""Stages as jobs of a real Slurm: two emulated nodes that lose a process, a node, and their place to another job."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fake_pipeline import SHARED, environment, fake_pipeline
+from perceptio_core.training.curves import read_curve
+from slurm_nodes import SlurmNodes, missing, slurm_nodes, wait_until
+from tiny_checkout import REPOSITORY, tiny_checkout
+
+pytestmark = [pytest.mark.on_request, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+
+STEPS = 12
+COTRAIN = ("cotrain", "--profile", "tiny", "--variant", "full")
+CURVES = ("train/total", "train/seg_dice", "train/reconstruction", "train/gradient_norm", "val/total")
+
+
+@pytest.fixture
+def nodes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmNodes]:
+    with slurm_nodes(tmp_path_factory.mktemp("slurm")) as nodes:
+        monkeypatch.setenv("SLURM_CONF", str(nodes.configuration))
+        wait_until(lambda: told("sinfo", "--noheader", "--states=idle", "--partition=low", "--format=%D") == "2")
+        yield nodes
+
+
+def told(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_training_outlives_a_rank_a_node_its_driver_and_another_jobs_turn(tmp_path: Path, nodes: SlurmNodes) -> None:
+    one, two = (tiny_checkout(tmp_path / name, steps=STEPS, own_codes=0.5) for name in ("one", "two"))
+    alone = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stages.cotrain"]
+    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([*alone, *COTRAIN[1:]], cwd=one, env=environment() | threads, check=True, capture_output=True)
+
+    for name in ("perceptio_core", "stages", "pipeline", "dvc.yaml"):
+        (two / name).symlink_to(REPOSITORY / name)
+    (two / "machine.yaml").write_text(
+        "launch: {cotrain: {launcher: slurm, nodes: 2, processes: 1, options: [--partition=low]}}\n"
+    )
+
+    def launched() -> subprocess.Popen[bytes]:
+        with (two / "driver.log").open("ab") as log:
+            command = [sys.executable, "-m", "pipeline.launch", *COTRAIN]
+            return subprocess.Popen(command, cwd=two, env=environment() | threads, stdout=log, stderr=log)
+
+    def said() -> str:
+        return (two / "driver.log").read_text()
+
+    def reached(step: int) -> None:
+        def there() -> bool:
+            assert driver.poll() is None, said()
+            return any((two / ".work").glob(f"tiny/cotrain/*/checkpoints/step-{step:08d}"))
+
+        wait_until(there, within_s=600)
+
+    driver = launched()
+    try:
+        reached(2)
+        (rank,) = nodes.processes(SLURMD_NODENAME="n2", RANK="1") or nodes.processes(SLURMD_NODENAME="n2", RANK="0")
+        rank.kill()
+        reached(4)
+        driver.kill()
+        driver.wait()
+        driver = launched()
+        reached(6)
+        nodes.lose_node("n2")
+        wait_until(lambda: told("squeue", "--noheader", "--format=%T") == "PENDING", within_s=120)
+        nodes.start_node("n2")
+        reached(8)
+        told("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        assert driver.wait(timeout=900) == 0, said()
+    finally:
+        driver.kill()
+        driver.wait()
+    text = said()
+    assert text.count("submitted the job 1 ") == 1
+    assert "the job 1 (perceptio-cotrain-full-" in text, "the second driver has found it"
+    wait_until(lambda: told("squeue", "--noheader", "--states=all", "--format=%A %T") == "2 COMPLETED\n1 COMPLETED")
+    assert "Restarts=2" in told("scontrol", "show", "job", "1")
+    resumed = set(re.findall(r"resuming after step (\d+)", text))
+    assert len(resumed) == 3, "once for the rank, the node, and the turn of the other job"
+
+    made = [folder / "artifacts/tiny/cotrain/full" for folder in (one, two)]
+    for curve in CURVES:
+        (steps, expected), (seen, values) = (read_curve(out / f"curves/plots/metrics/{curve}.tsv") for out in made)
+        assert seen == steps
+        assert values == expected, curve
+    weights = [(out / "checkpoint/model.safetensors").read_bytes() for out in made]
+    assert weights[0] == weights[1], "two addends have the same sum in either order"
+
+
+def test_the_tasks_of_an_array_share_a_data_stage(tmp_path: Path, nodes: SlurmNodes) -> None:
+    fake = fake_pipeline(tmp_path)
+    fake.dvc("repro", "depth_codebook")
+    slow = SHARED.replace("FAILS", '"NOT_HERE"').replace("sleep(0.05)", "sleep(0.5)")
+    (tmp_path / "stages" / "joint_shards.py").write_text(slow)
+    with fake.start(sys.executable, "-m", "pipeline.cli", "run", "joint_shards", "--on", "slurm", "--nodes", "3") as driver:
+        claims = tmp_path / ".work/mini/joint_shards/key/claims"
+        wait_until(lambda: len(list(claims.glob("shard-*"))) > 3)
+        killed = next(process for process in nodes.processes(SLURM_ARRAY_TASK_ID="1") if "python" in process.name())
+        killed.kill()
+        output = driver.communicate(timeout=300)[0]
+    assert driver.returncode == 0, output
+    assert {line for line in output.splitlines() if line.startswith("makes")} == {f"makes shard-{n}" for n in range(12)}
+    assert output.count("assembles") == 1
+    assert (tmp_path / "artifacts/mini/joint_shards/index.json").is_file()
+    assert set(told("squeue", "--noheader", "--states=all", "--format=%N").split()) == {"n1", "n2"}
