@@ -161,7 +161,7 @@ def index_the_shards(folder: Path, count: int) -> None:
             }
             for sample in range(2 * number)
         ]
-        return ShardPart(name=f"{name}.tar", size=340_000 * number, sha256="0" * 64, rows=rows, quarantine=[])
+        return ShardPart(name=f"{name}.tar", size=340_000 * number, sha256="0" * 64, rows=rows, quarantine=[], counts=[])
 
     out, parts = folder / "joint", folder / "joint-parts"
     out.mkdir()
@@ -170,7 +170,7 @@ def index_the_shards(folder: Path, count: int) -> None:
     for name, number in names.items():
         shards.save_part(parts / f"{name}.json", part(name, number))
     made = (shards.load_part(parts / f"{name}.json") for name in names)
-    assert shards.write_index(out, made, quarantine=[], about={})["samples"] == 2 * count
+    assert shards.write_index(out, made, quarantine=[], manifest={}, about={})["samples"] == 2 * count
     for name, number in names.items():  # the dataset asks for their sizes; sparse files take no place
         with (out / f"{name}.tar").open("wb") as stream:
             stream.truncate(340_000 * number)

@@ -1,6 +1,7 @@
 """Parquet tables of any length, written and read a batch at a time, and strings looked up by 64-bit hashes.
 
-A row group has 65,536 rows, so that neither writer nor reader holds more of a table than that.
+A row group has 65,536 rows, or fewer where these are more than 64 MiB, so that neither writer nor reader holds more of a table
+than that.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 ROW_GROUP = 65_536
+_GROUP_BYTES = 1 << 26
 _AT_ONCE = 4096  # rows that are Python objects at the same time
 
 
 def write_rows(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]], *, compression: str = "snappy") -> int:
     """Write a table; the same rows give the same bytes. Returns their number."""
-    count = 0
-    waiting = iter(rows)
+    count, chunks = 0, _chunks(iter(rows), schema)
     with pq.ParquetWriter(path, schema, compression=compression) as writer:
-        while group := [pa.Table.from_pylist(some, schema=schema) for some in _chunks(islice(waiting, ROW_GROUP))]:
+        while group := _group(chunks):
             table = pa.concat_tables(group).combine_chunks()
             writer.write_table(table, row_group_size=ROW_GROUP)
             count += table.num_rows
@@ -34,13 +35,23 @@ def write_rows(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]],
     return count
 
 
-def _chunks(rows: Iterator[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+def _chunks(rows: Iterator[Mapping[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
     while some := list(islice(rows, _AT_ONCE)):
-        yield some
+        yield pa.Table.from_pylist(some, schema=schema)
+
+
+def _group(chunks: Iterator[pa.Table]) -> list[pa.Table]:
+    """The next chunks that make a row group."""
+    group: list[pa.Table] = []
+    for chunk in chunks:
+        group.append(chunk)
+        if len(group) == ROW_GROUP // _AT_ONCE or sum(one.nbytes for one in group) > _GROUP_BYTES:
+            break
+    return group
 
 
 def read_batches(path: Path, schema: pa.Schema, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows in order, at most `ROW_GROUP` at a time.
+    """The rows in order, a row group at a time.
 
     Raises:
         ValueError: the file is absent, no Parquet, or of another schema; names the file.
@@ -48,7 +59,8 @@ def read_batches(path: Path, schema: pa.Schema, *, columns: Sequence[str] | None
     try:
         with pq.ParquetFile(path) as file:
             _check(file, path, schema)
-            yield from file.iter_batches(batch_size=ROW_GROUP, columns=columns)
+            for number in range(file.num_row_groups):
+                yield from file.iter_batches(batch_size=ROW_GROUP, row_groups=[number], columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: {error}") from error
 

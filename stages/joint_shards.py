@@ -1,5 +1,6 @@
 """Stage `joint_shards`: image, masks, texts and depth codes joined by key into WebDataset tars."""
 
+import json
 import logging
 from collections.abc import Iterator
 from itertools import repeat
@@ -10,7 +11,6 @@ import torch
 from perceptio_core.data.joint import ShardMaker
 from perceptio_core.data.manifest import IMAGES, QUARANTINE, RECORDS, data_root, read_quarantine
 from perceptio_core.data.plan import Plan, write_plan
-from perceptio_core.data.records import Refused
 from perceptio_core.data.shards import ShardPart, load_part, save_part, write_index
 from perceptio_core.data.workers import as_they_end, cores
 from perceptio_core.depth.codebook import DepthCodebook
@@ -29,7 +29,9 @@ Does    encodes every depth map into codes, makes depth-order questions from the
 Writes  artifacts/<profile>/joint_shards/
           train-00000.tar ..., val-00000.tar ...   <key>.jpg|png and <key>.json, readable by webdataset
           samples.parquet                          where each sample lies, for random access
-          index.json                               schema version, shards with counts, sizes and sha256
+          index.json                               schema version, shards with counts, sizes and sha256; per split, task and
+                                                   data set the samples, the records in them, and the records that were
+                                                   dropped by reason
           quarantine.jsonl                         {file, reason} for every image and record that was left out
           metrics.json                             counts
 """
@@ -46,7 +48,7 @@ def main() -> None:
     params, paths = profile.joint_shards, StagePaths(arguments.profile)
     sources, depth, codebook = paths.out("sources"), paths.out("teacher_depth"), paths.out("depth_codebook")
     root = data_root(profile.sources, sources)
-    manifest = [sources / IMAGES, sources / RECORDS]
+    manifest = [sources / IMAGES, sources / RECORDS, sources / "metrics.json"]
     # The index stands for the depth maps, the weights for the codebook: each changes with what it stands for.
     key = fingerprint(
         params, str(root), *manifest, depth / "index.parquet", codebook / "config.json", codebook / "model.safetensors"
@@ -68,11 +70,11 @@ def main() -> None:
         def assemble() -> None:
             facts = DepthCodebook.from_pretrained(codebook)
             about = {"num_codes": facts.num_codes, "depth_tokens": facts.grid**2}
-            earlier = read_quarantine(sources / QUARANTINE).items()
             counts = write_index(
                 work.out,
                 (load_part(work.parts / f"{name}.json") for name in plan.shards),
-                quarantine=(Refused(file=file, reason=reason) for file, reason in earlier),
+                quarantine=read_quarantine(sources / QUARANTINE),
+                manifest=json.loads((sources / "metrics.json").read_text(encoding="utf-8"))["data"],
                 about=about,
             )
             write_metrics(work.out / "metrics.json", counts)
@@ -86,7 +88,7 @@ def _start(root: Path, depth: Path, codebook: Path, params: JointShardsParams, p
     """Open in this process what the shards are made from."""
     global _maker, _plan, _folders  # a process pool starts its workers through module state
     torch.set_num_threads(1)
-    reasons = read_quarantine(depth / QUARANTINE)
+    reasons = {row.file: row.reason for row in read_quarantine(depth / QUARANTINE)}
     _maker = ShardMaker(root=root, depth=depth, codebook=codebook, params=params, reasons=reasons)
     _plan = Plan(plan, params=params)
     _folders = parts, out

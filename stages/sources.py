@@ -4,7 +4,6 @@ import logging
 import shutil
 
 from perceptio_core.data.collect import collect
-from perceptio_core.data.manifest import write_manifest
 from perceptio_core.data.workers import cores
 from perceptio_core.params import load_profile
 from perceptio_core.scenes.writers import write_world
@@ -22,7 +21,7 @@ Writes  artifacts/<profile>/sources/
           images.parquet    image_key, path below the data root, width, height, sha256, split
           records.parquet   record_id, image_key, split, task, turns, expression, masks (RLE), source
           quarantine.jsonl  {file, reason} for everything that was left out
-          metrics.json      counts
+          metrics.json      counts; below "data", per split, task and data set, what was kept and what was left out and why
 """
 
 
@@ -41,20 +40,19 @@ def main() -> None:
         write_world(root, params=params.render, workers=workers)
     else:
         root = params.expanded_root()
-    collected = collect(
+    counts = collect(
         params.datasets,
         root=root,
-        journal=work / "checked.jsonl",
+        work=work,
+        out=out,
         max_pixels=params.max_pixels,
         workers=workers,
         held_out=params.held_out,
     )
-    write_manifest(out, images=collected.images, records=collected.records, quarantine=collected.quarantine)
-    counts = collected.counts()
     write_metrics(out / "metrics.json", counts)
     publish(out, paths.out("sources"))
     shutil.rmtree(work)
-    logging.getLogger("sources").info(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    logging.getLogger("sources").info(", ".join(f"{name} {count}" for name, count in sorted(counts.items()) if name != "data"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -74,6 +75,13 @@ def joint_inputs(top: Path) -> Path:
         if number != SCENES - 1:  # the teacher refused one
             maps.append(encode_depth(key, 1 / scene.depth))
     write_manifest(stages / "sources", images=images, records=records, quarantine=[Refused(file="bad.jpg", reason="cut off")])
+
+    def counted(scenes: int) -> dict[str, Any]:
+        referring = {"set": {"records": 4 * scenes, "dropped": {"held_out_by_id": 2}}}
+        return {"referring": referring, "conversation": {"talk": {"records": scenes, "dropped": {}}}}
+
+    data = {"train": counted(SCENES - VAL), "val": counted(VAL)}
+    (stages / "sources/metrics.json").write_text(json.dumps({"data": data}))
     depth = stages / "teacher_depth"
     depth.mkdir()
     write_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))

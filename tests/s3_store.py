@@ -203,14 +203,15 @@ def write_joint_shards(folder: Path, *, shards: int = 6, samples: int = 8) -> No
             }
             made.append(ShardSample(image=stream.getvalue(), extension="png", content=content))
         name = f"{split}-{shard if split == 'train' else 0:05d}"
-        parts.append(write_shard(folder, name=name, split=split, samples=made, quarantine=[]))
-    write_index(folder, parts, quarantine=[], about={})
+        parts.append(write_shard(folder, name=name, split=split, samples=made, quarantine=[], records={}))
+    write_index(folder, parts, quarantine=[], manifest={}, about={})
 
 
 def write_large_shard(folder: Path, *, size: int) -> None:
     """One shard whose only sample has an "image" of so many bytes."""
     folder.mkdir(parents=True)
     image = np.random.default_rng(1).bytes(size)
-    sample = ShardSample(image=image, extension="png", content={"task": "conversation", "turns": [], "width": 1, "height": 1})
-    part = write_shard(folder, name="train-00000", split="train", samples=[sample], quarantine=[])
-    write_index(folder, [part], quarantine=[], about={})
+    content = {"task": "conversation", "source": "noise", "turns": [], "width": 1, "height": 1}
+    sample = ShardSample(image=image, extension="png", content=content)
+    part = write_shard(folder, name="train-00000", split="train", samples=[sample], quarantine=[], records={})
+    write_index(folder, [part], quarantine=[], manifest={}, about={})

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from perceptio_core.data.collect import collect
+from collecting import collected
 from perceptio_core.data.held_out import BY_ID, BY_LOOK, HeldOut, coco_id, read_held_out, reasons_to_leave_out
 from perceptio_core.data.images import difference_hash
 from perceptio_core.params.sources import DatasetParams, SourcesParams
@@ -66,7 +66,7 @@ TALK = (DatasetParams(name="talk", kind="llava", path="talk.json", split="train"
 
 
 def test_every_kind_of_place_is_kept_out(root, tmp_path):
-    found = collect(TALK, root=root, journal=tmp_path / "j", max_pixels=10**6, workers=1, held_out=PLACES)
+    found = collected(TALK, root=root, work=tmp_path / "j", held_out=PLACES)
     reasons = {row.file: row.reason for row in found.quarantine if "#" not in row.file}
     assert reasons == {
         "coco/train2017/000000000003.jpg": BY_ID,
@@ -78,14 +78,14 @@ def test_every_kind_of_place_is_kept_out(root, tmp_path):
     }
     kept = [image.path for image in found.images]
     assert kept == [f"coco/train2017/{n:012d}.jpg" for n in (0, 1, 2, 8, 9)]
-    counts = found.counts()
+    counts = found.counts
     assert (counts["held_out_by_id"], counts["held_out_by_look"], counts["images_train"]) == (2, 4, 5)
     assert {row.reason for row in found.quarantine if "#" in row.file} == {"its image is quarantined"}
 
 
 def test_one_picture_in_two_data_sets_is_one_image(root, tmp_path):
-    found = collect(TALK, root=root, journal=tmp_path / "j", max_pixels=10**6, workers=1)
-    assert found.counts()["shared_files"] == 2
+    found = collected(TALK, root=root, work=tmp_path / "j")
+    assert found.counts["shared_files"] == 2
     assert len(found.images) == 11
     assert len({image.sha256 for image in found.images}) == 11
     keys = [record.image_key for record in found.records]
@@ -113,7 +113,7 @@ def test_copies_look_alike_and_others_do_not():
     for place in (scene(7).resize((301, 200)), Image.open(io.BytesIO(encoded(scene(7), quality=30)))):
         copies = {**looks, "copy": difference_hash(place)}
         held = read_of(copies.pop("copy"))
-        assert reasons_to_leave_out(copies, held) == {"7.png": BY_LOOK}
+        assert dict(reasons_to_leave_out(copies.items, held)) == {"7.png": BY_LOOK}
 
 
 def read_of(look):
@@ -126,7 +126,8 @@ def test_one_bit_decides():
     for bits, reasons in ((32, {"a": BY_LOOK}), (33, {})):
         flipped = np.unpackbits(np.frombuffer(look, np.uint8))
         flipped[draw.permutation(256)[:bits]] ^= 1
-        assert reasons_to_leave_out({"a": np.packbits(flipped).tobytes()}, read_of(look)) == reasons
+        looks = {"a": np.packbits(flipped).tobytes()}
+        assert dict(reasons_to_leave_out(looks.items, read_of(look))) == reasons
 
 
 def test_places_that_are_none(root, tmp_path):
@@ -140,7 +141,7 @@ def test_places_that_are_none(root, tmp_path):
     (root / "tests/pictures/b.png").write_bytes(b"")
     held = read_held_out(["tests/pictures"], root=root, max_pixels=10**6)
     assert held.unreadable == ("tests/pictures: b.png",)
-    found = collect(TALK, root=root, journal=tmp_path / "j", max_pixels=10**6, workers=1, held_out=["tests/pictures"])
+    found = collected(TALK, root=root, work=tmp_path / "j", held_out=["tests/pictures"])
     assert "tests/pictures: b.png" in {row.file for row in found.quarantine}
     entry = {"name": "a", "kind": "llava", "path": "a.json", "split": "train"}
     outside = {"render": None, "root": "x", "datasets": [entry], "held_out": ["../elsewhere"]}

@@ -35,8 +35,8 @@ def dataset(tmp_path_factory):
         ShardSample(image=stream.getvalue(), extension="png", content={**common, "record_id": str(i), **content})
         for i, content in enumerate(contents)
     ]
-    part = write_shard(folder, name="train-00000", split="train", samples=samples, quarantine=[])
-    write_index(folder, [part], quarantine=[], about={})
+    part = write_shard(folder, name="train-00000", split="train", samples=samples, quarantine=[], records={})
+    write_index(folder, [part], quarantine=[], manifest={}, about={})
     return JointDataset(folder, "train")
 
 

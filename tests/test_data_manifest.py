@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptio_core.data.collect import collect
+from collecting import collected as read_back
 from perceptio_core.data.manifest import data_root, read_images, read_quarantine, read_records, write_manifest
 from perceptio_core.params.render import RenderParams
 from perceptio_core.params.sources import DatasetParams, SourcesParams
@@ -58,12 +58,12 @@ DATASETS = (
 )
 
 
-def collected(root, journal, datasets=DATASETS):
-    return collect(datasets, root=root, journal=journal, max_pixels=1000, workers=2)
+def collected(root, work, datasets=DATASETS):
+    return read_back(datasets, root=root, work=work, max_pixels=1000)
 
 
 def test_what_is_kept_and_why_the_rest_is_not(root, tmp_path):
-    found = collected(root, tmp_path / "journal")
+    found = collected(root, tmp_path / "work")
     kept = {image.image_key: (image.path, image.width, image.height, image.split) for image in found.images}
     spaced = "val/one.two/5 copy.jpg"
     assert kept == {
@@ -81,12 +81,12 @@ def test_what_is_kept_and_why_the_rest_is_not(root, tmp_path):
     assert "val/gone.jpg" in reasons
     assert reasons["val/6.jpg#talk/3"] == "a text of 10000022 characters; at most 32768 are used"
     assert all(str(root) not in reason for reason in reasons.values())
-    counts = found.counts()
+    counts = found.counts
     assert (counts["train_referring"], counts["val_conversation"], counts["images_train"]) == (2, 2, 2)
 
 
 def test_manifest_round_trip_is_the_same_bytes(root, tmp_path):
-    found = collected(root, tmp_path / "journal")
+    found = collected(root, tmp_path / "work")
     contents = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -95,7 +95,7 @@ def test_manifest_round_trip_is_the_same_bytes(root, tmp_path):
     assert contents[0] == contents[1]
     assert list(read_images(tmp_path / "one")) == found.images
     assert list(read_records(tmp_path / "one")) == found.records
-    assert len(read_quarantine(tmp_path / "one/quarantine.jsonl")) == len(found.quarantine)
+    assert list(read_quarantine(tmp_path / "one/quarantine.jsonl")) == found.quarantine
     with pytest.raises(ValueError, match="record_id 'coco/1/1' occurs twice"):
         write_manifest(tmp_path / "one", images=[], records=[found.records[0]] * 2, quarantine=[])
     with pytest.raises(ValueError, match=r"images\.parquet"):
@@ -112,27 +112,28 @@ def test_manifest_round_trip_is_the_same_bytes(root, tmp_path):
 
 
 def test_a_killed_check_goes_on_and_notices_changed_files(root, tmp_path):
-    whole = collected(root, tmp_path / "journal")
-    lines = [line for line in (tmp_path / "journal").read_text().splitlines() if line]
-    (tmp_path / "journal").write_text("\n".join(lines[:3]) + "\n" + lines[3][:20])
-    assert collected(root, tmp_path / "journal") == whole
-    resumed = (tmp_path / "journal").read_text().splitlines()
+    whole = collected(root, tmp_path / "work")
+    journal = tmp_path / "work/checked.jsonl"
+    lines = [line for line in journal.read_text().splitlines() if line]
+    journal.write_text("\n".join(lines[:3]) + "\n" + lines[3][:20])
+    assert collected(root, tmp_path / "work") == whole
+    resumed = journal.read_text().splitlines()
     assert resumed[:3] == lines[:3]
     assert len(resumed) == 3 + 1 + len(lines) - 3  # the half line, and the rest once
     picture(root / "coco/images/3.jpg", 3)
-    assert "coco/000000000003" in {image.image_key for image in collected(root, tmp_path / "journal").images}
+    assert "coco/000000000003" in {image.image_key for image in collected(root, tmp_path / "work").images}
 
 
 def test_a_data_set_without_records_and_limits(root, tmp_path):
     (root / "val.json").write_text("[]")
     with pytest.raises(ValueError, match=r"val\.json: no val records of kind llava"):
-        collected(root, tmp_path / "journal")
+        collected(root, tmp_path / "work")
     few = DatasetParams(name="coco", kind="coco", path="coco", split="train", limit=1)
-    assert [record.record_id for record in collected(root, tmp_path / "journal", (few,)).records] == ["coco/1/1"]
+    assert [record.record_id for record in collected(root, tmp_path / "work", (few,)).records] == ["coco/1/1"]
 
 
 def test_pixel_limit_comes_from_the_header(root, tmp_path):
-    found = collect(DATASETS[:1], root=root, journal=tmp_path / "journal", max_pixels=79, workers=1)
+    found = read_back(DATASETS[:1], root=root, work=tmp_path / "work", max_pixels=79)
     assert found.images == []
     assert "10 x 8 pixels, at most 79 are allowed" in {row.reason for row in found.quarantine}
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from perceptio_core.data.collect import collect
+from collecting import collected, parted
 from perceptio_core.data.gcg import gcg_records
 from perceptio_core.data.grefer import NOTHING_ANSWER, grefer_records
 from perceptio_core.data.label_maps import ade_records, panoptic_records
@@ -49,7 +49,7 @@ def write_grefcoco(folder, refs):
 def test_grefcoco_has_several_targets_or_none(tmp_path):
     refs = [{"ann_id": [3, 1]}, {"ann_id": [-1]}, {"ann_id": 2}, {"ann_id": [2], "split": "val"}]
     folder = write_grefcoco(tmp_path / "grefcoco", refs)
-    records, refused = grefer_records(folder, source="g", split="train", root=tmp_path, images="coco/train2014")
+    records, refused = parted(grefer_records, folder, source="g", split="train", root=tmp_path, images="coco/train2014")
     assert refused == []
     assert [record.record_id for record in records] == ["g/0/0", "g/0/1", "g/1/10", "g/1/11", "g/2/20", "g/2/21"]
     both, nothing, one = records[0], records[2], records[4]
@@ -72,7 +72,7 @@ def test_bad_references_are_refused_with_their_number(tmp_path):
         {"ann_id": [1, "a"]},
     ]
     folder = write_grefcoco(tmp_path / "g", refs)
-    records, refused = grefer_records(folder, source="g", split="train", root=tmp_path, images=None)
+    records, refused = parted(grefer_records, folder, source="g", split="train", root=tmp_path, images=None)
     assert records == []
     assert [row.file for row in refused] == [f"g/grefs(unc).json#{i}" for i in range(len(refs))]
     told = " ".join(row.reason for row in refused)
@@ -80,7 +80,7 @@ def test_bad_references_are_refused_with_their_number(tmp_path):
         assert text in told
     (folder / "grefs(unc).json").write_text('[{"ref_id": 1,')
     with pytest.raises(ValueError, match=r"grefs\(unc\)\.json"):
-        grefer_records(folder, source="g", split="train", root=tmp_path, images=None)
+        parted(grefer_records, folder, source="g", split="train", root=tmp_path, images=None)
 
 
 def grounded(**changes):
@@ -96,7 +96,7 @@ def test_grounded_captions_mark_their_phrases_in_order(tmp_path):
     (tmp_path / "gcg").mkdir()
     file = tmp_path / "gcg/OpenPsgGCG_train.json"
     file.write_text(json.dumps([grounded()]))
-    (record,), refused = gcg_records(file, source="psg", split="train", root=tmp_path, images="coco/train2017")
+    (record,), refused = parted(gcg_records, file, source="psg", split="train", root=tmp_path, images="coco/train2017")
     assert refused == []
     assert record.turns[0][1] == "<p> A man </p> rides <p> a horse </p>."
     assert record.image == "coco/train2017/1.jpg"
@@ -119,7 +119,7 @@ def test_grounded_captions_mark_their_phrases_in_order(tmp_path):
 )
 def test_bad_captions_are_refused(tmp_path, change, told):
     (tmp_path / "x.json").write_text(json.dumps([grounded(**change), 3, grounded()]))
-    records, refused = gcg_records(tmp_path / "x.json", source="x", split="train", root=tmp_path, images=None)
+    records, refused = parted(gcg_records, tmp_path / "x.json", source="x", split="train", root=tmp_path, images=None)
     assert [record.record_id for record in records] == ["x/2"]
     assert [row.file for row in refused] == ["x.json#0", "x.json#1"]
     assert told in refused[0].reason
@@ -150,7 +150,7 @@ def write_table(path, rows):
 def test_a_table_of_questions(tmp_path, kind):
     (tmp_path / "mine").mkdir()
     path = write_table(tmp_path / f"mine/questions.{kind}", ROWS)
-    records, refused = question_records(path, source="mine", split="train", root=tmp_path, images=None)
+    records, refused = parted(question_records, path, source="mine", split="train", root=tmp_path, images=None)
     assert [(record.image, record.turns) for record in records] == [
         ("mine/a.png", (('He said "where?",\nand left.', "There."),)),
         ("mine/deep/b.png", (("Which?", "(B)"),)),
@@ -159,16 +159,16 @@ def test_a_table_of_questions(tmp_path, kind):
     assert ["answer must be a text" in refused[0].reason, "leads out" in refused[1].reason] == [True, True]
     lacking = write_table(tmp_path / f"few.{kind}", [{"image": "a.png", "question": "x"}])
     if kind == "jsonl":
-        _, refused = question_records(lacking, source="few", split="train", root=tmp_path, images=None)
+        _, refused = parted(question_records, lacking, source="few", split="train", root=tmp_path, images=None)
         assert refused[0].reason == "answer must be a text that is not empty, got None"
     else:
         with pytest.raises(ValueError, match=rf"few\.{kind}: lacks the columns answer; it has image, question"):
-            question_records(lacking, source="few", split="train", root=tmp_path, images=None)
+            parted(question_records, lacking, source="few", split="train", root=tmp_path, images=None)
 
 
 def test_broken_tables(tmp_path):
     (tmp_path / "cut.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"image": "b.png", "ques\n[1]\n')
-    records, refused = question_records(tmp_path / "cut.jsonl", source="c", split="train", root=tmp_path, images="p")
+    records, refused = parted(question_records, tmp_path / "cut.jsonl", source="c", split="train", root=tmp_path, images="p")
     assert [record.image for record in records] == ["p/a.png"]
     assert [row.reason.split(":")[0] for row in refused] == ["not JSON", "the line is not an object"]
     for name, content in (
@@ -179,10 +179,10 @@ def test_broken_tables(tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name.replace(".", r"\.")):
-            question_records(tmp_path / name, source="c", split="train", root=tmp_path, images=None)
+            parted(question_records, tmp_path / name, source="c", split="train", root=tmp_path, images=None)
     one_word = "a" * 10_000_000
     (tmp_path / "long.csv").write_text(f"image,question,answer\na.png,{one_word},x\n")
-    (record,), _ = question_records(tmp_path / "long.csv", source="c", split="train", root=tmp_path, images=None)
+    (record,), _ = parted(question_records, tmp_path / "long.csv", source="c", split="train", root=tmp_path, images=None)
     assert len(record.turns[0][0]) == len(one_word)
 
 
@@ -219,8 +219,8 @@ def write_panoptic(folder):
 
 def test_panoptic_has_things_and_stuff(tmp_path):
     path = write_panoptic(tmp_path / "annotations")
-    records, refused = panoptic_records(
-        path, source="pan", split="train", root=tmp_path, images="coco/train2017", max_objects=8
+    records, refused = parted(
+        panoptic_records, path, source="pan", split="train", root=tmp_path, images="coco/train2017", max_objects=8
     )
     assert [(record.expression, record.image) for record in records] == [
         ("dog", "coco/train2017/000000000009.jpg"),
@@ -234,11 +234,11 @@ def test_panoptic_has_things_and_stuff(tmp_path):
     assert [told[1], told[2]] == ["lacks or does not know 11", "the label picture has no pixel of a segment of dog"]
     assert "leads out" in told[3]
     assert all(str(tmp_path) not in reason for reason in told)
-    few, _ = panoptic_records(path, source="pan", split="train", root=tmp_path, images=None, max_objects=1)
+    few, _ = parted(panoptic_records, path, source="pan", split="train", root=tmp_path, images=None, max_objects=1)
     assert [record.expression for record in few] == ["wall"]
     path.write_text('{"images": [')
     with pytest.raises(ValueError, match="no file in COCO's panoptic format"):
-        panoptic_records(path, source="pan", split="train", root=tmp_path, images=None, max_objects=1)
+        parted(panoptic_records, path, source="pan", split="train", root=tmp_path, images=None, max_objects=1)
 
 
 def test_ade20k_by_class(tmp_path):
@@ -249,10 +249,10 @@ def test_ade20k_by_class(tmp_path):
     Image.fromarray(labels_HW).save(folder / "annotations/training/ADE_train_00000001.png")
     (folder / "annotations/training/ADE_train_00000002.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"objectInfo150\.txt"):
-        ade_records(folder, source="ade", split="train", root=tmp_path)
+        parted(ade_records, folder, source="ade", split="train", root=tmp_path)
     lines = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.1576\t11664\t1172\twall", "150\t0.0001\t10\t1\tflag, banner"]
     (folder / "objectInfo150.txt").write_text("\n".join(lines) + "\n")
-    records, refused = ade_records(folder, source="ade", split="train", root=tmp_path)
+    records, refused = parted(ade_records, folder, source="ade", split="train", root=tmp_path)
     image = "ADEChallengeData2016/images/training/ADE_train_00000001.jpg"
     assert [(record.expression, record.image) for record in records] == [("wall", image), ("flag", image)]
     for record, (left, right) in zip(records, ((0, 10), (30, 40)), strict=True):
@@ -284,7 +284,7 @@ def test_regions_of_visual_genome(tmp_path):
     ]
     (folder / "image_data.json").write_text(json.dumps(pictures))
     (folder / "region_descriptions.json").write_text(json.dumps(rows))
-    records, refused = region_records(folder, source="vg", split="train", root=tmp_path, images=None, max_objects=8)
+    records, refused = parted(region_records, folder, source="vg", split="train", root=tmp_path, images=None, max_objects=8)
     assert records[0].turns == (
         ("What is in the region [[250, 500, 500, 1000]]?", "a dog"),
         ("What is in the region [[900, 0, 1000, 300]]?", "cut at the edge"),
@@ -295,7 +295,7 @@ def test_regions_of_visual_genome(tmp_path):
     assert "has no pixel in an image of 40 x 10" in refused[0].reason
     (folder / "region_descriptions.json").write_text('[{"id": 1')
     with pytest.raises(ValueError, match=r"region_descriptions\.json"):
-        region_records(folder, source="vg", split="train", root=tmp_path, images=None, max_objects=8)
+        parted(region_records, folder, source="vg", split="train", root=tmp_path, images=None, max_objects=8)
 
 
 def test_the_new_kinds_reach_the_manifest(tmp_path):
@@ -311,7 +311,7 @@ def test_the_new_kinds_reach_the_manifest(tmp_path):
     pictures = ("coco/COCO_train2014_000000000007.jpg", "1.png", "a.png", "coco/000000000009.jpg", "ade/images/training/b.jpg")
     for number, name in enumerate(pictures):
         Image.new("RGB", (WIDTH, HEIGHT), (60 * number, 0, 0)).save(tmp_path / name)
-    found = collect(
+    found = collected(
         [
             DatasetParams(name="g", kind="grefer", path="g", split="train", images="coco"),
             DatasetParams(name="psg", kind="gcg", path="gcg.json", split="train"),
@@ -320,9 +320,7 @@ def test_the_new_kinds_reach_the_manifest(tmp_path):
             DatasetParams(name="ade", kind="ade20k", path="ade", split="train"),
         ],
         root=tmp_path,
-        journal=tmp_path / "journal",
-        max_pixels=10**6,
-        workers=1,
+        work=tmp_path / "work",
     )
     assert len(found.quarantine) == 4, "of the panoptic file"
     assert [(row.record_id, row.task, [area(mask) for mask in row.masks or ()]) for row in found.records] == [

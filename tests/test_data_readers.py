@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from collecting import parted
 from perceptio_core.data import rle
 from perceptio_core.data.coco import coco_records
 from perceptio_core.data.images import inspect_image, open_image, open_with_format
@@ -92,7 +93,7 @@ def test_a_pickle_that_means_harm_is_refused_before_it_acts(tmp_path, monkeypatc
     folder = refer_folder(tmp_path / "r")
     (folder / "refs(unc).p").write_bytes(pickle.dumps([Harm()], protocol=protocol))
     with pytest.raises(ValueError, match=r"refs\(unc\)\.p.*(posix|os)\.system.*only plain containers"):
-        read_refer(folder, split_by="unc")
+        list(read_refer(folder, split_by="unc"))
     assert not (tmp_path / "harmed").exists()
 
 
@@ -115,19 +116,19 @@ def test_broken_pickles_are_value_errors_that_name_the_file(tmp_path, content):
 def test_refer_errors_name_file_and_key(tmp_path):
     folder = refer_folder(tmp_path / "r")
     with pytest.raises(ValueError, match=r"refs\(umd\)\.p is absent.*refs\(unc\)"):
-        read_refer(folder, split_by="umd")
+        list(read_refer(folder, split_by="umd"))
     refs = pickle.loads((folder / "refs(unc).p").read_bytes())  # noqa: S301 (our own)
     refs[0]["ann_id"] = 99
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
     with pytest.raises(ValueError, match="reference 0: ann_id 99"):
-        read_refer(folder, split_by="unc")
+        list(read_refer(folder, split_by="unc"))
     instances = json.loads((folder / "instances.json").read_text())
     instances["images"][0]["file_name"] = "../../etc/passwd"
     (folder / "instances.json").write_text(json.dumps(instances))
     refs[0]["ann_id"] = 1
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
     with pytest.raises(ValueError, match="leads out of the image folder"):
-        read_refer(folder, split_by="unc")
+        list(read_refer(folder, split_by="unc"))
 
 
 @pytest.mark.parametrize("kind", ["images", "annotations"])
@@ -137,19 +138,19 @@ def test_an_id_that_stands_for_two_things_is_refused(tmp_path, kind):
     first = instances[kind][0]
     instances[kind].append(dict(first))
     (folder / "instances.json").write_text(json.dumps(instances))
-    assert read_refer(folder, split_by="unc"), "the same line twice does no harm"
+    assert list(read_refer(folder, split_by="unc")), "the same line twice does no harm"
     instances[kind].append({**first, "note": "another"})
     (folder / "instances.json").write_text(json.dumps(instances))
     with pytest.raises(
         ValueError, match=rf"instances\.json: {kind}: the id {first['id']} stands twice, with different content"
     ):
-        read_refer(folder, split_by="unc")
+        list(read_refer(folder, split_by="unc"))
 
 
 @real
 def test_real_refcoco():
     folder = Path(str(REALDATA)) / "refcoco"
-    expressions = read_refer(folder, split_by="unc")
+    expressions = list(read_refer(folder, split_by="unc"))
     assert len({expression.image_id for expression in expressions}) == 68
     assert len({expression.ref_id for expression in expressions}) == 163
     assert len({e.ref_id for e in expressions if e.split == "train"}) == 147
@@ -183,7 +184,7 @@ def test_coco_records_name_all_objects_of_a_category(tmp_path):
     categories = [{"id": 2, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 4, "name": "cow"}]
     images = [{"id": 7, "file_name": "7.jpg", "height": 8, "width": 10}]
     (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
-    records, refused = coco_records(folder, source="coco", split="train", root=tmp_path, images=None, max_objects=8)
+    records, refused = parted(coco_records, folder, source="coco", split="train", root=tmp_path, images=None, max_objects=8)
     (record,) = records  # cats have a crowd, the cow's polygon is a box, image 8 does not exist
     assert record.turns[0][0] == "Please segment dog in this image."
     assert [rle.area(mask) for mask in record.masks] == [16, rle.area(record.masks[1])]  # the left one first
@@ -193,7 +194,7 @@ def test_coco_records_name_all_objects_of_a_category(tmp_path):
         "2 objects of one kind (cat), among them a crowd",
     )
     assert sorted(row.file.partition("#")[2] for row in refused)[:2] == ["annotation/5", "annotation/6"]
-    none, refused = coco_records(folder, source="coco", split="train", root=tmp_path, images=None, max_objects=1)
+    none, refused = parted(coco_records, folder, source="coco", split="train", root=tmp_path, images=None, max_objects=1)
     assert none == []
     assert "2 objects of one kind (dog), at most 1 are asked for at once" in [row.reason for row in refused]
 
@@ -205,7 +206,7 @@ def _annotations(path):
 @real
 def test_real_coco():
     root = Path(str(REALDATA))
-    records, refused = coco_records(root / "coco", source="coco", split="train", root=root, images=None, max_objects=8)
+    records, refused = parted(coco_records, root / "coco", source="coco", split="train", root=root, images=None, max_objects=8)
     assert len({record.image for record in records}) > 130
     categories = len({(row["image_id"], row["category_id"]) for row in _annotations(root / "coco/instances.json")})
     assert len(records) + len(refused) == categories
@@ -226,7 +227,9 @@ def test_llava_rows_are_read_or_refused_with_their_number(tmp_path):
         "text",
     ]
     (tmp_path / "l.json").write_text(json.dumps(rows))
-    (record,), refused = llava_records(tmp_path / "l.json", source="llava", split="train", root=tmp_path, images="pictures")
+    (record,), refused = parted(
+        llava_records, tmp_path / "l.json", source="llava", split="train", root=tmp_path, images="pictures"
+    )
     assert record.turns == (("What?", "A dog."), ("Where?", "Left."))
     assert record.image == "pictures/gqa/images/1.jpg"
     assert [row.file for row in refused] == [f"l.json#{i}" for i in (1, 2, 3, 4, 5)]

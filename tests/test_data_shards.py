@@ -154,6 +154,21 @@ def test_the_index_counts_and_checks_everything(inputs, finished, tmp_path):
     for split, ones in samples.items():
         for task, count in index["counts"][split].items():
             assert count == sum(one.task == task for one in ones)
+    there = SCENES - VAL - 1  # without the image of the train split that the teacher refused
+    assert index["data"]["train"]["referring"]["set"] == {
+        "samples": 2 * there,
+        "records": 3 * there,
+        "dropped": {"held_out_by_id": 2, "over_image_limit": there + 1, "quarantined": 3},
+    }
+    assert index["data"]["train"]["conversation"]["talk"] == {
+        "samples": there,
+        "records": there,
+        "dropped": {"quarantined": 1},
+    }
+    assert index["data"]["val"]["conversation"]["talk"] == {"samples": VAL, "records": VAL, "dropped": {}}
+    assert index["data"]["train"]["marker"] == {
+        "teacher_depth": {"samples": index["counts"]["train"]["marker"], "records": 0, "dropped": {}}
+    }
     rows = [json.loads(line) for line in finished["quarantine.jsonl"].decode().splitlines()]
     last = f"pictures/{SCENES - 1}.webp"
     assert {row["file"]: row["reason"] for row in rows} == {
@@ -254,7 +269,7 @@ def test_the_dataset_refuses_what_is_no_shard_folder(inputs, finished, tmp_path)
         JointDataset(tmp_path, "train")
     with pytest.raises(ValueError, match=r"no samples in split 'test'; it has \['train', 'val'\]"):
         JointDataset(inputs / "artifacts/t/joint_shards", "test")
-    write_index(tmp_path, [], quarantine=[], about={})
+    write_index(tmp_path, [], quarantine=[], manifest={}, about={})
     (tmp_path / "index.json").write_text('{"schema_version": 99, "shards": []}')
     with pytest.raises(ValueError, match="schema_version is 99"):
         JointDataset(tmp_path, "train")

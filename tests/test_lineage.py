@@ -202,10 +202,9 @@ def test_every_stage_with_something_to_see_is_shown(tmp_path: Path, monkeypatch:
 
     png = io.BytesIO()
     gray.save(png, format="PNG")
-    sample = ShardSample(
-        image=png.getvalue(), extension="png", content={"task": "marker", "turns": [], "width": 1, "height": 1}
-    )
-    write_joint_shard(out["joint_shards"], name="train-00000", split="train", samples=[sample], quarantine=[])
+    content = {"task": "marker", "source": "set", "turns": [], "width": 1, "height": 1}
+    sample = ShardSample(image=png.getvalue(), extension="png", content=content)
+    write_joint_shard(out["joint_shards"], name="train-00000", split="train", samples=[sample], quarantine=[], records={})
     gray.save(out["depth_codebook"] / "samples.png")
     gray.save(out["report"] / "figure.png")
     curves = out["cotrain/full"] / "curves" / "plots" / "metrics" / "train"

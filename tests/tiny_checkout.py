@@ -92,5 +92,5 @@ def write_shards(folder: Path, *, per_task: int = 6) -> None:
                 "points": [{"letter": "A", "x": 1, "y": 1}, {"letter": "B", "x": 47, "y": 39}] if task == "marker" else None,
             }
             samples.append(ShardSample(image=stream.getvalue(), extension="png", content=content))
-        parts.append(write_shard(folder, name=f"{split}-00000", split=split, samples=samples, quarantine=[]))
-    write_index(folder, parts, quarantine=[], about={})
+        parts.append(write_shard(folder, name=f"{split}-00000", split=split, samples=samples, quarantine=[], records={}))
+    write_index(folder, parts, quarantine=[], manifest={}, about={})

@@ -7,12 +7,13 @@ their order there: GLaMM writes each [SEG] behind its phrase, our grammar puts p
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from perceptio_core.data.json_rows import list_rows
 from perceptio_core.data.records import Record, Refused, Split, inside
 from perceptio_core.data.rle import decode, encode, from_segmentation
 
@@ -20,7 +21,7 @@ QUESTION = "Please describe this image and segment everything that you name."
 """Ours."""
 
 
-def gcg_records(path: Path, *, source: str, split: Split, root: Path, images: str | None) -> tuple[list[Record], list[Refused]]:
+def gcg_records(path: Path, *, source: str, split: Split, root: Path, images: str | None) -> Iterator[Record | Refused]:
     """One record per row; image names are relative to `images` below `root`, by default to the file's folder.
 
     A row is refused when its caption or a mask cannot be used, when phrases overlap, or when it has none.
@@ -28,38 +29,27 @@ def gcg_records(path: Path, *, source: str, split: Split, root: Path, images: st
     Raises:
         ValueError: the file is absent or not a JSON list.
     """
-    try:
-        with path.open(encoding="utf-8") as stream:
-            rows = json.load(stream)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: expected a list of captions with groundings, got {type(rows).__name__}")
     folder = images if images is not None else path.parent.relative_to(root).as_posix()
-    records, refused = [], []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(list_rows(path, of="captions with groundings")):
         try:
             if not isinstance(row, dict):
                 raise ValueError("the row is not an object")
             image = inside(folder, row.get("file_name"), named_in=path)
             answer, phrases, masks = _grounded(row)
         except ValueError as error:
-            refused.append(Refused(file=f"{path.relative_to(root)}#{number}", reason=str(error)))
+            yield Refused(file=f"{path.relative_to(root)}#{number}", reason=str(error))
             continue
-        records.append(
-            Record(
-                record_id=f"{source}/{number}",
-                image=image,
-                image_name=Path(row["file_name"]).stem,
-                split=split,
-                task="referring",
-                turns=((QUESTION, answer),),
-                expression=", ".join(phrases),
-                masks=tuple(masks),
-                source=source,
-            )
+        yield Record(
+            record_id=f"{source}/{number}",
+            image=image,
+            image_name=Path(row["file_name"]).stem,
+            split=split,
+            task="referring",
+            turns=((QUESTION, answer),),
+            expression=", ".join(phrases),
+            masks=tuple(masks),
+            source=source,
         )
-    return records, refused
 
 
 def _grounded(row: dict[str, Any]) -> tuple[str, list[str], list[dict[str, Any]]]:

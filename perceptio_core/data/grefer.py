@@ -6,12 +6,14 @@ its own (ours).
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from perceptio_core.data.instances import read_instances
+from perceptio_core.data.json_rows import list_rows
 from perceptio_core.data.records import SEGMENT_ANSWER, Record, Refused, Split, inside, segment_question
-from perceptio_core.data.refer import IMAGE_FOLDER, read_instances
+from perceptio_core.data.refer import IMAGE_FOLDER
 from perceptio_core.data.rle import from_segmentation
 
 REFERENCES = "grefs(unc).json"
@@ -20,24 +22,19 @@ NOTHING = [-1]
 NOTHING_ANSWER = "There is nothing like that in this image."
 
 
-def read_grefs(path: Path) -> list[dict[str, Any]]:
+def read_grefs(path: Path) -> Iterator[dict[str, Any]]:
     """The references, as they are.
 
     Raises:
         ValueError: absent, not JSON, or no list of objects; names the file.
     """
-    try:
-        refs = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
-        raise ValueError(f"{path}: expected a list of references")
-    return refs
+    for ref in list_rows(path, of="references"):
+        if not isinstance(ref, dict):
+            raise ValueError(f"{path}: expected a list of references, got {ref!r} in it"[:300])
+        yield ref
 
 
-def grefer_records(
-    folder: Path, *, source: str, split: Split, root: Path, images: str | None
-) -> tuple[list[Record], list[Refused]]:
+def grefer_records(folder: Path, *, source: str, split: Split, root: Path, images: str | None) -> Iterator[Record | Refused]:
     """One referring record per expression of one split; `folder` and `images` lie below `root`.
 
     References to an image or annotation that is not there, or to a crowd region, are refused.
@@ -46,11 +43,9 @@ def grefer_records(
         ValueError: a file is absent or malformed.
     """
     path, instances = folder / REFERENCES, folder / "instances.json"
-    refs = read_grefs(path)
     image_rows, annotations, _ = read_instances(instances)
     image_folder = images if images is not None else (folder.relative_to(root) / IMAGE_FOLDER).as_posix()
-    records, refused = [], []
-    for number, ref in enumerate(refs):
+    for number, ref in enumerate(read_grefs(path)):
         if ref.get("split") != split:
             continue
         try:
@@ -63,26 +58,23 @@ def grefer_records(
             ref_id = ref["ref_id"]
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error) if isinstance(error, ValueError) else f"ref_id, sentences, sent_id or sent is absent ({error})"
-            refused.append(Refused(file=f"{path.relative_to(root)}#{number}", reason=reason))
+            yield Refused(file=f"{path.relative_to(root)}#{number}", reason=reason)
             continue
         for sent_id, sentence in said:
-            records.append(
-                Record(
-                    record_id=f"{source}/{ref_id}/{sent_id}",
-                    image=file,
-                    image_name=f"{ref['image_id']:012d}",
-                    split=split,
-                    task="referring",
-                    turns=((segment_question(sentence), SEGMENT_ANSWER if masks else NOTHING_ANSWER),),
-                    expression=sentence,
-                    masks=masks,
-                    source=source,
-                )
+            yield Record(
+                record_id=f"{source}/{ref_id}/{sent_id}",
+                image=file,
+                image_name=f"{ref['image_id']:012d}",
+                split=split,
+                task="referring",
+                turns=((segment_question(sentence), SEGMENT_ANSWER if masks else NOTHING_ANSWER),),
+                expression=sentence,
+                masks=masks,
+                source=source,
             )
-    return records, refused
 
 
-def _masks(ann_ids: Any, annotations: dict[int, dict[str, Any]], *, height: int, width: int) -> tuple[dict[str, Any], ...]:
+def _masks(ann_ids: Any, annotations: Mapping[int, dict[str, Any]], *, height: int, width: int) -> tuple[dict[str, Any], ...]:
     """One mask per annotation; none for [-1]."""
     listed = ann_ids if isinstance(ann_ids, list) else [ann_ids]
     if listed == NOTHING:

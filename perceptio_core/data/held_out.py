@@ -11,8 +11,9 @@ import base64
 import binascii
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +23,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from perceptio_core.data.images import difference_hash, open_image
-from perceptio_core.data.refer import read_instances, read_plain_pickle
+from perceptio_core.data.instances import read_instance_images
+from perceptio_core.data.refer import read_plain_pickle
 from perceptio_core.progress import track
 
 LARGEST_DISTANCE = 32
@@ -90,25 +92,28 @@ def read_held_out(places: Sequence[str], *, root: Path, max_pixels: int) -> Held
     return HeldOut(ids=frozenset(ids), hashes=frozenset(hashes), unreadable=tuple(unreadable))
 
 
-def reasons_to_leave_out(images: Mapping[str, bytes], held_out: HeldOut) -> dict[str, str]:
-    """Which of these images are held out, and by what.
+def reasons_to_leave_out(images: Callable[[], Iterable[tuple[str, bytes]]], held_out: HeldOut) -> Iterator[tuple[str, str]]:
+    """Which images are held out, and by what: (path, reason). In memory are the test images, some 1.5 kB each.
 
     Args:
-        images: difference hash by path.
+        images: gives path and difference hash of each; called twice.
         held_out: what must not be trained on. Images with a held-out id say what other copies of them look like.
     """
-    reasons = {path: BY_ID for path in images if coco_id(path) in held_out.ids}
-    known = sorted(held_out.hashes | {images[path] for path in reasons})
+    known = set(held_out.hashes)
+    for path, look in images():
+        if coco_id(path) in held_out.ids:
+            known.add(look)
+            yield path, BY_ID
     if not known:
-        return reasons
-    left = sorted(images.keys() - reasons.keys())
-    known_KB = _signs(known)
-    for start in track(range(0, len(left), _CHUNK), label="comparing with test images", unit=f"x {_CHUNK} images"):
+        return
+    known_KB = _signs(sorted(known))
+    others = ((path, look) for path, look in images() if coco_id(path) not in held_out.ids)
+    chunks = iter(lambda: list(islice(others, _CHUNK)), [])
+    for chunk in track(chunks, label="comparing with test images", unit=f"x {_CHUNK} images"):
         # Bits as -1 and 1: two hashes agree in (256 + product) / 2 bits, and the sums are exact in float32.
-        nearest_C = (_signs([images[path] for path in left[start : start + _CHUNK]]) @ known_KB.T).max(axis=1)
+        nearest_C = (_signs([look for _, look in chunk]) @ known_KB.T).max(axis=1)
         for row in np.flatnonzero(nearest_C >= _BITS - 2 * LARGEST_DISTANCE):
-            reasons[left[start + int(row)]] = BY_LOOK
-    return reasons
+            yield chunk[int(row)][0], BY_LOOK
 
 
 def _signs(hashes: Sequence[bytes]) -> NDArray[np.float32]:
@@ -171,10 +176,11 @@ def _is_picture(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
 
 
-def _of_references(path: Path) -> set[str]:
-    images, _, _ = read_instances(path.parent / "instances.json")
+def _of_references(path: Path) -> Iterator[str]:
     refs: Any = read_plain_pickle(path)
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise ValueError(f"{path}: expected a list of references")
-    used = {ref.get("image_id") for ref in refs if ref.get("split") != "train"}
-    return {image["file_name"] for number, image in images.items() if number in used}
+    images = read_instance_images(path.parent / "instances.json")
+    for number in {ref.get("image_id") for ref in refs if ref.get("split") != "train"}:
+        if (image := images.get(number)) is not None:
+            yield image["file_name"]

@@ -8,7 +8,7 @@ points; and its depth codes as a task of their own. The codes that go with a mar
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -77,13 +77,18 @@ class ShardMaker:
         """Write one shard into `folder`."""
         refused: list[Refused] = []
         loaded = list(self._load(job, refused))
+        planned = Counter((record.task, record.source) for _, records in job.images for record in records)
+        used = Counter((record.task, record.source) for one in loaded for record in one.records)
+        records = {(*what, "records"): number for what, number in used.items()}
+        records |= {(*what, "quarantined"): number for what, number in (planned - used).items()}
         samples = [
             sample
             for one, codes_N in zip(loaded, self._encode(loaded), strict=True)
             for sample in self._samples(one, depth_codes=codes_N)
         ]
         order = stream(self._params.seed, "shard", job.name).permutation(len(samples))
-        return write_shard(folder, name=job.name, split=job.split, samples=[samples[i] for i in order], quarantine=refused)
+        samples = [samples[i] for i in order]
+        return write_shard(folder, name=job.name, split=job.split, samples=samples, quarantine=refused, records=records)
 
     def _load(self, job: ShardJob, refused: list[Refused]) -> Iterator[_Loaded]:
         """The images that can be used; of the others every record is refused with the reason."""

@@ -7,7 +7,6 @@ for COCO a [SEG] per segment from left to right, for ADE20K one for all pixels o
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perceptio_core.data.images import open_image
+from perceptio_core.data.json_rows import key_rows
 from perceptio_core.data.records import SEGMENT_ANSWER, Record, Refused, Split, inside, segment_question
 from perceptio_core.data.rle import encode
 from perceptio_core.progress import track
@@ -28,11 +28,11 @@ _STUFF_ENDINGS = ("-merged", "-other", "-stuff")
 
 def panoptic_records(
     path: Path, *, source: str, split: Split, root: Path, images: str | None, max_objects: int
-) -> tuple[list[Record], list[Refused]]:
+) -> Iterator[Record | Refused]:
     """Of a file such as ``panoptic_train2017.json``, with the folder of its name, which holds the label pictures, beside it.
 
     A category is left out where it has a crowd region or more than `max_objects` segments. An annotation is refused whose
-    image or label picture is not there or lacks a segment.
+    image or label picture is not there or lacks a segment. In memory are the names of all photographs, some 200 bytes each.
 
     Args:
         path: the file.
@@ -46,16 +46,12 @@ def panoptic_records(
         ValueError: the file is absent or malformed.
     """
     try:
-        with path.open(encoding="utf-8") as stream:
-            content = json.load(stream)
-        photographs = {row["id"]: row["file_name"] for row in content["images"]}
-        names = {row["id"]: _plain_name(row["name"]) for row in content["categories"]}
-        annotations = list(content["annotations"])
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        photographs = {row["id"]: row["file_name"] for row in key_rows(path, "images")}
+        names = {row["id"]: _plain_name(row["name"]) for row in key_rows(path, "categories")}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no file in COCO's panoptic format: {type(error).__name__}: {error}") from error
     folder = images if images is not None else (path.parent.relative_to(root) / "images").as_posix()
-    records: list[Record] = []
-    refused: list[Refused] = []
+    annotations = key_rows(path, "annotations")
     for number, annotation in enumerate(track(annotations, label=f"{source} label pictures", unit="images")):
         try:
             name = photographs[annotation["image_id"]]
@@ -64,16 +60,15 @@ def panoptic_records(
             image = inside(folder, name, named_in=path)
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error) if isinstance(error, ValueError) else f"lacks or does not know {error}"
-            refused.append(Refused(file=f"{path.relative_to(root)}#annotation/{number}", reason=reason.replace(f"{root}/", "")))
+            yield Refused(file=f"{path.relative_to(root)}#annotation/{number}", reason=reason.replace(f"{root}/", ""))
             continue
-        records += _records(groups, image=image, source=source, split=split)
-    return records, refused
+        yield from _records(groups, image=image, source=source, split=split)
 
 
-def ade_records(folder: Path, *, source: str, split: Split, root: Path) -> tuple[list[Record], list[Refused]]:
+def ade_records(folder: Path, *, source: str, split: Split, root: Path) -> Iterator[Record | Refused]:
     """Of the folder ADEChallengeData2016 with images/, annotations/ and objectInfo150.txt.
 
-    A label picture that cannot be read is refused.
+    A label picture that cannot be read is refused. In memory are the names of all label pictures.
 
     Raises:
         ValueError: a folder or the list of classes is absent or malformed.
@@ -81,18 +76,15 @@ def ade_records(folder: Path, *, source: str, split: Split, root: Path) -> tuple
     part = ADE_PARTS[split]
     names = _ade_names(folder / ADE_CLASSES)
     files = sorted((folder / "annotations" / part).glob("*.png"))
-    records: list[Record] = []
-    refused: list[Refused] = []
     for file in track(files, label=f"{source} label pictures", unit="images"):
         try:
             labels_HW = _labels(file) & 255  # a gray picture: three equal channels
         except ValueError as error:
-            refused.append(Refused(file=file.relative_to(root).as_posix(), reason=str(error).replace(f"{file}: ", "")))
+            yield Refused(file=file.relative_to(root).as_posix(), reason=str(error).replace(f"{file}: ", ""))
             continue
         groups = [(names[int(label)], [labels_HW == label]) for label in np.unique(labels_HW) if int(label) in names]
         image = (folder.relative_to(root) / "images" / part / f"{file.stem}.jpg").as_posix()
-        records += _records(groups, image=image, source=source, split=split)
-    return records, refused
+        yield from _records(groups, image=image, source=source, split=split)
 
 
 Groups = Iterable[tuple[str, list[NDArray[np.bool_]]]]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from perceptio_core.data.json_rows import list_rows
 from perceptio_core.data.records import Record, Refused, Split, inside
 
 PLACEHOLDER = "<image>"
 
 
-def llava_records(
-    path: Path, *, source: str, split: Split, root: Path, images: str | None
-) -> tuple[list[Record], list[Refused]]:
+def llava_records(path: Path, *, source: str, split: Split, root: Path, images: str | None) -> Iterator[Record | Refused]:
     """One conversation record per row; image paths are relative to `images` below `root`, by default to `root` itself.
 
     Rows without an image or with a malformed conversation are refused, each with its number and the reason.
@@ -21,15 +20,7 @@ def llava_records(
     Raises:
         ValueError: the file is absent or not a JSON list.
     """
-    try:
-        with path.open(encoding="utf-8") as stream:
-            rows = json.load(stream)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: expected a list of conversations, got {type(rows).__name__}")
-    records, refused = [], []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(list_rows(path, of="conversations")):
         try:
             if not isinstance(row, dict):
                 raise ValueError("the row is not an object")
@@ -38,20 +29,17 @@ def llava_records(
             image = inside(images or "", row["image"], named_in=path)
             turns = _turns(row.get("conversations"))
         except ValueError as error:
-            refused.append(Refused(file=f"{path.relative_to(root)}#{number}", reason=str(error)))
+            yield Refused(file=f"{path.relative_to(root)}#{number}", reason=str(error))
             continue
-        records.append(
-            Record(
-                record_id=f"{source}/{number}",  # LLaVA's own ids are not unique
-                image=image,
-                image_name=PurePosixPath(row["image"]).with_suffix("").as_posix(),
-                split=split,
-                task="conversation",
-                turns=turns,
-                source=source,
-            )
+        yield Record(
+            record_id=f"{source}/{number}",  # LLaVA's own ids are not unique
+            image=image,
+            image_name=PurePosixPath(row["image"]).with_suffix("").as_posix(),
+            split=split,
+            task="conversation",
+            turns=turns,
+            source=source,
         )
-    return records, refused
 
 
 def _turns(said: Any) -> tuple[tuple[str, str], ...]:

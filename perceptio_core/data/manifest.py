@@ -121,12 +121,22 @@ def write_manifest(
     Raises:
         ValueError: an image key does not follow the one before it, or an image key or record id occurs twice.
     """
+    write_images(folder, images)
+    write_records(folder, records)
+    with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
+        write_quarantine(stream, quarantine)
+
+
+def write_images(folder: Path, images: Iterable[ImageRow]) -> None:
+    """Write ``images.parquet``; raises what `write_manifest` does of images."""
     write_rows(folder / IMAGES, IMAGES_SCHEMA, map(asdict, ascending(images, named=folder / IMAGES)))
+
+
+def write_records(folder: Path, records: Iterable[RecordRow]) -> None:
+    """Write ``records.parquet``; raises what `write_manifest` does of records."""
     write_rows(folder / RECORDS, RECORDS_SCHEMA, (record.to_table() for record in records), compression="zstd")
     if (twice := find_twice(folder / RECORDS, RECORDS_SCHEMA, "record_id")) is not None:
         raise ValueError(f"{folder}: record_id {twice!r} occurs twice")
-    with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
-        write_quarantine(stream, quarantine)
 
 
 def write_quarantine(stream: IO[str], rows: Iterable[Refused]) -> int:
@@ -137,10 +147,11 @@ def write_quarantine(stream: IO[str], rows: Iterable[Refused]) -> int:
     return count
 
 
-def read_quarantine(path: Path) -> dict[str, str]:
-    """Reason by file."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {row["file"]: row["reason"] for row in map(json.loads, lines)}
+def read_quarantine(path: Path) -> Iterator[Refused]:
+    """The rows, one after the other."""
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            yield Refused(**json.loads(line))
 
 
 def read_images(folder: Path) -> Iterator[ImageRow]:

@@ -21,9 +21,7 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 _LONGEST_FIELD = 1 << 30
 
 
-def question_records(
-    path: Path, *, source: str, split: Split, root: Path, images: str | None
-) -> tuple[list[Record], list[Refused]]:
+def question_records(path: Path, *, source: str, split: Split, root: Path, images: str | None) -> Iterator[Record | Refused]:
     """One conversation record per row; image paths are relative to `images` below `root`, by default to the table's folder.
 
     Rows with an empty or missing value, or that cannot be read, are refused, each with its number and the reason.
@@ -32,7 +30,6 @@ def question_records(
         ValueError: the file is absent, none of the three kinds, malformed as a whole, or lacks a column.
     """
     folder = images if images is not None else path.parent.relative_to(root).as_posix()
-    records, refused = [], []
     for number, row in enumerate(_rows(path)):
         try:
             if isinstance(row, str):
@@ -40,20 +37,17 @@ def question_records(
             question, answer = (_text(row, column) for column in COLUMNS[1:])
             image = inside(folder, row.get("image"), named_in=path)
         except ValueError as error:
-            refused.append(Refused(file=f"{path.relative_to(root)}#{number}", reason=str(error)))
+            yield Refused(file=f"{path.relative_to(root)}#{number}", reason=str(error))
             continue
-        records.append(
-            Record(
-                record_id=f"{source}/{number}",
-                image=image,
-                image_name=PurePosixPath(str(row["image"])).with_suffix("").as_posix(),
-                split=split,
-                task="conversation",
-                turns=((question, answer),),
-                source=source,
-            )
+        yield Record(
+            record_id=f"{source}/{number}",
+            image=image,
+            image_name=PurePosixPath(str(row["image"])).with_suffix("").as_posix(),
+            split=split,
+            task="conversation",
+            turns=((question, answer),),
+            source=source,
         )
-    return records, refused
 
 
 def _text(row: dict[str, Any], column: str) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 Split = Literal["train", "val"]
 Task = Literal["referring", "conversation", "marker", "depth_map"]
-TASKS: tuple[Task, ...] = ("referring", "conversation", "marker", "depth_map")
 
 SEGMENT_ANSWER = "Sure, here it is."
 """The text after the perception tokens (Sa2VA's "Sure, it is [SEG]." without the token, which our grammar puts first)."""
@@ -50,11 +49,28 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Owner:
+    """An image file as a record has it that is about it: its path, and what the data set calls it."""
+
+    path: str
+    name: str
+    source: str
+    split: Split
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refused:
     """One quarantined thing: the file (and the row in it) and why."""
 
     file: str
     reason: str
+
+
+class Numbers(TypedDict):
+    """What became of a data set's records: how many are kept, and how many were dropped by reason."""
+
+    records: int
+    dropped: dict[str, int]
 
 
 def inside(folder: str, name: Any, *, named_in: Path) -> str:
@@ -76,3 +92,10 @@ def spread(items: Sequence[Any], limit: int | None) -> list[Any]:
     if limit is None or len(items) <= limit:
         return list(items)
     return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def is_spread(place: int, *, count: int, limit: int | None) -> bool:
+    """Whether `spread` takes the item at this place (from 0) of `count`."""
+    if limit is None or count <= limit:
+        return True
+    return -(-place * limit // count) * count // limit == place

@@ -21,12 +21,13 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 
 from perceptio_core.data.manifest import QUARANTINE, write_quarantine
-from perceptio_core.data.records import Refused
+from perceptio_core.data.records import Numbers, Refused
 from perceptio_core.files import whole
 from perceptio_core.tables import write_rows
 
 SCHEMA_VERSION = 3
 INDEX, SAMPLES = "index.json", "samples.parquet"
+_COUNTED = ("samples", "records", "quarantined")
 
 _SAMPLES = pa.schema(
     [
@@ -53,7 +54,8 @@ class ShardSample:
     Attributes:
         image: bytes of the encoded image.
         extension: "jpg" or "png".
-        content: the members of the JSON file, plain values only; `task`, `turns`, `width` and `height` are among them.
+        content: the members of the JSON file, plain values only; `task`, `source`, `turns`, `width` and
+            `height` are among them.
     """
 
     image: bytes
@@ -63,22 +65,50 @@ class ShardSample:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPart:
-    """What the index needs to know of one shard: its samples' rows, its size and checksum, and what was left out of it."""
+    """What the index needs to know of one shard.
+
+    Attributes:
+        name: file name.
+        size: bytes.
+        sha256: hex.
+        rows: of its samples in ``samples.parquet``.
+        quarantine: what was left out of it.
+        counts: (split, task, data set, what, number) with what = samples, records (in samples) or quarantined (records).
+    """
 
     name: str
     size: int
     sha256: str
     rows: list[dict[str, Any]]
     quarantine: list[Refused]
+    counts: list[tuple[str, str, str, str, int]]
 
 
 def write_shard(
-    folder: Path, *, name: str, split: str, samples: Sequence[ShardSample], quarantine: Sequence[Refused]
+    folder: Path,
+    *,
+    name: str,
+    split: str,
+    samples: Sequence[ShardSample],
+    quarantine: Sequence[Refused],
+    records: Mapping[tuple[str, str, str], int],
 ) -> ShardPart:
-    """Write ``<name>.tar`` and return its part of the index; without samples there is no tar."""
+    """Write ``<name>.tar`` and return its part of the index; without samples there is no tar.
+
+    Args:
+        folder: where to.
+        name: of the shard.
+        split: of its samples.
+        samples: in order.
+        quarantine: what was left out.
+        records: number by (task, data set, "records" or "quarantined"), see `ShardPart`.
+    """
     path = folder / f"{name}.tar"
+    found = Counter(records)
+    found.update((sample.content["task"], sample.content["source"], "samples") for sample in samples)
+    left, counts = list(quarantine), [(split, *what, number) for what, number in sorted(found.items())]
     if not samples:
-        return ShardPart(name=path.name, size=0, sha256="", rows=[], quarantine=list(quarantine))
+        return ShardPart(name=path.name, size=0, sha256="", rows=[], quarantine=left, counts=counts)
     rows = []
     with whole(path) as unfinished:
         with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -106,7 +136,7 @@ def write_shard(
         with unfinished.open("rb") as stream:
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
         size = unfinished.stat().st_size
-    return ShardPart(name=path.name, size=size, sha256=checksum, rows=rows, quarantine=list(quarantine))
+    return ShardPart(name=path.name, size=size, sha256=checksum, rows=rows, quarantine=left, counts=counts)
 
 
 def save_part(path: Path, part: ShardPart) -> None:
@@ -123,7 +153,12 @@ def load_part(path: Path) -> ShardPart:
 
 
 def write_index(
-    folder: Path, parts: Iterable[ShardPart], *, quarantine: Iterable[Refused], about: Mapping[str, Any]
+    folder: Path,
+    parts: Iterable[ShardPart],
+    *,
+    quarantine: Iterable[Refused],
+    manifest: Mapping[str, Mapping[str, Mapping[str, Numbers]]],
+    about: Mapping[str, Any],
 ) -> dict[str, int]:
     """Write ``index.json``, ``samples.parquet`` and ``quarantine.jsonl``; return the number of samples per split and task.
 
@@ -131,10 +166,12 @@ def write_index(
         folder: holds the shards.
         parts: of all shards, in order; one at a time is held.
         quarantine: what was left out before there were shards.
+        manifest: what the stage `sources` has counted, per split, task and data set.
         about: further plain values for the index.
     """
     shards: list[dict[str, Any]] = []
     found: Counter[tuple[str, str]] = Counter()
+    tally: Counter[tuple[str, str, str, str]] = Counter()
     quarantined = 0
 
     def rows(stream: IO[str]) -> Iterator[dict[str, Any]]:
@@ -144,6 +181,8 @@ def write_index(
             if part.rows:
                 shards.append({"name": part.name, "samples": len(part.rows), "bytes": part.size, "sha256": part.sha256})
             found.update((row["split"], row["task"]) for row in part.rows)
+            for split, task, source, what, number in part.counts:
+                tally[split, task, source, what] += number
             quarantined += write_quarantine(stream, part.quarantine)
             yield from part.rows
 
@@ -153,10 +192,33 @@ def write_index(
     counts: dict[str, dict[str, int]] = {}
     for (split, task), count in sorted(found.items()):
         counts.setdefault(split, {})[task] = count
-    index = {"schema_version": SCHEMA_VERSION, **about, "shards": shards, "counts": counts}
+    data = _realised(tally, manifest)
+    index = {"schema_version": SCHEMA_VERSION, **about, "shards": shards, "counts": counts, "data": data}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     flat = {f"{split}_{task}": count for split, tasks in counts.items() for task, count in tasks.items()}
     return {**flat, "samples": samples, "quarantined": quarantined}
+
+
+def _realised(
+    tally: Mapping[tuple[str, str, str, str], int], manifest: Mapping[str, Mapping[str, Mapping[str, Numbers]]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Per split, task and data set: samples, the records in them, and the records that were dropped by reason.
+
+    Records and dropped ones together are all that the data set has. Those that the manifest has and no shard tells of were not
+    drawn for their image (``referring_per_image``, ``conversation_per_image``).
+    """
+    places = {(split, task, source) for split, task, source, _ in tally}
+    places |= {(split, task, source) for split, tasks in manifest.items() for task, some in tasks.items() for source in some}
+    data: dict[str, dict[str, dict[str, Any]]] = {}
+    for split, task, source in sorted(places):
+        known = manifest.get(split, {}).get(task, {}).get(source, Numbers(records=0, dropped={}))
+        samples, records, quarantined = (tally.get((split, task, source, what), 0) for what in _COUNTED)
+        dropped = Counter(known["dropped"])
+        dropped["quarantined"] += quarantined
+        dropped["over_image_limit"] += known["records"] - records - quarantined
+        numbers = {"samples": samples, "records": records, "dropped": {name: dropped[name] for name in sorted(+dropped)}}
+        data.setdefault(split, {}).setdefault(task, {})[source] = numbers
+    return data
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:

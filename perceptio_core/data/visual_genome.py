@@ -7,13 +7,15 @@ written as InternVL writes it, [[x1, y1, x2, y2]] in thousandths of width and he
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from perceptio_core.data.json_rows import list_rows
 from perceptio_core.data.records import Record, Refused, Split, inside, spread
 
 IMAGES, REGIONS = "image_data.json", "region_descriptions.json"
+PICTURE = ("url", "width", "height")
 FOLDERS = ("VG_100K", "VG_100K_2")
 QUESTION = "What is in the region {}?"
 """Ours."""
@@ -21,9 +23,10 @@ QUESTION = "What is in the region {}?"
 
 def region_records(
     folder: Path, *, source: str, split: Split, root: Path, images: str | None, max_objects: int
-) -> tuple[list[Record], list[Refused]]:
+) -> Iterator[Record | Refused]:
     """One record per image, a turn for each of at most `max_objects` of its regions, spread over them.
 
+    In memory are file and size of each image, some 300 bytes, and the regions of one.
     A region whose box has no pixel in the image, or that says nothing, is refused; one that leaves the image in part is cut.
 
     Args:
@@ -37,19 +40,21 @@ def region_records(
     Raises:
         ValueError: a file is absent or no list of objects.
     """
-    pictures = {row["image_id"]: row for row in _rows(folder / IMAGES) if isinstance(row.get("image_id"), int)}
+    pictures: dict[int, tuple[Any, ...]] = {
+        row["image_id"]: tuple(row.get(key) for key in PICTURE)
+        for row in _rows(folder / IMAGES)
+        if isinstance(row.get("image_id"), int)
+    }
     image_folder = images if images is not None else folder.relative_to(root).as_posix()
     name = (folder / REGIONS).relative_to(root)
-    records: list[Record] = []
-    refused: list[Refused] = []
     for number, row in enumerate(_rows(folder / REGIONS)):
         try:
-            picture = pictures[row["id"]]
-            image = inside(image_folder, "/".join(PurePosixPath(picture["url"]).parts[-2:]), named_in=folder / IMAGES)
-            size = int(picture["width"]), int(picture["height"])
+            url, width, height = pictures[row["id"]]
+            image = inside(image_folder, "/".join(PurePosixPath(url).parts[-2:]), named_in=folder / IMAGES)
+            size = int(width), int(height)
             regions = list(row["regions"])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            refused.append(Refused(file=f"{name}#{number}", reason=f"no image, size or regions: {error}"))
+            yield Refused(file=f"{name}#{number}", reason=f"no image, size or regions: {error}")
             continue
         turns = []
         for region in spread(regions, max_objects):
@@ -57,20 +62,17 @@ def region_records(
                 turns.append(_turn(region, *size))
             except (ValueError, KeyError, TypeError) as error:
                 region_id = region.get("region_id") if isinstance(region, dict) else None
-                refused.append(Refused(file=f"{name}#{number}/{region_id}", reason=str(error)))
+                yield Refused(file=f"{name}#{number}/{region_id}", reason=str(error))
         if turns:
-            records.append(
-                Record(
-                    record_id=f"{source}/{row['id']}",
-                    image=image,
-                    image_name=str(row["id"]),
-                    split=split,
-                    task="conversation",
-                    turns=tuple(turns),
-                    source=source,
-                )
+            yield Record(
+                record_id=f"{source}/{row['id']}",
+                image=image,
+                image_name=str(row["id"]),
+                split=split,
+                task="conversation",
+                turns=tuple(turns),
+                source=source,
             )
-    return records, refused
 
 
 def _turn(region: dict[str, Any], width: int, height: int) -> tuple[str, str]:
@@ -83,12 +85,8 @@ def _turn(region: dict[str, Any], width: int, height: int) -> tuple[str, str]:
     return QUESTION.format([box]), phrase
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as stream:
-            rows = json.load(stream)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: expected a list of objects")
-    return rows
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for row in list_rows(path, of="objects"):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: expected a list of objects, got {row!r} in it"[:300])
+        yield row

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from perceptio_core.data.grefer import NOTHING, REFERENCES, read_grefs
+from perceptio_core.data.instances import read_instances
 from perceptio_core.data.records import inside, spread
-from perceptio_core.data.refer import IMAGE_FOLDER, read_instances, segment_question
+from perceptio_core.data.refer import IMAGE_FOLDER, segment_question
 from perceptio_core.data.rle import Rle, area, from_segmentation
 from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap, Floats, Statistic
@@ -122,7 +123,7 @@ def _is_empty(masks: tuple[Mapping[str, Any], ...], target: Rle) -> bool:
 
 def _read(folder: Path, *, split: str, images: Path) -> list[_Target]:
     refs_path, instances_path = folder / REFERENCES, folder / "instances.json"
-    refs = read_grefs(refs_path)
+    refs = list(read_grefs(refs_path))
     chosen = [ref for ref in refs if ref.get("split") == split]
     if not chosen:
         allowed = sorted({str(ref.get("split")) for ref in refs})

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perceptio_core.data.instances import read_instances
 from perceptio_core.data.records import spread
-from perceptio_core.data.refer import IMAGE_FOLDER, Expression, read_instances, read_refer, segment_question
+from perceptio_core.data.refer import IMAGE_FOLDER, Expression, read_refer, segment_question
 from perceptio_core.data.rle import Rle
 from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap, Floats
@@ -56,7 +57,7 @@ class ReferringSegmentation:
         limit: int | None = None,
     ) -> None:
         images = images or folder / IMAGE_FOLDER
-        expressions = read_refer(folder, split_by=split_by, image_folder=images.as_posix())
+        expressions = list(read_refer(folder, split_by=split_by, image_folder=images.as_posix()))
         of_split = [expression for expression in expressions if expression.split == split]
         if not of_split:
             allowed = sorted({expression.split for expression in expressions})

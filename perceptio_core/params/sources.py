@@ -34,6 +34,11 @@ class DatasetParams(Section):
     limit: PositiveInt | None = None
     """At most this many records, spread evenly; null keeps all."""
 
+    @property
+    def task(self) -> Literal["referring", "conversation"]:
+        """What its records are."""
+        return "conversation" if self.kind in ("llava", "vg", "questions") else "referring"
+
     @field_validator("path", "images")
     @classmethod
     def _inside(cls, path: str | None) -> str | None:

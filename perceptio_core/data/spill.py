@@ -1,0 +1,106 @@
+"""The records of a data set, read once and kept on disk until their images have keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from perceptio_core.data.coco import coco_records
+from perceptio_core.data.gcg import gcg_records
+from perceptio_core.data.grefer import grefer_records
+from perceptio_core.data.label_maps import ade_records, panoptic_records
+from perceptio_core.data.llava import llava_records
+from perceptio_core.data.manifest import RECORDS_SCHEMA, RecordRow
+from perceptio_core.data.questions import question_records
+from perceptio_core.data.records import Owner, Record, Refused, is_spread
+from perceptio_core.data.refer import refer_records
+from perceptio_core.data.visual_genome import region_records
+from perceptio_core.params.sources import DatasetParams
+from perceptio_core.tables import read_batches, read_rows, write_rows
+
+_NAME = "image_name"
+_SCHEMA = pa.schema([*RECORDS_SCHEMA, (_NAME, pa.string())])
+_PLACE = ("image_key", _NAME)
+
+
+def read_dataset(dataset: DatasetParams, *, root: Path) -> Iterator[Record | Refused]:
+    """The records of one data set, by its kind, and what is refused of it, as they come.
+
+    Raises:
+        ValueError: its files are absent or malformed.
+    """
+    path = root / dataset.path
+    where: dict[str, Any] = {"source": dataset.name, "split": dataset.split, "root": root}
+    if dataset.kind == "ade20k":
+        return ade_records(path, **where)
+    where["images"] = dataset.images
+    if dataset.kind == "refer":
+        return refer_records(path, split_by=dataset.split_by, **where)
+    if dataset.kind in ("coco", "panoptic", "vg"):
+        read_objects = {"coco": coco_records, "panoptic": panoptic_records, "vg": region_records}[dataset.kind]
+        return read_objects(path, max_objects=dataset.max_objects, **where)
+    read = {"grefer": grefer_records, "gcg": gcg_records, "llava": llava_records, "questions": question_records}[dataset.kind]
+    return read(path, **where)
+
+
+class Spill:
+    """A data set's records in a file.
+
+    Args:
+        path: the file, written at once.
+        records: of the data set.
+        limit: at most this many are taken, evenly spread; None takes all.
+        refuse: is told what is refused, meanwhile.
+
+    Attributes:
+        count: records that were read.
+    """
+
+    def __init__(
+        self, path: Path, records: Iterable[Record | Refused], *, limit: int | None, refuse: Callable[[Refused], None]
+    ) -> None:
+        self._path, self._limit = path, limit
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for record in records:
+                if isinstance(record, Refused):
+                    refuse(record)
+                    continue
+                row = RecordRow.of(record, image_key=record.image).to_table() | {_NAME: record.image_name}
+                if all(_is_text(value) for value in row.values() if value is not None):
+                    yield row
+                else:
+                    name = f"{record.source}: {record.record_id}".encode(errors="backslashreplace").decode()
+                    refuse(Refused(file=name, reason="it holds half a surrogate pair, which is no text"))
+
+        self.count = write_rows(path, _SCHEMA, rows(), compression="zstd")
+
+    def owners(self) -> Iterator[Owner]:
+        """The images of the records that are taken."""
+        place = 0
+        for batch in read_batches(self._path, _SCHEMA, columns=[*_PLACE, "source", "split"]):
+            for row in batch.to_pylist():
+                if self._takes(place):
+                    yield Owner(path=row["image_key"], name=row[_NAME], source=row["source"], split=row["split"])
+                place += 1
+
+    def rows(self) -> Iterator[RecordRow]:
+        """The records that are taken; the `image_key` of each is still the path of its image."""
+        for place, row in enumerate(read_rows(self._path, _SCHEMA)):
+            if self._takes(place):
+                del row[_NAME]
+                yield RecordRow.from_table(row)
+
+    def _takes(self, place: int) -> bool:
+        return is_spread(place, count=self.count, limit=self._limit)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

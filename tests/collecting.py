@@ -1,0 +1,41 @@
+"""`collect` with its outputs read back, and readers with theirs told apart."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perceptio_core.data.collect import collect
+from perceptio_core.data.manifest import ImageRow, RecordRow, read_images, read_records
+from perceptio_core.data.records import Record, Refused
+from perceptio_core.params.sources import DatasetParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    images: list[ImageRow]
+    records: list[RecordRow]
+    quarantine: list[Refused]
+    counts: dict[str, Any]
+
+
+def parted(reader: Callable[..., Iterator[Record | Refused]], *place: Path, **how: Any) -> tuple[list[Record], list[Refused]]:
+    """What a reader yields, as records and what is refused."""
+    rows = list(reader(*place, **how))
+    return [row for row in rows if isinstance(row, Record)], [row for row in rows if isinstance(row, Refused)]
+
+
+def collected(
+    datasets: Sequence[DatasetParams], *, root: Path, work: Path, max_pixels: int = 10**6, held_out: Sequence[str] = ()
+) -> Collected:
+    out = work / "out"
+    out.mkdir(parents=True, exist_ok=True)
+    counts = collect(datasets, root=root, work=work, out=out, max_pixels=max_pixels, workers=2, held_out=held_out)
+    lines = (out / "quarantine.jsonl").read_text().splitlines()
+    return Collected(
+        images=list(read_images(out)),
+        records=list(read_records(out)),
+        quarantine=[Refused(**json.loads(line)) for line in lines],
+        counts=counts,
+    )
