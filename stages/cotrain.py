@@ -42,7 +42,8 @@ Does    trains LoRA adapters, the projector, the rows of the added tokens, the p
 Writes  artifacts/<profile>/cotrain/<variant>/
           checkpoint/   the model with merged adapters and its processor, in Hugging Face's layout
           curves/       each loss by step (DVCLive)
-          metrics.json  losses at the end, time, throughput, peak memory and its estimate
+          metrics.json  losses at the end, time, throughput, peak memory and its estimate; per task how many samples were
+                        drawn, how often each, and their share beside the one that the mixture asks for
 """
 
 _CENTRING_SAMPLES, _CENTRING_STEPS = 64, 8
@@ -115,6 +116,7 @@ def main() -> None:
     metrics = training_metrics(curves=work / "curves", result=result, steps=params.steps, batch_size=params.batch_size)
     for task, drawn in batches.drawn(params.steps).items():
         metrics |= {f"drawn_{task}": drawn.draws, f"epochs_{task}": round(drawn.epochs, 3)}
+        metrics |= {f"share_{task}": round(drawn.share, 4), f"wanted_share_{task}": round(drawn.wanted, 4)}
     write_metrics(out / "metrics.json", metrics | {"estimated_memory_gib": round(estimate.peak_gib, 3)})
     publish(out, paths.out("cotrain", arguments.variant))
     shutil.rmtree(work)  # a finished run's checkpoints would outlive a change of the model's code

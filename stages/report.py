@@ -28,8 +28,8 @@ from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Make the report of a run.
 
-Reads   artifacts/<profile>/{sources,foundations,depth_codebook,cotrain,evaluate}, docs/published.json, dvc.lock, and
-        `variants` in params.yaml; the profile's section `report`.
+Reads   artifacts/<profile>/{sources,foundations,depth_codebook,cotrain,evaluate}, joint_shards/index.json,
+        docs/published.json, dvc.lock, and `variants` in params.yaml; the profile's section `report`.
 Does    gathers the headline figures of every variant, draws curves, masks and depth maps, and says which stage, hashes and
         parameters each number comes from.
 Writes  artifacts/<profile>/report/
@@ -85,6 +85,7 @@ def main() -> None:
         parts={name: _parts(path) for name, path in evaluations.items()},
         published=read_published(Path("docs/published.json")),
         data=json.loads((paths.out("sources") / "metrics.json").read_text(encoding="utf-8")),
+        realised=json.loads((paths.out("joint_shards") / "index.json").read_text(encoding="utf-8"))["data"],
         curves={name: read_curves(path / "curves") for name, path in trained.items()},
         training={name: json.loads((path / "metrics.json").read_text(encoding="utf-8")) for name, path in trained.items()},
         usage=usage,

@@ -145,11 +145,19 @@ def content(folder: Path) -> Content:
     training = {
         "steps": 600, "batch_size": 32, "seconds": 412.3, "samples_per_second": 46.6, "peak_memory_gib": 1.42,
         "precision": "no", "drawn_referring": 11520, "epochs_referring": 1.536, "drawn_marker": 7680, "epochs_marker": 0.96,
+        "share_referring": 0.6, "wanted_share_referring": 0.6, "share_marker": 0.4, "wanted_share_marker": 0.4,
     }  # fmt: skip
     data = {
-        "images_train": 4800, "images_val": 160, "train_referring": 7500, "val_referring": 250, "train_conversation": 4800,
+        "images_train": 4800, "images_val": 160,
         "held_out_by_id": 31, "held_out_by_look": 7, "shared_files": 1204, "quarantined": 42,
     }  # fmt: skip
+    realised = {
+        "train": {
+            "marker": {"teacher_depth": {"samples": 9600, "records": 0, "dropped": {}}},
+            "referring": {"refcoco": {"samples": 2500, "records": 7500, "dropped": {"held_out_by_id": 93, "quarantined": 4}}},
+        },
+        "val": {"referring": {"refcoco": {"samples": 90, "records": 250, "dropped": {}}}},
+    }
     return Content(
         title="Perceptio on the procedural world",
         caveat="Every figure of this run is measured on a procedural world; it cannot be compared with published ones.",
@@ -160,6 +168,7 @@ def content(folder: Path) -> Content:
         parts={"full": [figure("hardblink_majority_3", 36.1, n=122)], "control": []},
         published=read_published(PUBLISHED),
         data=data,
+        realised=realised,
         curves={
             "full": curves(seed=0),
             "control": {k: v for k, v in curves(seed=1).items() if k in ("train/total", "train/llm")},

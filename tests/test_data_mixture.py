@@ -37,6 +37,8 @@ def test_what_was_drawn_is_counted():
     seen = Counter(index < 70 for step in range(103) for index in sampler.indices(step, 24))
     assert {task: row.draws for task, row in drawn.items()} == {"referring": seen[True], "marker": seen[False]}
     assert drawn["marker"].epochs == pytest.approx(seen[False] / 30)
+    assert {task: row.wanted for task, row in drawn.items()} == pytest.approx({"referring": 2 / 3, "marker": 1 / 3})
+    assert drawn["marker"].share == seen[False] / 2472 == pytest.approx(1 / 3, abs=0.02)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8, 24])

@@ -214,10 +214,16 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert not re.search(r"url\((?!#)|@import", html)
     for text in ("control, same base", "cannot be compared", "depth it wrote", "IoU 100", "77aa.dir", "0123456789ab"):
         assert text in html
-    for text in ("31 by their COCO id, 7 more by their look", "1,204 files are copies", "<td>7,500</td>"):
+    for text in ("31 by their COCO id, 7 more by their look", "1,204 files are copies", "<td>4,800</td>"):
         assert text in html
-    assert "<th>full</th><td>11,520 (1.54 epochs)</td><td>7,680 (0.96 epochs)</td>" in html
-    assert "<th>control</th><td>11,520 (1.54 epochs)</td><td>none</td>" in html
+    for row in (
+        "<th>full</th><td>11,520: 60.0 % (60.0 %), 1.54 epochs</td><td>7,680: 40.0 % (40.0 %), 0.96 epochs</td>",
+        "<th>control</th><td>11,520: 60.0 % (60.0 %), 1.54 epochs</td><td>none</td>",
+        "<th>dropped: test images, by id</th><th>dropped: in quarantine</th></tr>",
+        "<th>train, referring, refcoco</th><td>2,500</td><td>7,500</td><td>93</td><td>4</td>",
+        "<th>train, marker, teacher_depth</th><td>9,600</td><td>0</td><td>0</td><td>0</td>",
+    ):
+        assert row in html
     assert html.count('<article class="panel">') == 5
     bare = replace(content, control=None, panels=[], stages=[], usage=[], training={}, curves={"full": {}}, caveat="")
     assert "was not part of this run" in page(bare)

@@ -83,6 +83,8 @@ def test_the_stage_writes_a_checkpoint_that_loads_and_gives_the_same_losses(
     assert metrics["steps"] == 6
     assert metrics["estimated_memory_gib"] > 0
     assert sum(count for name, count in metrics.items() if name.startswith("drawn_")) == 6 * 8
+    for start in ("share_", "wanted_share_"):
+        assert sum(share for name, share in metrics.items() if name.startswith(start)) == pytest.approx(1, abs=1e-3)
     assert metrics["val_total"] == pytest.approx(sum(w * metrics[f"val_{name}"] for name, w in LOSS_WEIGHTS.items()), rel=1e-3)
 
     model = PerceptioForConditionalGeneration.from_pretrained(out / "checkpoint").eval()

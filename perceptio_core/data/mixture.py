@@ -24,10 +24,19 @@ _BLOCK = 1000  # slots; a task's share is met exactly in each block, to 1/1000
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """How often a task was drawn, and of how many samples; `epochs` is how often each of them was."""
+    """What a task had of the draws.
+
+    Attributes:
+        draws: how often it was drawn.
+        samples: how many it has.
+        share: of all draws.
+        wanted: the share that the weights ask for.
+    """
 
     draws: int
     samples: int
+    share: float
+    wanted: float
 
     @property
     def epochs(self) -> float:
@@ -67,7 +76,9 @@ class MixtureSampler:
         if not self._names:
             raise ValueError("mixture: at least one task needs a weight above 0")
         self._indices = [np.asarray(tasks[name], np.int64) for name in self._names]
-        self._counts = _apportion(np.array([weights[name] for name in self._names], np.float64))
+        weights_T = np.array([weights[name] for name in self._names], np.float64)
+        self._wanted_T = weights_T / weights_T.sum()
+        self._counts = _apportion(weights_T)
         self._slots = np.repeat(np.arange(len(self._names)), self._counts)
         self._seed = seed
         self._shard_S, self._window = shard_S, window
@@ -85,8 +96,8 @@ class MixtureSampler:
         last_T = np.bincount(self._block(blocks)[0][:rest], minlength=len(self._names))
         counts_T = blocks * self._counts + last_T
         return {
-            name: Drawn(draws=int(count), samples=len(indices))
-            for name, count, indices in zip(self._names, counts_T, self._indices, strict=True)
+            name: Drawn(draws=int(count), samples=len(indices), share=int(count) / (steps * batch_size), wanted=float(wanted))
+            for name, count, indices, wanted in zip(self._names, counts_T, self._indices, self._wanted_T, strict=True)
         }
 
     def _task(self, draw: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from perceptio_core.report.data import data_tables
+from perceptio_core.report.data import Realised, data_tables
 from perceptio_core.report.figures import Figure
 from perceptio_core.report.panels import Panel, panel_html
 from perceptio_core.report.pictures import PREDICTED, TRUE
@@ -32,7 +32,8 @@ class Content:
         control: name of the control variant, or None.
         parts: per variant, the parts of its figures.
         published: what others published.
-        data: what the stage sources counted (flat).
+        data: what the stage sources counted.
+        realised: samples, records and dropped ones per split, task and data set, as the joint shards' index says.
         curves: per variant, its training curves.
         training: per variant, the metrics of its training (flat).
         usage: uses of each depth code.
@@ -49,7 +50,8 @@ class Content:
     control: str | None
     parts: Mapping[str, Sequence[Figure]]
     published: Published
-    data: Mapping[str, int]
+    data: Mapping[str, Any]
+    realised: Realised
     curves: Mapping[str, Mapping[str, Curve]]
     training: Mapping[str, Mapping[str, Any]]
     usage: Sequence[float]
@@ -63,7 +65,7 @@ def page(content: Content) -> str:
     sections = [
         ("results", "Results", _results(content)),
         ("panels", "What it sees, what it says", _panels(content)),
-        ("data", "Data", data_tables(content.data, content.training)),
+        ("data", "Data", data_tables(content.data, content.realised, content.training)),
         ("training", "Training", _training(content)),
         ("codebook", "Depth codebook", _codebook(content)),
         ("published", "Published figures", _published(content)),
