@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     arguments = parser.parse_args()
     params = load_profile(arguments.profile).variant("full")
-    batch, mixture = params.batch_size, params.mixture.model_dump()
+    batch, mixture = params.batch_size, params.mixture.weights
     lengths = [length.tokens for length in draw_lengths(mixture, count=batch * arguments.steps, seed=0)]
     micro = batch // (params.processes * params.accumulation)
     for gpus in (2, 8, 32):

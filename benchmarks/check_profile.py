@@ -63,11 +63,12 @@ def inconsistencies(profile: Profile) -> Iterator[str]:
     for benchmark in profile.evaluate.benchmarks:
         if not any(place == benchmark.path or place.startswith(benchmark.path.partition("/")[0] + "/") for place in kept_out):
             yield f"sources.held_out: names no pictures of the benchmark {benchmark.label} ({benchmark.path})"
-    drawn = {task: weight for task, weight in profile.cotrain.mixture.model_dump().items() if weight}
+    drawn = {task for task, weight in profile.cotrain.mixture.weights.items() if weight}
     kinds = {dataset.kind for dataset in profile.sources.datasets if dataset.split == "train"}
-    if "conversation" in drawn and not kinds & {"llava", "vg", "questions"}:
+    without_masks = {"llava", "aurora", "vg", "questions"}
+    if "conversation" in drawn and not kinds & without_masks:
         yield "cotrain.mixture.conversation: is drawn, but no data set has conversations"
-    if "referring" in drawn and not kinds - {"llava", "vg", "questions"}:
+    if "referring" in drawn and not kinds - without_masks:
         yield "cotrain.mixture.referring: is drawn, but no data set has masks"
 
 

@@ -62,7 +62,7 @@ def main() -> None:
         _say("mini", results[-1])
     else:
         model = _real_model(layers=arguments.layers, device=device)
-        mixture = load_profile(REAL).variant("full").mixture.model_dump()
+        mixture = load_profile(REAL).variant("full").mixture.weights
         for samples in arguments.samples:
             lengths = draw_lengths(mixture, count=samples * (arguments.batches + 1), seed=samples)
             rows = [lengths[start : start + samples] for start in range(0, len(lengths), samples)]
@@ -141,7 +141,7 @@ def _mini(count: int, *, device: torch.device) -> tuple[PerceptioForConditionalG
     batches = joint_batches(
         shards=ARTIFACTS / "joint_shards",
         processor=processor,
-        mixture=params.mixture.model_dump(),
+        mixture=params.mixture.weights,
         batch_size=params.batch_size,
         validate=False,
         seed=params.seed,

@@ -20,7 +20,7 @@ from perceptio_core.params import load_profile
 from perceptio_core.params.cotrain import CotrainParams
 from perceptio_core.params.shard_source import ShardSource
 from perceptio_core.training.checkpoint import has_checkpoint, last_checkpoint, load_parameters
-from perceptio_core.training.joint_batches import joint_batches
+from perceptio_core.training.joint_batches import JointBatches, joint_batches
 from perceptio_core.training.loop import Batches, LoopSettings, start_accelerator, train
 from perceptio_core.training.memory import device_memory_gib
 from perceptio_core.training.memory_estimate import Computation, MemoryEstimate, StepShape, estimate_memory
@@ -34,7 +34,8 @@ Reads   artifacts/<profile>/joint_shards, artifacts/<profile>/foundations/{inter
         and the sections cotrain and variants of the profile: a variant overrides single keys of cotrain.
 Does    trains LoRA adapters, the projector, the rows of the added tokens, the prompt MLP and SAM2's mask decoder on the
         full sequence (segmentation tokens, depth tokens, answer), after the prompt MLP was centred on the mean state at
-        [SEG]; a killed run goes on from its last checkpoint. Says first what memory a step will take. The
+        [SEG]; a killed run goes on from its last checkpoint. Says first how many epochs the mixture comes to for each
+        task, and what memory a step will take. The
         variant `control` is the same training without any perception token. Starts as many processes on this machine as
         cotrain.processes says (at most one per GPU, where there are GPUs), or runs as one of those that a launcher started:
           accelerate launch -m stages.cotrain --profile P --variant V
@@ -78,7 +79,8 @@ def main() -> None:
     batches = joint_batches(
         shards=shards,
         processor=processor,
-        mixture=params.mixture.model_dump(),
+        mixture=params.mixture.weights,
+        spans=params.mixture.spans,
         markers=params.markers,
         own_codes=params.own_codes,
         steps=params.steps,
@@ -91,6 +93,8 @@ def main() -> None:
     if model.segments and not has_checkpoint(work / "checkpoints"):
         model.to(accelerator.device)
         model.centre_prompt(islice(_segmented(batches, params), _CENTRING_SAMPLES))
+    if accelerator.is_main_process:
+        _say_mixture(batches, params)
     groups = _groups(model, params)
     model.checkpoint_layers(params.gradient_checkpointing)
     estimate = _estimate(accelerator, model, batches, params)
@@ -148,6 +152,21 @@ def _assemble(
         seed=params.seed,
         code_words=params.code_words,
     )
+
+
+def _say_mixture(batches: JointBatches, params: CotrainParams) -> None:
+    """Write to the log what the mixture comes to over all steps: epochs of each task, and the spans that it may write."""
+    there = [span for span in params.order if getattr(params.spans, span)]
+    for task, drawn in batches.drawn(params.steps).items():
+        written = [span for span in there if span in params.mixture.spans.get(task, there)]
+        logger.info(
+            "mixture: %s: drawn %d times, %.2f epochs of its %d samples; spans: %s",
+            task,
+            drawn.draws,
+            drawn.epochs,
+            drawn.samples,
+            ", ".join(written) or "none",
+        )
 
 
 def _groups(model: PerceptioForConditionalGeneration, params: CotrainParams) -> list[ParameterGroup]:

@@ -201,7 +201,7 @@ def test_the_page_in_docs_holds_what_its_file_says(tmp_path: Path) -> None:
 
 
 def test_the_real_mix_has_its_shares_and_lengths() -> None:
-    mixture = load_profile("perceptio-1b", folder=REPOSITORY / PROFILES).variant("full").mixture.model_dump()
+    mixture = load_profile("perceptio-1b", folder=REPOSITORY / PROFILES).variant("full").mixture.weights
     lengths = draw_lengths(mixture, count=4000, seed=0)
     assert lengths == draw_lengths(mixture, count=4000, seed=0)
     assert lengths != draw_lengths(mixture, count=4000, seed=1)

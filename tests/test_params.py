@@ -7,6 +7,7 @@ from pydantic import PositiveInt
 
 from perceptio_core.params import PROFILES, SECTIONS, load_profile
 from perceptio_core.params.base import Section, read_yaml
+from perceptio_core.params.cotrain import TaskShare
 from pipeline.settings import select
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -136,7 +137,9 @@ def test_the_study_varies_one_thing_at_a_time() -> None:
             assert changed(f"{regime}_{base}", base) == {"markers"} | ({"mixture"} if regime == "labels_100" else set())
         assert changed(f"{regime}_control", f"{regime}_full") == {"spans", "mixture"}
     few = studio.variant("labels_100_full").mixture
-    assert studio.variant("labels_100_control").mixture == few.model_copy(update={"depth_map": 0.0, "reading": 0.0})
+    assert studio.variant("labels_100_control").mixture == few.model_copy(
+        update=dict.fromkeys(("depth_map", "reading"), TaskShare(weight=0.0))
+    )
     for base in ("full", "control"):
         assert changed(f"longer_{base}", base) == {"steps"}
         assert [changed(f"labels_100_{base}_s{seed}", f"labels_100_{base}") for seed in (1, 2)] == [{"seed"}] * 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import torch
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.grammar import Role
 from perceptio_core.model.assembly import assemble
+from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.params.cotrain import CotrainParams, MarkerQuestions
@@ -24,6 +26,7 @@ from stages import cotrain
 from tiny import LOSS_WEIGHTS
 from tiny_checkout import MIXTURE, TASKS, VALUES, tiny_checkout
 
+SEGMENTED = {"weight": 0.1, "spans": ["segmentation"]}
 CONTROL = {"spans": {"segmentation": False, "depth": False}, "mixture": MIXTURE | {"depth_map": 0.0}}
 
 
@@ -120,6 +123,11 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("memory of a step")]
     assert len(said) == 2
     assert "frozen weights" in said[0]
+    (mixture,) = {text for record in caplog.records if (text := record.getMessage()).startswith("mixture: depth_map")}
+    drawn, epochs = plain["drawn_depth_map"], plain["epochs_depth_map"]
+    assert mixture == (
+        f"mixture: depth_map: drawn {drawn} times, {epochs:.2f} epochs of its 6 samples; spans: segmentation, depth"
+    )
 
 
 def test_the_control_has_no_perception_token_and_no_other_loss(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +152,7 @@ def test_the_control_has_no_perception_token_and_no_other_loss(artifacts: Path, 
         batches.validation(0)
 
 
-def eight_at_a_time(artifacts: Path) -> Batches:
+def tiny_processor(artifacts: Path) -> PerceptioProcessor:
     made = artifacts / "artifacts/tiny"
     _, processor = assemble(
         foundations=made / "foundations",
@@ -154,6 +162,11 @@ def eight_at_a_time(artifacts: Path) -> Batches:
         max_tiles=1,
         seed=0,
     )
+    return processor
+
+
+def eight_at_a_time(artifacts: Path) -> Batches:
+    made, processor = artifacts / "artifacts/tiny", tiny_processor(artifacts)
     return joint_batches(
         shards=made / "joint_shards", processor=processor, mixture=MIXTURE, batch_size=8, validate=False, seed=3
     )
@@ -180,29 +193,91 @@ def test_every_batch_gives_a_gradient_to_the_same_parameters(artifacts: Path) ->
     """Whatever its tasks: ranks that exchange the gradients of a group would else wait for each other (`sharding.shard`)."""
     made = artifacts / "artifacts/tiny"
     without = []
-    for task in TASKS:
+    for task, spans in [*((task, {}) for task in TASKS), ("referring", {"referring": ()})]:
         model, processor = cotrain._assemble(params(), foundations=made / "foundations", codebook=made / "depth_codebook")
         cotrain._groups(model, params())
         batches = joint_batches(
-            shards=made / "joint_shards", processor=processor, mixture={task: 1.0}, batch_size=1, validate=False, seed=0
+            shards=made / "joint_shards",
+            processor=processor,
+            mixture={task: 1.0},
+            spans=spans,
+            own_codes=1.0,
+            batch_size=1,
+            validate=False,
+            seed=0,
         )
-        model(batches.train(0, 0, 1))["total"].backward()
+        losses = model(batches.train(0, 0, 1))
+        losses["total"].backward()
         named = model.named_parameters()
         without.append({name for name, parameter in named if parameter.requires_grad and parameter.grad is None})
-    assert without == [set()] * len(TASKS)
+    assert without == [set()] * (len(TASKS) + 1)
+    assert {name for name, loss in losses.items() if loss > 0} == {"llm", "total"}, "of the sample without spans"
+
+
+def test_what_is_supervised_of_each_task_can_be_read(artifacts: Path) -> None:
+    """The whole supervised text of samples of each task: the spans that its row names, in their order, then the answer."""
+    made = artifacts / "artifacts/tiny"
+    processor = tiny_processor(artifacts)
+    dataset = JointDataset(made / "joint_shards", "train")
+    samples = {sample.key: sample for sample in (dataset[number] for number in range(len(dataset)))}
+    end = processor.decode([processor.config.end_token_id])
+    chosen = params(
+        mixture={
+            "referring": {"weight": 0.25, "spans": ["depth", "segmentation"]},
+            "conversation": {"weight": 0.25, "spans": []},
+            "marker": {"weight": 0.25, "spans": ["segmentation"]},
+            "depth_map": 0.25,
+            "reading": {"weight": 0.25, "spans": ["depth"]},
+        }
+    ).mixture
+    other = {"referring": (), "conversation": ("depth",), "depth_map": ("depth",)}
+
+    def supervised(mixture: dict[str, float], spans: Any) -> tuple[set[tuple[str, str]], PerceptioBatch]:
+        """(task, supervised text with ... for the codes of the picture) of some samples."""
+        batch = joint_batches(
+            shards=made / "joint_shards",
+            processor=processor,
+            mixture=mixture,
+            spans=spans,
+            batch_size=60,
+            validate=False,
+            seed=0,
+        ).train(0, 0, 1)
+        perception = set(processor.config.vocabulary.ids)
+        found = set()
+        rows = zip(batch.keys, batch.input_ids_T.split(batch.lengths), batch.roles_T.split(batch.lengths), strict=True)
+        for key, ids_T, roles_T in rows:
+            assert not perception & set(ids_T[roles_T == Role.PROMPT].tolist())
+            codes = "".join(f"<depth_{code}>" for code in samples[key].depth_codes or ())
+            found.add((samples[key].task, processor.decode(ids_T[roles_T != Role.PROMPT].tolist()).replace(codes, "...")))
+        return found, batch
+
+    span = "<depth_start>...<depth_end>"
+    found, batch = supervised(chosen.weights, chosen.spans)
+    readings = {said for task, said in found if task == "marker" and "depth" in said}
+    assert all(re.fullmatch(re.escape(span) + 2 * (r"<depth_\d>" + re.escape(end)), said) for said in readings)
+    assert len(readings) >= 3
+    assert {(task, said) for task, said in found if said not in readings} == {
+        ("referring", f"[SEG]{span}Sure, here it is.{end}"),
+        ("conversation", f"(A){end}"),
+        ("marker", f"(A){end}"),
+        ("depth_map", f"{span}{end}"),
+    }
+    assert len(batch.masks_M) == sum(samples[key].task == "referring" for key in batch.keys) > 0
+
+    found, batch = supervised(dict.fromkeys(TASKS, 1.0), other)
+    assert found == {
+        ("referring", f"Sure, here it is.{end}"),
+        ("conversation", f"{span}(A){end}"),
+        ("marker", f"{span}(A){end}"),
+        ("depth_map", f"{span}{end}"),
+    }
+    assert len(batch.masks_M) == 0
 
 
 def test_steps_of_own_codes_grow_evenly_to_their_share_on_every_rank(artifacts: Path) -> None:
     """Of 8 steps with half at the end: 0.5 / 8 * s ** 2 / 2 passes a whole number in the steps 5 (1.125) and 7 (2)."""
-    made = artifacts / "artifacts/tiny"
-    _, processor = assemble(
-        foundations=made / "foundations",
-        codebook=made / "depth_codebook",
-        order=["segmentation", "depth"],
-        loss_weights=LOSS_WEIGHTS,
-        max_tiles=1,
-        seed=0,
-    )
+    made, processor = artifacts / "artifacts/tiny", tiny_processor(artifacts)
     batches = joint_batches(
         shards=made / "joint_shards",
         processor=processor,
@@ -220,15 +295,7 @@ def test_steps_of_own_codes_grow_evenly_to_their_share_on_every_rank(artifacts: 
 
 def test_labels_that_are_left_out_leave_the_depth_codes(artifacts: Path) -> None:
     """Of the marker samples one picture is left, with its codes; the other tasks are drawn as before."""
-    made = artifacts / "artifacts/tiny"
-    _, processor = assemble(
-        foundations=made / "foundations",
-        codebook=made / "depth_codebook",
-        order=("segmentation", "depth"),
-        loss_weights=LOSS_WEIGHTS,
-        max_tiles=1,
-        seed=0,
-    )
+    made, processor = artifacts / "artifacts/tiny", tiny_processor(artifacts)
 
     def keys(markers: MarkerQuestions) -> tuple[list[str], int]:
         batches = joint_batches(
@@ -288,6 +355,24 @@ def test_labels_that_are_left_out_leave_the_depth_codes(artifacts: Path) -> None
         ({"batch_size": 8, "accumulation": 3}, "batch_size 8 must be a multiple of processes 1 x accumulation 3"),
         ({"order": ["depth", "depth"]}, "order must name segmentation and depth once each"),
         ({"mixture": dict.fromkeys(TASKS, 0.0)}, "mixture: at least one task needs a weight above 0"),
+        (
+            {"spans": {"segmentation": False, "depth": True}, "mixture": MIXTURE | {"referring": SEGMENTED}},
+            "mixture.referring.spans names segmentation, but spans.segmentation is false: nothing writes it",
+        ),
+        (
+            {**CONTROL, "mixture": CONTROL["mixture"] | {"marker": {"weight": 0.1, "spans": ["depth"]}}},
+            "mixture.marker.spans names depth, but spans.depth is false",
+        ),
+        ({"mixture": MIXTURE | {"depth_map": SEGMENTED}}, "mixture.depth_map.spans must name depth: its answers consist of"),
+        ({"mixture": MIXTURE | {"reading": SEGMENTED}}, "mixture.reading.spans must name depth: its answers consist of"),
+        ({"mixture": MIXTURE | {"marker": SEGMENTED | {"spans": ["seg"]}}}, r"mixture.marker.spans.0: Input should be 'segm"),
+        (
+            {"mixture": MIXTURE | {"marker": SEGMENTED | {"spans": 2 * ["depth"]}}},
+            "mixture.marker: spans must name .* at most once",
+        ),
+        ({"mixture": MIXTURE | {"marker": SEGMENTED | {"wieght": 1}}}, "mixture.marker.wieght: unknown key"),
+        ({"mixture": MIXTURE | {"marker": -1}}, "mixture.marker.weight: Input should be greater than or equal to 0"),
+        ({"mixture": MIXTURE | {"marker": True}}, "mixture.marker"),
         ({"lora": {"r": 4, "alpha": 8, "dropout": 0.1, "rank": 2}}, "lora.rank: unknown key"),
         ({"steps": 0}, "steps: Input should be greater than 0"),
     ],

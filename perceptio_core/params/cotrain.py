@@ -1,8 +1,8 @@
 """Parameters of co-training. Where the paper is silent the defaults in the profiles follow Sa2VA, and the text says so."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from perceptio_core.params.base import Section
 
@@ -44,7 +44,9 @@ class LossWeights(Section):
 
 
 class Spans(Section):
-    """Which perception tokens the assistant writes before it answers; with neither, the model is the control."""
+    """Which perception tokens the assistant writes before it answers; with neither, the model is the control. A row of the
+    mixture can name fewer for its task.
+    """
 
     segmentation: bool
     depth: bool
@@ -58,16 +60,63 @@ class Lora(Section):
     dropout: float = Field(ge=0, lt=1)
 
 
-class TaskMixture(Section):
-    """Relative weight of each task in the samples that a step draws."""
+Span = Literal["segmentation", "depth"]
 
-    referring: NonNegativeFloat
-    conversation: NonNegativeFloat
-    marker: NonNegativeFloat
-    depth_map: NonNegativeFloat
-    reading: NonNegativeFloat = 0.0
+
+class TaskShare(Section):
+    """A task's row in the mixture; a plain number stands for a row of this weight."""
+
+    weight: NonNegativeFloat
+    """Relative to the other tasks' in the samples that a step draws."""
+    spans: tuple[Span, ...] | None = None
+    """What its answers write before their text, and are supervised on: null, all that `cotrain.spans` has. A span that is not
+    named is not in its sequences (ours)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_number(cls, row: Any) -> Any:
+        return {"weight": row} if isinstance(row, int | float) and not isinstance(row, bool) else row
+
+    @field_validator("spans", mode="before")
+    @classmethod
+    def _of_a_list(cls, spans: Any) -> Any:
+        return (
+            tuple(spans) if isinstance(spans, list) else spans
+        )  # what a validator before this one touched is no JSON any more
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        if self.spans is not None and len(set(self.spans)) < len(self.spans):
+            raise ValueError(f"spans must name segmentation and depth at most once each, not {list(self.spans)}")
+        return self
+
+
+class TaskMixture(Section):
+    """How the samples that a step draws are divided among the tasks, and which spans those of each task write.
+
+    What the weights come to in epochs of a task's samples, `cotrain` says before its first step and in its metrics.
+    """
+
+    referring: TaskShare
+    conversation: TaskShare
+    marker: TaskShare
+    depth_map: TaskShare
+    reading: TaskShare = TaskShare(weight=0.0)
     """Marked pictures, with or without kept depth-order labels, and a question for the depth code at each point (ours). It
     needs no label, and teaches to look up in the depth span what a marker stands on."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Relative weight by task."""
+        return {task: share.weight for task, share in self._rows()}
+
+    @property
+    def spans(self) -> dict[str, tuple[Span, ...]]:
+        """Of the tasks that have spans of their own, these."""
+        return {task: share.spans for task, share in self._rows() if share.spans is not None}
+
+    def _rows(self) -> list[tuple[str, TaskShare]]:
+        return [(task, getattr(self, task)) for task in type(self).model_fields]
 
 
 class MarkerQuestions(Section):
@@ -133,7 +182,7 @@ class CotrainParams(Section):
     """Largest gradient norm of each group of `learning_rates` (Sa2VA: 1, over all parameters)."""
     loss_weights: LossWeights
     spans: Spans
-    order: tuple[Literal["segmentation", "depth"], Literal["segmentation", "depth"]]
+    order: tuple[Span, Span]
     """Order of the perception spans; the paper's is segmentation, then depth."""
     lora: Lora
     train_vision_tower: bool
@@ -163,9 +212,15 @@ class CotrainParams(Section):
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of {parts}")
         if set(self.order) != {"segmentation", "depth"}:
             raise ValueError(f"order must name segmentation and depth once each, not {list(self.order)}")
-        if not any(self.mixture.model_dump().values()):
+        weights, own_spans = self.mixture.weights, self.mixture.spans
+        if not any(weights.values()):
             raise ValueError("mixture: at least one task needs a weight above 0")
         for task in ("depth_map", "reading"):
-            if getattr(self.mixture, task) and not self.spans.depth:
+            if weights[task] and not self.spans.depth:
                 raise ValueError(f"mixture.{task} must be 0 when spans.depth is false: its answers consist of the codes")
+        for task, spans in own_spans.items():
+            if weights[task] and (off := [span for span in spans if not getattr(self.spans, span)]):
+                raise ValueError(f"mixture.{task}.spans names {off[0]}, but spans.{off[0]} is false: nothing writes it")
+            if weights[task] and task in ("depth_map", "reading") and "depth" not in spans:
+                raise ValueError(f"mixture.{task}.spans must name depth: its answers consist of the codes")
         return self

@@ -1,9 +1,10 @@
 """Batches from the joint shards: which samples, in which order, as tensors."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from perceptio_core.data.labels import READING_TASK, TASK, labelled, readings, t
 from perceptio_core.data.mixture import Drawn, MixtureSampler
 from perceptio_core.data.read_ahead import ReadAhead
 from perceptio_core.data.rle import decode
+from perceptio_core.grammar import PAPER_ORDER, Span
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.params.cotrain import ALL_MARKERS, MarkerQuestions
@@ -50,6 +52,7 @@ def joint_batches(
     shards: Path,
     processor: PerceptioProcessor,
     mixture: Mapping[str, float],
+    spans: Mapping[str, Sequence[Span]] = MappingProxyType({}),
     batch_size: int,
     validate: bool,
     seed: int,
@@ -70,6 +73,8 @@ def joint_batches(
         shards: output of the stage `joint_shards`.
         processor: makes the tensors.
         mixture: relative weight of each task.
+        spans: of the tasks that it names, the perception spans that their sequences have; the others' have all that the
+            processor's configuration has.
         batch_size: samples per optimizer step, and per validation batch.
         validate: whether validation batches will be asked for; they follow the same mixture, less the tasks that the
             validation split has no sample of.
@@ -106,7 +111,7 @@ def joint_batches(
             ahead.reached(step)
         indices = train_sampler.indices(step, batch_size)
         mine = deal(indices, lengths_S[indices].tolist(), parts=parts)[part]
-        batch = processor.collate([_decoded(train, index, markers) for index in mine])
+        batch = processor.collate([_decoded(train, index, markers, spans) for index in mine])
         return replace(batch, own_codes=_is_of_own_codes(step, share=own_codes / steps))
 
     def drawn(steps: int) -> dict[str, Drawn]:
@@ -121,7 +126,7 @@ def joint_batches(
 
     def validation_batch(index: int) -> PerceptioBatch:
         indices = held_out_sampler.indices(index, batch_size)
-        return processor.collate([_decoded(held_out, index, markers) for index in indices])
+        return processor.collate([_decoded(held_out, index, markers, spans) for index in indices])
 
     return JointBatches(train=train_batch, validation=validation_batch, drawn=drawn)
 
@@ -133,7 +138,7 @@ def _tasks(dataset: JointDataset, *, markers: MarkerQuestions, limit: int | None
     return {**dataset.tasks, TASK: kept, READING_TASK: marked + len(dataset)}
 
 
-def _decoded(dataset: JointDataset, index: int, markers: MarkerQuestions) -> _Decoded:
+def _decoded(dataset: JointDataset, index: int, markers: MarkerQuestions, spans: Mapping[str, Sequence[Span]]) -> _Decoded:
     second, number = divmod(index, len(dataset))
     sample = dataset[number]
     turns: list[tuple[str, str | int]] = list(sample.turns)
@@ -141,13 +146,15 @@ def _decoded(dataset: JointDataset, index: int, markers: MarkerQuestions) -> _De
         turns = list(readings(sample))
     elif sample.task == TASK:
         turns = list(turns_of(sample.turns, wanted=markers))
+    written = spans.get(READING_TASK if second else sample.task, PAPER_ORDER)
+    masks = sample.masks if "segmentation" in written else []
     return _Decoded(
         key=sample.key,
         image=sample.image,
         turns=turns,
-        masks=[decode(rle) for rle in sample.masks],
-        mask_turns=sample.mask_turns,
-        depth_codes=sample.depth_codes,
+        masks=[decode(rle) for rle in masks],
+        mask_turns=sample.mask_turns if masks else [],
+        depth_codes=sample.depth_codes if "depth" in written else None,
     )
 
 
