@@ -1,18 +1,26 @@
 """A tiny run up to the joint shards: what the stage `joint_shards` reads, without the stages that make it."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from perceptio_core.data import rle
+from perceptio_core.data import rle, shards
+from perceptio_core.data.collect import Collected, collect
+from perceptio_core.data.dataset import JointDataset, Sample
+from perceptio_core.data.joint import ShardMaker
 from perceptio_core.data.manifest import ImageRow, RecordRow, write_manifest
+from perceptio_core.data.plan import Plan, write_plan
 from perceptio_core.data.records import Refused
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.store import encode_depth, write_index, write_shard
 from perceptio_core.params.joint_shards import JointShardsParams
+from perceptio_core.params.sources import DatasetParams
 from perceptio_core.scenes.render import render
 from perceptio_core.scenes.world import sample_scene
 
@@ -91,3 +99,32 @@ def joint_inputs(top: Path) -> Path:
     codebook = DepthCodebook(num_codes=8, resolution=32, widths=(4, 8, 8), dim=8)
     codebook.save_pretrained(stages / "depth_codebook")
     return top
+
+
+def train_samples(
+    root: Path,
+    datasets: Sequence[DatasetParams],
+    *,
+    params: JointShardsParams,
+    depth_of: Callable[[ImageRow], NDArray[np.float32]],
+) -> tuple[Collected, list[Sample], DepthCodebook]:
+    """What a few official files below `root` come to in the shards, by way of the manifest, the plan and the shard maker."""
+    found = collect(datasets, root=root, journal=root / "journal", max_pixels=10**6, workers=1)
+    for folder in ("sources", "depth", "shards"):
+        (root / folder).mkdir()
+    write_manifest(root / "sources", images=found.images, records=found.records, quarantine=[])
+    depth = {image.image_key: depth_of(image) for image in found.images}
+    maps = [encode_depth(key, depth_HW) for key, depth_HW in depth.items()]
+    write_index(root / "depth", write_shard(root / "depth", name="depth-00000.tar", maps=maps))
+    torch.manual_seed(0)
+    codebook = DepthCodebook(num_codes=8, resolution=32, widths=(4, 8, 8), dim=8).eval()
+    with torch.no_grad():  # vectors where the maps' are, or all of them would have one code
+        latents_BND = codebook.latents(codebook.normalise(next(iter(depth.values())))[None])
+        codebook.quantizer.embedding.copy_(latents_BND[0, ::2])
+    codebook.save_pretrained(root / "codebook")
+    write_plan(root / "plan", sources=root / "sources", params=params)
+    job = Plan(root / "plan", params=params).job("train-00000")
+    maker = ShardMaker(root=root, depth=root / "depth", codebook=root / "codebook", params=params, reasons={})
+    shards.write_index(root / "shards", [maker.make(job, folder=root / "shards")], quarantine=[], about={})
+    dataset = JointDataset(root / "shards", "train")
+    return found, [dataset[number] for number in range(len(dataset))], codebook

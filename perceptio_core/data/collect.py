@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
+from perceptio_core.data.aurora import marked_points
 from perceptio_core.data.catalogue import AMONG_VAL, Catalogue
 from perceptio_core.data.held_out import BY_ID, BY_LOOK, read_held_out, reasons_to_leave_out
 from perceptio_core.data.images import ImageFacts, inspect_image
@@ -26,6 +27,8 @@ from perceptio_core.progress import track
 
 MAX_CHARACTERS = 32_768
 """Of all turns of a record: about the 8192 tokens that Sa2VA cuts a sample to; one far longer would exhaust the memory."""
+_Kind = tuple[str, str, str]  # split, task and data set
+
 DROPPED = {BY_ID: "held_out_by_id", BY_LOOK: "held_out_by_look", AMONG_VAL: "among_val"}
 """What the counts call the reasons for which records are left out; any other is "quarantined"."""
 
@@ -65,7 +68,9 @@ def collect(
     """
     with (out / QUARANTINE).open("w", encoding="utf-8") as stream:
         refused = _Quarantine(stream)
-        spills, dropped = [], []
+        spills: list[Spill] = []
+        kept: Counter[_Kind] = Counter()
+        dropped: dict[_Kind, Counter[str]] = {}
         for number, dataset in enumerate(datasets):
             before = refused.count
             path = work / f"records-{number:03d}.parquet"
@@ -74,7 +79,8 @@ def collect(
                 raise ValueError(f"{root / dataset.path}: no {dataset.split} records of kind {dataset.kind}")
             spills.append(spill)
             over = max(0, spill.count - dataset.limit) if dataset.limit else 0
-            dropped.append(Counter({"over_limit": over, "quarantined": refused.count - before}))
+            why = dropped.setdefault((dataset.split, dataset.task, dataset.name), Counter())
+            why.update({"over_limit": over, "quarantined": refused.count - before})
 
         catalogue = Catalogue(work / "images.sqlite")
         # Val first: where two data sets share a file, it is a val image.
@@ -89,19 +95,18 @@ def collect(
         for row in catalogue.settle():
             refused.add(row)
 
-        kept: Counter[tuple[str, str, str]] = Counter()
-
         def records() -> Iterator[RecordRow]:
-            for spill, why in zip(spills, dropped, strict=True):
+            for spill in spills:
                 for record in spill.rows():
+                    kind = record.split, record.task, record.source
                     image = catalogue.find(record.image_key)
                     reason = image if isinstance(image, str) else _unfit(record, image)
                     if isinstance(image, ImageRow) and reason is None:
                         catalogue.use(image.image_key)
-                        kept[record.split, record.task, record.source] += 1
+                        kept[kind] += 1
                         yield replace(record, image_key=image.image_key)
                         continue
-                    why[DROPPED.get(str(reason), "quarantined")] += 1
+                    dropped.setdefault(kind, Counter())[DROPPED.get(str(reason), "quarantined")] += 1
                     told = "its image is quarantined" if isinstance(image, str) else reason
                     refused.add(Refused(file=f"{record.image_key}#{record.record_id}", reason=str(told)))
 
@@ -119,11 +124,11 @@ def collect(
 
     flat: Counter[str] = Counter({f"images_{split}": count for split, count in images.items()})
     data: dict[str, dict[str, dict[str, Numbers]]] = {}
-    for dataset, why in zip(datasets, dropped, strict=True):
-        count = kept[dataset.split, dataset.task, dataset.name]
-        numbers = Numbers(records=count, dropped={name: number for name, number in sorted(why.items()) if number})
-        data.setdefault(dataset.split, {}).setdefault(dataset.task, {})[dataset.name] = numbers
-        flat.update({f"{dataset.split}_{dataset.task}": count, f"source_{dataset.name}": count})
+    for split, task, name in sorted({*kept, *dropped}):
+        why, count = dropped.get((split, task, name), Counter()), kept[split, task, name]
+        numbers = Numbers(records=count, dropped={reason: number for reason, number in sorted(why.items()) if number})
+        data.setdefault(split, {}).setdefault(task, {})[name] = numbers
+        flat.update({f"{split}_{task}": count, f"source_{name}": count})
     held = {name: refused.reasons[reason] for reason, name in DROPPED.items() if reason in (BY_ID, BY_LOOK)}
     return {**flat, **held, "shared_files": shared, "quarantined": refused.count, "data": data}
 
@@ -152,6 +157,9 @@ def _unfit(record: RecordRow, image: ImageRow) -> str | None:
             return f"a mask of size {mask['size']} for an image of [{image.height}, {image.width}]"
         if area(mask) == 0:
             return "a mask is empty"
+    for point in marked_points(record.turns[0][1]) if record.task == "marker" else ():
+        if point["x"] >= image.width or point["y"] >= image.height:
+            return f"point {point['letter']} at ({point['x']}, {point['y']}) of an image of {image.width} x {image.height}"
     return None
 
 

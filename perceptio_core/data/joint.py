@@ -2,7 +2,8 @@
 
 Of each image: its conversations; its referring records, several to a conversation; depth-order questions whose points are
 drawn on the picture and whose answers are read off the teacher's depth map, each followed by comparisons of two of its
-points; and its depth codes as a task of their own. The codes that go with a marked picture are those of the unmarked one.
+points; and its depth codes as a task of their own. The codes that go with a marked picture are those of the unmarked one,
+but where a data set brings pictures with circles on them: those have the codes of what they show, and are given no others.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perceptio_core.data import rle
+from perceptio_core.data.aurora import marked_points
+from perceptio_core.data.descriptions import described_turns
 from perceptio_core.data.images import open_with_format
 from perceptio_core.data.manifest import ImageRow, RecordRow
 from perceptio_core.data.markers import QUESTION, Marker, answer, comparisons, draw_markers, sample_questions
@@ -135,16 +138,20 @@ class ShardMaker:
         return codes
 
     def _samples(self, one: _Loaded, *, depth_codes: list[int]) -> Iterator[ShardSample]:
+        describe = one.records if self._params.describe_objects else ()
         for records in _conversations(one.records, expressions=self._params.expressions_per_conversation):
             yield self._sample(
                 one,
                 depth_codes=depth_codes,
                 record_id="+".join(record.record_id for record in records),
                 task=records[0].task,
-                turns=tuple(turn for record in records for turn in record.turns),
+                turns=described_turns(records, known=describe),
                 masks=_masks_by_turn(records),
                 source=records[0].source,
+                points=marked_points(records[0].turns[0][1]) if records[0].task == "marker" else None,
             )
+        if any(QUESTION in question for record in one.records for question, _ in record.turns):
+            return  # the picture has circles on it
         key = one.row.image_key
         for number, markers in enumerate(self._questions(one)):
             rng = stream(self._params.seed, "comparisons", key, str(number))
@@ -160,7 +167,8 @@ class ShardMaker:
                 points=points,
                 marked=_encode_image(draw_markers(one.image, markers), "JPEG"),
             )
-        if stream(self._params.seed, "depth_map", key).random() < self._params.depth_map_share:
+        has_map = any(record.task == "depth_map" for record in one.records)
+        if not has_map and stream(self._params.seed, "depth_map", key).random() < self._params.depth_map_share:
             turns = ((DEPTH_MAP_QUESTION, ""),)  # the codes are the whole answer
             yield self._sample(
                 one, depth_codes=depth_codes, record_id=f"{key}/depth_map", task="depth_map", turns=turns, source=TEACHER

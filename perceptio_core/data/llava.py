@@ -27,7 +27,7 @@ def llava_records(path: Path, *, source: str, split: Split, root: Path, images: 
             if "image" not in row:
                 raise ValueError("the row has no image")
             image = inside(images or "", row["image"], named_in=path)
-            turns = _turns(row.get("conversations"))
+            turns = turns_of_row(row.get("conversations"))
         except ValueError as error:
             yield Refused(file=f"{path.relative_to(root)}#{number}", reason=str(error))
             continue
@@ -42,7 +42,12 @@ def llava_records(path: Path, *, source: str, split: Split, root: Path, images: 
         )
 
 
-def _turns(said: Any) -> tuple[tuple[str, str], ...]:
+def turns_of_row(said: Any) -> tuple[tuple[str, str], ...]:
+    """The (question, answer) pairs of a row's `conversations`, image placeholders taken out.
+
+    Raises:
+        ValueError: it is no list of human and gpt in turn, or a text is empty; says what is expected.
+    """
     if not isinstance(said, list) or not said or len(said) % 2:
         raise ValueError("conversations must be a list of question and answer in turn")
     texts = []

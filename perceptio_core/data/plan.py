@@ -107,8 +107,10 @@ def _choose(records: Sequence[RecordRow], params: JointShardsParams) -> tuple[Re
     """At random, in random order: neighbours make one conversation, and a data set lists the expressions for one object
     together, of which every turn but the first could copy its mask.
     """
+    limits = {"referring": params.referring_per_image, "conversation": params.conversation_per_image}
+    limits |= {"marker": None, "depth_map": 1}
     kept: list[RecordRow] = []
-    for task, limit in (("referring", params.referring_per_image), ("conversation", params.conversation_per_image)):
+    for task, limit in limits.items():
         some = sorted((record for record in records if record.task == task), key=lambda record: record.record_id)
         if some:
             order = stream(params.seed, task, some[0].image_key).permutation(len(some))

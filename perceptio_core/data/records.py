@@ -12,8 +12,14 @@ Task = Literal["referring", "conversation", "marker", "depth_map"]
 
 SEGMENT_ANSWER = "Sure, here it is."
 """The text after the perception tokens (Sa2VA's "Sure, it is [SEG]." without the token, which our grammar puts first)."""
+_DESCRIBED = f"{SEGMENT_ANSWER.rstrip('.')}: {{}}."
 DEPTH_MAP_QUESTION = "What is the depth map for the image?"
 """AURORA's prompt for the codes alone."""
+
+
+def described_answer(description: str) -> str:
+    """`SEGMENT_ANSWER` that goes on with what the thing is ("object descriptions", the paper; the form is ours)."""
+    return _DESCRIBED.format(description.strip().rstrip(".").rstrip())
 
 
 def segment_question(expression: str) -> str:
@@ -30,7 +36,8 @@ class Record:
         image: path of the image file relative to the data root, with forward slashes.
         image_name: how the data set calls the image, e.g. "000000000123"; becomes part of its key.
         split: "train" or "val".
-        task: "referring" or "conversation".
+        task: "referring"; "marker" for a picture with circles drawn on it, whose answers say where they are; "depth_map" for
+            the depth codes alone; "conversation" for everything else.
         turns: (question, answer) pairs.
         expression: for referring, what is to be segmented.
         masks: for referring, one compressed RLE per object.

@@ -7,6 +7,7 @@ some 2 kB each; what they refer to is looked up on disk (`perceptio_core.data.in
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.instances import read_instances, whole_number
-from perceptio_core.data.records import SEGMENT_ANSWER, Record, Split, inside, segment_question
+from perceptio_core.data.records import SEGMENT_ANSWER, Record, Split, described_answer, inside, segment_question
 from perceptio_core.data.rle import from_segmentation
 
 __all__ = ["IMAGE_FOLDER", "Expression", "read_plain_pickle", "read_refer", "refer_records", "segment_question"]
 
 IMAGE_FOLDER = "images/mscoco/images/train2014"
 """Where the images lie below the folder of the data set unless the caller says otherwise."""
+
+
+_LONGEST_DESCRIPTION = 1000
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -122,9 +126,22 @@ def read_refer(folder: Path, *, split_by: str | None = None, image_folder: str =
 
 
 def refer_records(
-    folder: Path, *, source: str, split: Split, split_by: str | None, root: Path, images: str | None
+    folder: Path,
+    *,
+    source: str,
+    split: Split,
+    split_by: str | None,
+    root: Path,
+    images: str | None,
+    descriptions: Path | None = None,
 ) -> Iterator[Record]:
-    """One referring record per expression of one split; `folder` and `images` lie below `root`."""
+    """One referring record per expression of one split; `folder` and `images` lie below `root`.
+
+    Raises:
+        ValueError: what `read_refer` and `read_descriptions` say.
+    """
+    told = {} if descriptions is None else read_descriptions(descriptions)
+    answers = {ref_id: described_answer(description) for ref_id, description in told.items()}
     image_folder = images if images is not None else (folder.relative_to(root) / IMAGE_FOLDER).as_posix()
     for expression in read_refer(folder, split_by=split_by, image_folder=image_folder):
         if expression.split == split:
@@ -134,11 +151,42 @@ def refer_records(
                 image_name=f"{expression.image_id:012d}",
                 split=split,
                 task="referring",
-                turns=((segment_question(expression.sentence), SEGMENT_ANSWER),),
+                turns=((segment_question(expression.sentence), answers.get(expression.ref_id, SEGMENT_ANSWER)),),
                 expression=expression.sentence,
                 masks=(expression.mask,),
                 source=source,
             )
+
+
+def read_descriptions(path: Path) -> dict[int, str]:
+    """The description of an object by the number of its reference, of a file with an object {ref_id, description} a line.
+
+    Raises:
+        ValueError: the file is absent, or a line is anything else or describes a reference twice; names file and line.
+    """
+    found: dict[int, str] = {}
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, start=1):
+                where = f"{path}: line {number}"
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(f"{where}: {error}") from error
+                ref_id = whole_number(row, "ref_id", where)
+                text = row.get("description")
+                if not isinstance(text, str) or not text.strip(" .\n"):
+                    raise ValueError(f"{where}: description must be a text that is not empty, got {text!r:.80}")
+                if len(text) > _LONGEST_DESCRIPTION:
+                    raise ValueError(
+                        f"{where}: a description of {len(text):,} characters; allowed are {_LONGEST_DESCRIPTION:,}"
+                    )
+                if ref_id in found:
+                    raise ValueError(f"{where}: ref_id {ref_id} is described twice")
+                found[ref_id] = text
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return found
 
 
 def _refs_path(folder: Path, split_by: str | None) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from perceptio_core.data.aurora import aurora_records
 from perceptio_core.data.coco import coco_records
 from perceptio_core.data.gcg import gcg_records
 from perceptio_core.data.grefer import grefer_records
@@ -38,11 +39,18 @@ def read_dataset(dataset: DatasetParams, *, root: Path) -> Iterator[Record | Ref
         return ade_records(path, **where)
     where["images"] = dataset.images
     if dataset.kind == "refer":
-        return refer_records(path, split_by=dataset.split_by, **where)
+        descriptions = None if dataset.descriptions is None else root / dataset.descriptions
+        return refer_records(path, split_by=dataset.split_by, descriptions=descriptions, **where)
     if dataset.kind in ("coco", "panoptic", "vg"):
         read_objects = {"coco": coco_records, "panoptic": panoptic_records, "vg": region_records}[dataset.kind]
         return read_objects(path, max_objects=dataset.max_objects, **where)
-    read = {"grefer": grefer_records, "gcg": gcg_records, "llava": llava_records, "questions": question_records}[dataset.kind]
+    read = {
+        "grefer": grefer_records,
+        "gcg": gcg_records,
+        "llava": llava_records,
+        "aurora": aurora_records,
+        "questions": question_records,
+    }[dataset.kind]
     return read(path, **where)
 
 

@@ -20,6 +20,11 @@ class JointShardsParams(Section):
     expressions_per_conversation: PositiveInt
     """Referring records of an image that make one sample, a turn each (Sa2VA: 5). The picture and its depth codes are long,
     a turn is short: further expressions cost little."""
+    describe_objects: bool = False
+    """Whether the answer to an expression goes on with another expression for the same object: the longest that any data set
+    has, and that no later turn of the conversation asks for, which it would tell which mask to copy. (The paper adds object
+    descriptions to RefCOCO samples and is silent on where they come from; `sources.datasets.descriptions` reads a
+    captioner's.) Only expressions that are read for training or validation serve, none of a test split."""
     conversation_per_image: PerImage
     """The same for conversation records."""
     markers_per_image: NonNegativeInt

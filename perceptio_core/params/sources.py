@@ -14,12 +14,12 @@ class DatasetParams(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-]+$")]
     """First part of its record ids and image keys; entries of one data set with different splits share it."""
-    kind: Literal["refer", "grefer", "coco", "panoptic", "ade20k", "gcg", "llava", "vg", "questions"]
-    """RefCOCO/+/g; gRefCOCO; COCO instances; COCO panoptic; ADE20K (150 classes); GranD-f; LLaVA conversations; Visual
-    Genome's regions; a table of questions about a folder of images."""
+    kind: Literal["refer", "grefer", "coco", "panoptic", "ade20k", "gcg", "llava", "aurora", "vg", "questions"]
+    """RefCOCO/+/g; gRefCOCO; COCO instances; COCO panoptic; ADE20K (150 classes); GranD-f; LLaVA conversations;
+    AURORA's depth maps and marked pictures; Visual Genome's regions; a table of questions about a folder of images."""
     path: str
     """refer, grefer: the folder with instances.json; coco: that, or a file such as annotations/instances_train2017.json;
-    panoptic, gcg, llava: the JSON file; ade20k: the folder ADEChallengeData2016; vg: the folder with
+    panoptic, gcg, llava, aurora: the JSON file; ade20k: the folder ADEChallengeData2016; vg: the folder with
     region_descriptions.json; questions: the .csv, .jsonl or .parquet. Relative to the data root."""
     split: Literal["train", "val"]
     """What its records are for; for refer and grefer also which official split is read."""
@@ -28,18 +28,24 @@ class DatasetParams(Section):
     images: str | None = None
     """Folder of the image files, relative to the data root. Null: the place that is usual for the kind (refer,
     grefer: <path>/images/mscoco/images/train2014, coco, panoptic: images beside the file, llava: the data root, vg: <path>,
-    gcg and questions: where the file lies). ade20k has its own."""
+    gcg, aurora and questions: where the file lies). ade20k has its own."""
+    descriptions: str | None = None
+    """refer: a .jsonl of {ref_id, description}, relative to the data root: what a captioner, or you, say of an object. It then
+    stands in the answers to all expressions for that object, as in the paper (where it has its descriptions from is not known).
+    `joint_shards.describe_objects` describes the others."""
     max_objects: PositiveInt = 8
     """coco, panoptic: categories with more objects in an image than this are left out. vg: regions of an image."""
     limit: PositiveInt | None = None
     """At most this many records, spread evenly; null keeps all."""
 
     @property
-    def task(self) -> Literal["referring", "conversation"]:
-        """What its records are."""
+    def task(self) -> Literal["referring", "conversation", "depth_map"]:
+        """What its records are. Of aurora, whose records are marker and conversation too: what an unreadable row counts as."""
+        if self.kind == "aurora":
+            return "depth_map"
         return "conversation" if self.kind in ("llava", "vg", "questions") else "referring"
 
-    @field_validator("path", "images")
+    @field_validator("path", "images", "descriptions")
     @classmethod
     def _inside(cls, path: str | None) -> str | None:
         if path is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
@@ -50,6 +56,8 @@ class DatasetParams(Section):
     def _fits_kind(self) -> Self:
         if self.split_by is not None and self.kind != "refer":
             raise ValueError(f"split_by is for kind refer only, not for {self.kind}")
+        if self.descriptions is not None and self.kind != "refer":
+            raise ValueError(f"descriptions is for kind refer only, not for {self.kind}")
         if self.images is not None and self.kind == "ade20k":
             raise ValueError("images: ade20k has its images in its own folder")
         return self
