@@ -28,6 +28,8 @@ ORIGINS: Mapping[str, str] = {
     "ade20k": "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
     "vg": "https://homes.cs.washington.edu/~ranjay/visualgenome/api.html",
     "gcg": "https://huggingface.co/datasets/MBZUAI/GranD-f",
+    "GranDf_HA_images/train": "https://github.com/mbzuai-oryx/groundingLMM (docs/datasets.md: GranDf_HA_images)",
+    "aurora": "https://github.com/mahtabbigverdi/Aurora-perception (README: train_depth_annealing_data.json)",
     "gqa/images": "https://downloads.cs.stanford.edu/nlp/data/gqa/images.zip",
     "ocr_vqa/images": "https://ocr-vqa.github.io",
     "textvqa/train_images": "https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
@@ -43,6 +45,9 @@ ORIGINS: Mapping[str, str] = {
     "ai2d": f"{_VLMEVALKIT}/VLMEval/<name of the file>",
     "scienceqa": "https://github.com/lupantech/ScienceQA",
 }
+_AURORA_PICTURES = (
+    "https://ade20k.csail.mit.edu; those with circles are not published: AURORA's AiT/vae/add_marks_ade.ipynb draws them"
+)
 IMAGE_COUNTS: Mapping[str, int] = {"train2014": 82_783, "train2017": 118_287}
 """Published number of pictures in a folder of this name."""
 EXPRESSIONS: Mapping[tuple[str, str], Mapping[str, int]] = {
@@ -52,6 +57,8 @@ EXPRESSIONS: Mapping[tuple[str, str], Mapping[str, int]] = {
 }
 """Published number of expressions of a split, by folder and the references' author."""
 _LLAVA_MIX = "llava_v1_5_mix665k.json"
+_PSG = "OpenPsg"
+"""GranD-f on PSG names its pictures as COCO 2017 lays them out."""
 _LLAVA_FOLDERS = ("coco/train2017", "gqa/images", "ocr_vqa/images", "textvqa/train_images", "vg/VG_100K", "vg/VG_100K_2")
 
 
@@ -99,6 +106,8 @@ def _of_dataset(dataset: DatasetParams) -> Iterator[tuple[str, str, bool]]:
     path = dataset.path
     if dataset.kind == "refer":
         yield from ((file, origin, False) for file, origin in _references(path, dataset.split_by))
+        if dataset.descriptions is not None:
+            yield dataset.descriptions, "the captioner that you choose", False
         yield _pictures(dataset.images or f"{path}/{refer.IMAGE_FOLDER}")
     elif dataset.kind == "coco":
         file = Path(path) if path.endswith(".json") else Path(path) / "instances.json"
@@ -120,7 +129,11 @@ def _of_dataset(dataset: DatasetParams) -> Iterator[tuple[str, str, bool]]:
         yield from (_pictures(f"{dataset.images or path}/{name}") for name in FOLDERS)
     elif dataset.kind in ("gcg", "questions"):
         yield path, ORIGINS["gcg"] if dataset.kind == "gcg" else "the one who made it", False
-        yield _pictures(dataset.images or Path(path).parent.as_posix())
+        folder = dataset.images or Path(path).parent.as_posix()
+        yield _pictures(f"{folder}/train2017" if Path(path).name.startswith(_PSG) else folder)
+    elif dataset.kind == "aurora":
+        yield path, ORIGINS["aurora"], False
+        yield dataset.images or Path(path).parent.as_posix(), _AURORA_PICTURES, True
     else:
         yield path, ORIGINS["llava"], False
         if Path(path).name == _LLAVA_MIX:

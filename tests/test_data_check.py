@@ -126,7 +126,9 @@ def test_the_paper_profiles_know_an_origin_for_everything_they_read() -> None:
         assert len(found) == len({place.path for place in found}) >= 28
         assert all(place.origin.startswith("http") for place in found), "a place that only held_out names would have none"
         by_path = {place.path: place for place in found}
-        assert by_path["coco/train2017"].used_by == ["coco", "llava"]
+        assert by_path["coco/train2017"].used_by == ["psg", "coco", "llava"]
+        assert "groundingLMM" in by_path["GranDf_HA_images/train"].origin
+        assert "Aurora-perception" in by_path["aurora/train_depth_annealing_data.json"].origin
         assert by_path["coco/train2017"].pictures
         assert json.dumps(by_path["scienceqa/images"].used_by) == '["scienceqa", "held_out"]'
 
