@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from collecting import Collected, collected
 from perceptio_core.data import rle, shards
-from perceptio_core.data.collect import Collected, collect
 from perceptio_core.data.dataset import JointDataset, Sample
 from perceptio_core.data.joint import ShardMaker
 from perceptio_core.data.manifest import ImageRow, RecordRow, write_manifest
@@ -109,7 +109,7 @@ def train_samples(
     depth_of: Callable[[ImageRow], NDArray[np.float32]],
 ) -> tuple[Collected, list[Sample], DepthCodebook]:
     """What a few official files below `root` come to in the shards, by way of the manifest, the plan and the shard maker."""
-    found = collect(datasets, root=root, journal=root / "journal", max_pixels=10**6, workers=1)
+    found = collected(datasets, root=root, work=root / "work")
     for folder in ("sources", "depth", "shards"):
         (root / folder).mkdir()
     write_manifest(root / "sources", images=found.images, records=found.records, quarantine=[])
@@ -125,6 +125,8 @@ def train_samples(
     write_plan(root / "plan", sources=root / "sources", params=params)
     job = Plan(root / "plan", params=params).job("train-00000")
     maker = ShardMaker(root=root, depth=root / "depth", codebook=root / "codebook", params=params, reasons={})
-    shards.write_index(root / "shards", [maker.make(job, folder=root / "shards")], quarantine=[], about={})
+    shards.write_index(
+        root / "shards", [maker.make(job, folder=root / "shards")], quarantine=[], manifest=found.counts["data"], about={}
+    )
     dataset = JointDataset(root / "shards", "train")
     return found, [dataset[number] for number in range(len(dataset))], codebook

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from collecting import parted
 from joint_inputs import PARAMS, train_samples
 from perceptio_core.data.aurora import aurora_records, marked_points
 from perceptio_core.data.labels import readings
@@ -42,7 +43,7 @@ def write(folder, rows):
 
 
 def read(folder, rows):
-    return aurora_records(write(folder, rows), source="aurora", split="train", root=folder, images="aurora/images")
+    return parted(aurora_records, write(folder, rows), source="aurora", split="train", root=folder, images="aurora/images")
 
 
 def test_the_three_kinds_of_rows(tmp_path):
@@ -108,7 +109,7 @@ def test_a_file_that_is_no_list_is_an_error(tmp_path, text):
     path = write(tmp_path, [])
     path.write_text(text)
     with pytest.raises(ValueError, match=r"aurora/train\.json: "):
-        aurora_records(path, source="aurora", split="train", root=tmp_path, images=None)
+        parted(aurora_records, path, source="aurora", split="train", root=tmp_path, images=None)
 
 
 def test_from_the_file_to_the_shard(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from collecting import parted
 from joint_inputs import PARAMS, train_samples
 from perceptio_core.data.descriptions import described_turns
 from perceptio_core.data.manifest import RecordRow
@@ -95,7 +96,8 @@ def test_a_captioners_file_describes_references(tmp_path):
     folder = write_refcoco(tmp_path)
     path = folder / "descriptions.jsonl"
     path.write_text('{"ref_id": 3, "description": "A brown dog sits on the left. ", "model": "any"}\n')
-    records = refer_records(folder, source="r", split="train", split_by=None, root=tmp_path, images=None, descriptions=path)
+    where = {"source": "r", "split": "train", "split_by": None, "root": tmp_path, "images": None}
+    records, _ = parted(refer_records, folder, descriptions=path, **where)
     assert [(one.record_id, one.turns[0][1]) for one in records] == [
         ("r/3/30", "Sure, here it is: A brown dog sits on the left."),
         ("r/3/31", "Sure, here it is: A brown dog sits on the left."),
@@ -123,13 +125,14 @@ def test_a_captioners_file_describes_references(tmp_path):
 def test_bad_lines_of_a_captioner_are_errors_with_their_number(tmp_path, line, told):
     folder = write_refcoco(tmp_path)
     path = folder / "d.jsonl"
+    where = {"source": "r", "split": "train", "split_by": None, "root": tmp_path, "images": None}
     path.write_text('{"ref_id": 4, "description": "x"}\n' + line + "\n")
     with pytest.raises(ValueError, match=re.escape(told)) as caught:
-        refer_records(folder, source="r", split="train", split_by=None, root=tmp_path, images=None, descriptions=path)
+        parted(refer_records, folder, descriptions=path, **where)
     assert len(str(caught.value)) < 400
     path.write_bytes(b"\xff\n")
     with pytest.raises(ValueError, match=r"d\.jsonl"):
-        refer_records(folder, source="r", split="train", split_by=None, root=tmp_path, images=None, descriptions=path)
+        parted(refer_records, folder, descriptions=path, **where)
 
 
 def test_descriptions_reach_the_shards_and_none_comes_from_a_test_split(tmp_path):

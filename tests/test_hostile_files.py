@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from perceptio_core.data.collect import read_dataset
 from perceptio_core.data.refer import read_plain_pickle
 from perceptio_core.data.rle import encode, from_segmentation
+from perceptio_core.data.spill import read_dataset
 from perceptio_core.evaluation.benchmark import Answer, Benchmark
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.grefcoco import GeneralisedReferring
@@ -106,7 +106,7 @@ def test_scienceqa(tmp_path: Path, name: str) -> None:
 
 
 def reader(root: Path, kind: Any, path: str, split: Any = "train") -> Load:
-    return lambda: read_dataset(DatasetParams(name="x", kind=kind, path=path, split=split), root=root)
+    return lambda: list(read_dataset(DatasetParams(name="x", kind=kind, path=path, split=split), root=root))
 
 
 @pytest.mark.parametrize("name", ["instances.json", "refs(umd).p"])
