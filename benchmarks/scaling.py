@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.scaling`` runs every step at every size in a process of its own, so that its peak of memory is its own,
 and prints its seconds of processor time and MiB. ``--images 1e6 1e9`` prints what a real data set of so many images would take
-(`benchmarks.scaling_plan`).
+(`benchmarks.scaling_plan`). What the stage `sources` does before is measured by `benchmarks.scaling_sources`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from perceptio_core.data import shards
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.manifest import ImageRow, RecordRow, read_images, read_records, write_manifest
 from perceptio_core.data.plan import Plan, write_plan
-from perceptio_core.data.records import Record
 from perceptio_core.data.shards import ShardPart
 from perceptio_core.depth import store
 from perceptio_core.depth.store import DepthRow, DepthStore
@@ -181,28 +180,6 @@ def open_the_dataset(folder: Path, count: int) -> None:
     assert len(JointDataset(folder / "joint", "train")) > count
 
 
-def hold_the_records(folder: Path, count: int) -> None:
-    """What `sources` holds before it writes: the data sets' records and their rows, as `collect` has them."""
-    del folder
-    rows = list(records(count))
-    held = [
-        Record(
-            record_id=row.record_id,
-            image=f"coco/train2017/{number % count:012d}.jpg",
-            image_name=f"{number % count:012d}",
-            split=row.split,
-            task="conversation" if row.masks is None else "referring",
-            turns=row.turns,
-            expression=row.expression,
-            masks=row.masks,
-            source=row.source,
-        )
-        for number, row in enumerate(rows)
-    ]
-    owners = {record.image: record for record in held}
-    assert (len(rows), len(owners)) == (2 * count, count)
-
-
 STEPS: dict[str, Callable[[Path, int], None]] = {
     "start Python, and no more": lambda _folder, _count: None,
     "write the manifest": write_the_manifest,
@@ -212,10 +189,7 @@ STEPS: dict[str, Callable[[Path, int], None]] = {
     "join all shards by key": join,
     "index the joint shards": index_the_shards,
     "open the dataset for training": open_the_dataset,
-    "hold the records of `sources`": hold_the_records,
 }
-_NOT_STREAMED = "hold the records of `sources`"
-_MOST_HELD = 100_000  # above, that step takes more memory than a test machine may have
 
 
 def run_step(name: str, folder: Path, count: int) -> dict[str, float]:
@@ -232,9 +206,6 @@ def simulate(sizes: tuple[int, ...]) -> None:
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             for name in STEPS:
-                if name == _NOT_STREAMED and size > _MOST_HELD:
-                    cells[name].append("not tried")
-                    continue
                 took = run_step(name, Path(folder), size)
                 cells[name].append(f"{took['seconds']:.1f} s, {took['peak_mib']:.0f} MiB")
                 print(f"{size} images: {name}: {cells[name][-1]}", file=sys.stderr, flush=True)

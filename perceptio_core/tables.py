@@ -65,9 +65,9 @@ def read_batches(path: Path, schema: pa.Schema, *, columns: Sequence[str] | None
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, schema: pa.Schema, *, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """The same as plain values, row by row; raises what `read_batches` does."""
-    for batch in read_batches(path, schema):
+    for batch in read_batches(path, schema, columns=columns):
         for start in range(0, batch.num_rows, _AT_ONCE):
             yield from batch.slice(start, _AT_ONCE).to_pylist()
 

@@ -20,7 +20,7 @@ from perceptio_core.params import SECTIONS
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 FILES = {
-    "sources": ["images.parquet", "records.parquet", "quarantine.jsonl"],
+    "sources": ["images.parquet", "records.parquet", "quarantine.jsonl", "metrics.json"],
     "foundations": ["depth_anything/model", "internvl/model", "sam2/model"],
     "teacher_depth": ["index.parquet"],
     "depth_codebook": ["config.json", "model.safetensors"],
@@ -77,7 +77,8 @@ for name in FILES:
     if name == "figure.png":
         (out / name).write_bytes(base64.b64decode(PICTURE))
         continue
-    content = [metric] if name == "metrics.json" else {"res_ciou": 51.25} if name == "summary.json" else section
+    figures = name == "metrics.json" and "STAGE" != "sources"
+    content = [metric] if figures else {"res_ciou": 51.25} if name == "summary.json" else section
     (out / name).write_text(json.dumps(content))
 """
 

@@ -93,6 +93,44 @@ def test_one_picture_in_two_data_sets_is_one_image(root, tmp_path):
     assert keys[10:12] == keys[:2] == ["talk/coco/train2017/000000000000", "talk/coco/train2017/000000000001"]
 
 
+def test_one_photograph_under_the_names_of_four_data_sets_is_one_image(tmp_path):
+    """The same bytes always; another encoding by COCO's or Visual Genome's number, if it has the same size and look."""
+    first, second = "coco/train2017/000000000005.jpg", "gqa/images/5.jpg"
+    files = {
+        "coco/train2014/COCO_train2014_000000000005.jpg": encoded(scene(5), quality=95),
+        first: encoded(scene(5), quality=80),
+        "coco/other/000000000005.jpg": encoded(scene(5).resize((48, 36)), quality=95),  # another size
+        "elsewhere/000000000005.jpg": encoded(scene(6), quality=95),  # another picture with this number
+        "vg/VG_100K/5.jpg": encoded(scene(7), quality=95),
+        second: encoded(scene(7), quality=95),
+        "vg/VG_100K_2/6.jpg": encoded(scene(8), quality=95),
+        "gqa/images/6.jpg": encoded(scene(8), quality=70),
+        "mine/7.jpg": encoded(scene(9), quality=95),
+        "yours/7.jpg": encoded(scene(9), quality=70),  # numbers of nobody
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A form."}]
+    (tmp_path / "talk.json").write_text(json.dumps([{"image": file, "conversations": said} for file in files]))
+    found = collected(TALK, root=tmp_path, work=tmp_path / "w")
+    names = list(files)
+    keys = {name: record.image_key for name, record in zip(names, found.records, strict=True)}
+    same = [(names[0], first), (names[4], second), (names[6], names[7])]
+    assert all(keys[one] == keys[other] for one, other in same)
+    assert len(set(keys.values())) == len(files) - len(same) == len(found.images)
+    assert found.counts["shared_files"] == len(same)
+    assert found.quarantine == []
+
+    # In the val split of one data set, it is in no other's train split.
+    refer = {"image": names[0], "conversations": said}
+    (tmp_path / "val.json").write_text(json.dumps([refer]))
+    val = DatasetParams(name="v", kind="llava", path="val.json", split="val")
+    found = collected([*TALK, val], root=tmp_path, work=tmp_path / "w2")
+    assert {row.file for row in found.quarantine} == {first, *(f"{names[i]}#talk/{i}" for i in (0, 1))}
+    assert found.counts["data"]["train"]["conversation"]["talk"] == {"records": 8, "dropped": {"among_val": 2}}
+
+
 @pytest.mark.parametrize(
     ("name", "number"),
     [

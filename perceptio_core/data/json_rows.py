@@ -10,7 +10,7 @@ from typing import Any
 import ijson
 
 _WHAT = re.compile(r"(lexical|parse) error: [^\\\n]+")
-_AT_ONCE = 1 << 20  # bytes read at a time
+_AT_ONCE = 1 << 16  # bytes read at a time; the rows in them are made before the first one comes
 
 
 def list_rows(path: Path, *, of: str) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from perceptio_core.data.records import Owner, Record, Refused, is_spread
 from perceptio_core.data.refer import refer_records
 from perceptio_core.data.visual_genome import region_records
 from perceptio_core.params.sources import DatasetParams
-from perceptio_core.tables import read_batches, read_rows, write_rows
+from perceptio_core.tables import read_rows, write_rows
 
 _NAME = "image_name"
 _SCHEMA = pa.schema([*RECORDS_SCHEMA, (_NAME, pa.string())])
@@ -88,12 +88,10 @@ class Spill:
 
     def owners(self) -> Iterator[Owner]:
         """The images of the records that are taken."""
-        place = 0
-        for batch in read_batches(self._path, _SCHEMA, columns=[*_PLACE, "source", "split"]):
-            for row in batch.to_pylist():
-                if self._takes(place):
-                    yield Owner(path=row["image_key"], name=row[_NAME], source=row["source"], split=row["split"])
-                place += 1
+        columns = [*_PLACE, "source", "split"]
+        for place, row in enumerate(read_rows(self._path, _SCHEMA, columns=columns)):
+            if self._takes(place):
+                yield Owner(path=row["image_key"], name=row[_NAME], source=row["source"], split=row["split"])
 
     def rows(self) -> Iterator[RecordRow]:
         """The records that are taken; the `image_key` of each is still the path of its image."""
