@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ijson
 
 _WHAT = re.compile(r"(lexical|parse) error: [^\\\n]+")
 _AT_ONCE = 1 << 16  # bytes read at a time; the rows in them are made before the first one comes
+_DEEPEST = 100
 
 
 def list_rows(path: Path, *, of: str) -> Iterator[Any]:
@@ -51,13 +52,28 @@ def key_rows(path: Path, key: str) -> Iterator[Any]:
         raise _named(path, error) from error
 
 
-def _items(stream: Any, prefix: str) -> Iterator[Any]:
-    yield from ijson.items(stream, prefix, use_float=True, buf_size=_AT_ONCE)
+def _items(stream: IO[bytes], prefix: str) -> Iterator[Any]:
+    events = ijson.basic_parse(stream, use_float=True, buf_size=_AT_ONCE)
+    yield from ijson.items(ijson.parse(_shallow(events)), prefix)
+
+
+def _shallow(events: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The events, unless they are nested too deeply: `ijson` writes out the place of each, which would fill the memory."""
+    depth = 0
+    for event in events:
+        if event[0] in ("start_map", "start_array"):
+            depth += 1
+            if depth > _DEEPEST:
+                raise ValueError(f"nested more than {_DEEPEST} deep")
+        elif event[0] in ("end_map", "end_array"):
+            depth -= 1
+        yield event
 
 
 def _is_list(path: Path, key: str) -> bool:
     with path.open("rb") as stream:
-        return any((prefix, event) == (key, "start_array") for prefix, event, _ in ijson.parse(stream, buf_size=_AT_ONCE))
+        events = _shallow(ijson.basic_parse(stream, buf_size=_AT_ONCE))
+        return any((prefix, event) == (key, "start_array") for prefix, event, _ in ijson.parse(events))
 
 
 def _named(path: Path, error: Exception) -> ValueError:
