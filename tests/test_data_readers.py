@@ -343,6 +343,24 @@ def test_hostile_images_are_value_errors_that_name_the_file(tmp_path, name):
         open_image(tmp_path / "absent.jpg")
 
 
+def test_pixels_and_files_that_stand_for_no_picture_are_refused(tmp_path):
+    for name, pixels, message in (
+        ("float.tiff", np.full((4, 4), 0.5, np.float32), "floating-point"),
+        ("wide.tiff", np.full((4, 4), 10**6, np.int32), "from 1000000 to 1000000; at most 16 bits"),
+    ):
+        Image.fromarray(pixels).save(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
+            open_image(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("pipe", "device", "loop", "folder"):
+        for read in (open_image, inspect_image):
+            with pytest.raises(ValueError, match=f"{name}.jpg"):
+                read(tmp_path / f"{name}.jpg")
+
+
 def test_damaged_exif_is_no_damaged_picture():
     content = encoded(Image.new("RGB", (8, 8)), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert open_image(content).size == (8, 8)

@@ -67,6 +67,8 @@ def open_with_format(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name
     if name is None:
         name = str(source) if isinstance(source, Path) else f"an encoded image of {len(source)} bytes"
     try:
+        if isinstance(source, Path) and source.exists() and not source.is_file():  # to read a pipe or a device may never end
+            raise ValueError("no plain file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF; and of large images, for which max_pixels is the limit
             with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
@@ -93,7 +95,13 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers: what white is, the file does not say")
     if image.mode.startswith("I"):
+        gray_HW = np.asarray(image)
+        low, high = int(gray_HW.min()), int(gray_HW.max())
+        if not 0 <= low <= high < 1 << 16:
+            raise ValueError(f"its gray values go from {low} to {high}; at most 16 bits are read")
         # 16-bit gray: Pillow's own conversion clips at 255 instead of scaling.
         return image.convert("I").point(lambda value: value * (1 / 256.0)).convert("L").convert("RGB")
     image.load()
@@ -117,6 +125,8 @@ def inspect_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
         ValueError: absent, unreadable, cut off, or too large; names the file.
     """
     try:
+        if path.exists() and not path.is_file():  # to read a pipe or a device may never end
+            raise ValueError(f"{path}: no plain file")
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
