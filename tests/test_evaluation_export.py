@@ -1,6 +1,7 @@
 """What is exported is read again and scores the same; and it is what the benchmarks' own tools expect to find."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import openpyxl
@@ -110,7 +111,11 @@ def test_exported_and_read_again_it_scores_the_same(tmp_path: Path, kind: str) -
 
 def test_mme_lines_are_those_of_the_official_tool(tmp_path: Path) -> None:
     benchmark, _ = make("mme", tmp_path)
-    export(benchmark, said("mme", list(benchmark.items)), tmp_path / "out")
+    answers = said("mme", list(benchmark.items))
+    first = benchmark.items[0].item_id
+    answers[first] = replace(answers[first], text="  Yes,\tit\nis")
+    export(benchmark, answers, tmp_path / "out")
+    assert read_predictions(tmp_path / "out", benchmark)[first].text == "  Yes, it is"  # the blanks count there
     for file in (tmp_path / "out").glob("*.txt"):
         for line in file.read_text().splitlines():
             image, question, truth, _ = line.split("\t")  # as calculation.py takes it apart

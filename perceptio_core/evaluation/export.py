@@ -15,6 +15,7 @@ The text is written without perception spans: those tools read the first charact
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def _mme(items: Sequence[Item], answers: Answers, out: Path) -> None:
     for task, members in grouped(items, lambda item: item.item_id.partition("/")[0]).items():
         lines = []
         for item in members:
-            said = " ".join(answers[item.item_id].text.split())  # a tab or a line end would be another column or line
+            # A tab or a line end would be another column or line; other blanks count in the official reading.
+            said = re.sub(r"[\t\r\n]+", " ", answers[item.item_id].text)
             lines.append("\t".join([Path(str(item.image)).name, item.question, item.expected.capitalize(), said]))
         (out / f"{task}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
