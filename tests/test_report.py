@@ -120,6 +120,10 @@ def test_depth_pictures_are_bright_where_near() -> None:
     pixels = np.asarray(depth_picture(depth, size=(4, 4))).astype(int).sum(-1)
     assert pixels[3, 3] > pixels[0, 0]
     assert np.asarray(depth_picture(np.ones((4, 4), np.float32), size=(8, 2))).shape == (2, 8, 3)  # flat is no error
+    depth = np.tile(np.linspace(0, 1, 20, dtype=np.float32), (20, 1))
+    depth[0, 0] = 100.0  # far nearer than the rest, which keeps its colours
+    pixels = np.asarray(depth_picture(depth, size=(20, 20))).astype(int).sum(-1)
+    assert pixels[10, 19] > pixels[10, 10] + 100 > pixels[10, 0] + 200
     assert shrink(Image.new("L", (1000, 10)), side=100).size == (100, 1)
     assert shrink(Image.new("L", (10, 20)), side=100).size == (10, 20)
 

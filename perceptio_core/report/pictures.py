@@ -33,9 +33,13 @@ def overlay(*, image: Image.Image, predicted_HW: NDArray[np.bool_] | None, true_
 
 
 def depth_picture(depth_HW: NDArray[np.floating], *, size: tuple[int, int]) -> Image.Image:
-    """A depth map (near = high, any scale) in colour, near = bright, stretched to `size` = (width, height)."""
-    low, high = float(depth_HW.min()), float(depth_HW.max())
-    scaled = (depth_HW - low) / (high - low) if high > low else np.zeros_like(depth_HW)
+    """A depth map (near = high, any scale) in colour, near = bright, stretched to `size` = (width, height).
+
+    The colours span all but the lowest and highest hundredth of the pixels: a metric teacher sees some of them at hardly any
+    distance, where inverse depth is a hundred times that of the rest, which would be black.
+    """
+    low, high = (float(value) for value in np.quantile(depth_HW, (0.01, 0.99)))
+    scaled = np.clip((depth_HW - low) / (high - low), 0, 1) if high > low else np.zeros_like(depth_HW)
     colours = matplotlib.colormaps[DEPTH_COLOURS](scaled)[..., :3]
     return Image.fromarray((colours * 255).round().astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
