@@ -39,8 +39,7 @@ def server(fake: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[subp
         assert ui.stdout is not None
         assert any("Stop with Ctrl-C" in line for line in ui.stdout)
         settings = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(fake.root / ".prefect")}
-        # A server that is lost in these tests does not come back.
-        monkeypatch.setattr(fake_pipeline, "KEPT_SETTINGS", settings | {"PREFECT_CLIENT_MAX_RETRIES": "0"})
+        monkeypatch.setattr(fake_pipeline, "KEPT_SETTINGS", settings)
         yield ui
         if ui.poll() is None:
             ui.terminate()
@@ -58,7 +57,12 @@ def started(fake: FakePipeline, stage: str, *, times: int = 1, within_s: float =
     raise AssertionError(f"{stage} was not started {times} times")
 
 
-def test_a_run_goes_on_to_its_end_without_its_server(fake: FakePipeline, server: subprocess.Popen[str]) -> None:
+def test_a_run_goes_on_to_its_end_without_its_server(
+    fake: FakePipeline, server: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server that is lost does not come back, so that asking again would only take time.
+    settings = fake_pipeline.KEPT_SETTINGS | {"PREFECT_CLIENT_MAX_RETRIES": "0"}
+    monkeypatch.setattr(fake_pipeline, "KEPT_SETTINGS", settings)
     fake.behave(teacher_depth="wait")
     with fake.start(*PERCEPTIO, "repro", "depth_codebook") as driver:
         started(fake, "teacher_depth")
