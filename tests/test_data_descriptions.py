@@ -110,8 +110,8 @@ def test_a_captioners_file_describes_references(tmp_path):
     ("line", "told"),
     [
         ('{"ref_id": 3', "line 2: Expecting"),
-        ("[3]", "line 2: ref_id must be a whole number, got None"),
-        ('{"ref_id": "3", "description": "x"}', "line 2: ref_id must be a whole number, got '3'"),
+        ("[3]", "line 2: ref_id must be a whole number of 64 bits, got None"),
+        ('{"ref_id": "3", "description": "x"}', "line 2: ref_id must be a whole number of 64 bits, got '3'"),
         ('{"ref_id": 3, "description": " . "}', "line 2: description must be a text that is not empty"),
         ('{"ref_id": 3}', "line 2: description must be a text that is not empty, got None"),
         ('{"ref_id": 4, "description": "x"}', "line 2: ref_id 4 is described twice"),

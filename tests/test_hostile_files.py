@@ -29,7 +29,7 @@ from test_evaluation_reason_seg import box as polygon
 from test_evaluation_reason_seg import write_pair
 from test_evaluation_res import box, write_refer
 
-VALUES = [None, "x", -1, 10**12, float("nan"), float("inf"), True, [], {}, [[1]]]
+VALUES = [None, "x", -1, 10**12, 1 << 70, float("nan"), float("inf"), True, [], {}, [[1]]]
 _GONE = object()
 
 Load = Callable[[], Any]
@@ -114,6 +114,11 @@ def test_refer(tmp_path: Path, name: str) -> None:
     folder = write_refer(tmp_path / "refcocog")
     read = reader(tmp_path, "refer", "refcocog", "val")
     assault(folder / name, lambda: [read(), ReferringSegmentation(folder, split="test", protocol="sa2va")])
+
+
+def test_coco(tmp_path: Path) -> None:
+    folder = write_refer(tmp_path / "coco")
+    assault(folder / "instances.json", reader(tmp_path, "coco", "coco"))
 
 
 @pytest.mark.parametrize("name", ["instances.json", "grefs(unc).json"])

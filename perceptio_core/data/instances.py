@@ -15,6 +15,7 @@ from typing import Any
 from perceptio_core.data.json_rows import key_rows
 
 Row = dict[str, Any]
+_MOST = 1 << 63
 
 
 class RowsById(Mapping[int, Row]):
@@ -92,6 +93,6 @@ def whole_number(row: Any, key: str, where: str) -> int:
         ValueError: it is not; `where` says of what.
     """
     value = row.get(key) if isinstance(row, dict) else None
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{where}: {key} must be a whole number, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not -_MOST <= value < _MOST:
+        raise ValueError(f"{where}: {key} must be a whole number of 64 bits, got {value!r}")
     return value
