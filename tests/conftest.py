@@ -1,6 +1,8 @@
-"""Tests with one of the marks below run only where the command line names the mark."""
+"""Tests with one of the marks below run only where the command line names the mark; and what several files of tests share."""
 
 import pytest
+
+from fake_pipeline import FakePipeline, fake_pipeline
 
 _MARKS = ("on_request", "rgw")
 
@@ -13,3 +15,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if mark in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def up_to_codebook(tmp_path_factory: pytest.TempPathFactory) -> FakePipeline:
+    """A checkout of stand-ins that has run up to depth_codebook, to copy (`copy_of`)."""
+    made = fake_pipeline(tmp_path_factory.mktemp("up_to_codebook"))
+    made.dvc("repro", "depth_codebook")
+    made.ran()
+    return made

@@ -231,6 +231,12 @@ def fake_pipeline(root: Path) -> FakePipeline:
     return pipeline
 
 
+def copy_of(pipeline: FakePipeline, root: Path) -> FakePipeline:
+    """Copy a checkout, with what it has made, into the empty folder `root`."""
+    shutil.copytree(pipeline.root, root, dirs_exist_ok=True)
+    return FakePipeline(root)
+
+
 def gone(pid: int, *, within_s: float = 20.0, kill: bool = True) -> bool:
     """Whether the process ends (or is a zombie) in time; one that does not is killed unless it may go on."""
     end = time.monotonic() + within_s

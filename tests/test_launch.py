@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fake_pipeline import SHARED, FakePipeline, fake_pipeline, gone
+from fake_pipeline import SHARED, FakePipeline, copy_of, gone
 from fake_slurm import fake_slurm
 from perceptio_core.params.base import read_yaml
 from pipeline.launch.job import Job, State, _follow, run_as_job
@@ -31,13 +31,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+def fake(up_to_codebook: FakePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     """A checkout up to depth_codebook."""
-    fake = fake_pipeline(tmp_path)
-    fake.dvc("repro", "depth_codebook")
-    fake.ran()
     monkeypatch.chdir(tmp_path)
-    return fake
+    return copy_of(up_to_codebook, tmp_path)
 
 
 def wait_until(condition: object, *, within_s: float = 60.0) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fake_kubectl import fake_kubectl
-from fake_pipeline import SHARED, FakePipeline, fake_pipeline, gone
+from fake_pipeline import SHARED, FakePipeline, copy_of, gone
 from pipeline.launch.job import Job
 from pipeline.launch.kubernetes import manifests, name_of
 from pipeline.machine import Launch, Pods
@@ -112,13 +112,13 @@ def test_a_name_is_one_that_kubernetes_takes(job: Job) -> None:
 
 
 @pytest.fixture
-def fake(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+def fake(
+    up_to_codebook: FakePipeline, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> FakePipeline:
     """A checkout up to depth_codebook, whose next stage is launched on the stand-in."""
     folder = tmp_path_factory.mktemp("cluster")
     monkeypatch.setenv("PATH", os.pathsep.join([str(fake_kubectl(folder)), os.environ["PATH"]]))
-    fake = fake_pipeline(tmp_path)
-    fake.dvc("repro", "depth_codebook")
-    fake.ran()
+    fake = copy_of(up_to_codebook, tmp_path)
     pods = {"image": "none", "claim": "none", "mount": str(tmp_path), "python": sys.executable}
     machine = {"launch": {"joint_shards": {"launcher": "kubernetes", "pods": pods}}}
     (tmp_path / "machine.yaml").write_text(yaml.safe_dump(machine))
