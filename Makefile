@@ -7,7 +7,7 @@ SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 export PATH := $(or $(PERCEPTIO_VENV),$(CURDIR)/.venv)/bin:$(PATH)
-# uv brings no bytecode, and every stage is a process of its own: unwritten, each would compile all that it imports again.
+# uv brings no bytecode, and every stage is a process of its own: unwritten, each compiles all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show the targets
@@ -31,8 +31,9 @@ studio: environment ## The ablation study of docs/results.md: some thirty traini
 	@perceptio repro --profile studio-n100 --variants full
 	@perceptio study
 
+# Two workers with a thread each: most tests use one core, or wait for what they have started.
 test: environment lint ## Lint, types, unit tests, and the smoke profile end to end
-	@python -m pytest
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: environment
 	@ruff check .

@@ -8,6 +8,7 @@ _MARKS = ("on_request", "rgw")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: "end_to_end" not in item.keywords)  # the longest file first: none is to wait for it alone
     for mark in _MARKS:
         if mark in config.getoption("markexpr"):
             continue
