@@ -64,9 +64,12 @@ class SharedWork:
         known = work._identity is not None
         if known and not late and work.out.is_dir():
             return work
+        # Without `out` its publisher has just moved it, or was killed then; if the output is gone since, DVC has removed it.
+        over = late or (known and published.is_dir())
+        if over:
+            work._mark()  # before the folder is gone, or the next worker would make it, and all in it, anew
         work._discard()
-        # Without `out` its publisher was killed just after he had moved it; if the output is gone since, DVC has removed it.
-        if late or (known and published.is_dir()):
+        if over:
             _log.info("%s is published already", published)
             return None
         return cls.open(paths, stage, key)
@@ -134,11 +137,15 @@ class SharedWork:
                 remove_unfinished(self.out)
                 assemble()
                 publish(self.out, self._published)
-            if self._marker is not None:
-                self._marker.touch()
+            self._mark()
             self._discard()
 
         self.once("publish", act, finished=self._is_gone)
+
+    def _mark(self) -> None:
+        """Let workers that start from now on know that all is published."""
+        if self._marker is not None:
+            self._marker.touch()
 
     def _discard(self) -> None:
         """Remove the work folder, for all workers in one step."""

@@ -128,6 +128,20 @@ def test_a_publisher_killed_after_the_move_leaves_nothing_to_make(tmp_path: Path
     assert not list(again.parts.iterdir())
 
 
+def test_workers_that_come_between_the_move_and_the_marker_make_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(PUBLISHED, "published")
+    publisher = SharedWork.open(StagePaths("t"), "toy", "key")
+    assert publisher is not None
+    Path("artifacts/t").mkdir(parents=True)
+    publisher.out.rename("artifacts/t/toy")
+    assert SharedWork.open(StagePaths("t"), "toy", "key") is None
+    assert SharedWork.open(StagePaths("t"), "toy", "key") is None, "nor does one that comes after the folder is gone"
+    assert not list((tmp_path / ".work/t/toy").iterdir())
+
+
 def test_a_late_workers_new_folder_does_not_hide_that_all_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     waiting, publisher = (SharedWork.open(StagePaths("t"), "toy", "key") for _ in range(2))
