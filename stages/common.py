@@ -5,6 +5,7 @@ runs it, so work in progress lives where a killed stage finds it again.
 """
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import hashlib
@@ -95,7 +96,9 @@ class StagePaths:
     def work(self, stage: str, fingerprint: str) -> Path:
         """``.work/<profile>/<stage>/<fingerprint>``: work in progress; made if absent, found again if not."""
         path = WORK / self.profile / stage / fingerprint
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # `exist_ok` raises it if another worker removes the folder just then
+            path.mkdir()
         return path
 
 

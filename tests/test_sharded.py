@@ -142,6 +142,35 @@ def test_workers_that_come_between_the_move_and_the_marker_make_nothing(
     assert not list((tmp_path / ".work/t/toy").iterdir())
 
 
+@pytest.mark.parametrize("gone", ["key", "claims"])
+def test_a_folder_that_is_removed_while_it_is_asked_for_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = SharedWork.open(StagePaths("t"), "toy", "key")
+    assert made is not None
+    (made.folder / "claims").mkdir()
+    mkdir = os.mkdir
+
+    def by_another_worker(path: Path, mode: int = 0o777) -> None:
+        try:
+            mkdir(path, mode)
+        except FileExistsError:
+            if path.name == gone:
+                made.folder.rename(tmp_path / "removed")
+                (tmp_path / "artifacts/t/toy").mkdir(parents=True, exist_ok=True)
+            raise
+
+    monkeypatch.setattr("os.mkdir", by_another_worker)
+    if gone == "key":
+        work = SharedWork.open(StagePaths("t"), "toy", "key")
+        assert work is not None
+        assert work.out.is_dir()
+    else:
+        with made:
+            made.publish(lambda: pytest.fail("it is published already"))
+
+
 def test_a_late_workers_new_folder_does_not_hide_that_all_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     waiting, publisher = (SharedWork.open(StagePaths("t"), "toy", "key") for _ in range(2))

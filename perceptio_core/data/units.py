@@ -11,6 +11,7 @@ step, and to be the same bytes whoever makes it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -63,7 +64,8 @@ class Units:
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # `exist_ok` raises it if the folder above is removed just then
+            self._folder.mkdir()
         self._heart.start()
         return self
 
