@@ -60,7 +60,7 @@ if behaviour == "try again":
 if behaviour == "meet":
     # Wait until another stage that meets is running as well.
     pathlib.Path("met-STAGE" + arguments.variant).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while len(list(pathlib.Path().glob("met-*"))) < 2:
         if time.monotonic() > end:
             sys.exit("nobody came")
