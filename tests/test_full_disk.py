@@ -25,8 +25,9 @@ def write(folder, name, size):
 from perceptio_core.data.shards import ShardSample, write_shard
 
 def write(folder, name, size):
-    sample = ShardSample(image=bytes(size), extension="png", content={"task": "marker", "turns": [], "width": 1, "height": 1})
-    write_shard(folder, name=name, split="train", samples=[sample], quarantine=[])
+    content = {"task": "marker", "source": "teacher", "turns": [], "width": 1, "height": 1}
+    sample = ShardSample(image=bytes(size), extension="png", content=content)
+    write_shard(folder, name=name, split="train", samples=[sample], quarantine=[], records={})
 """,
     "a checkpoint": """
 import torch
