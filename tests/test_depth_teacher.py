@@ -282,7 +282,7 @@ assert not Path("killed/artifacts/t/teacher_depth").exists()
 assert run("killed", noting) == 0
 after = files("artifacts/t/teacher_depth/depth-*.tar")
 assert before == after[:1] and len(after) == 3, (before, after)
-print("and whole")
+print("and whole", flush=True)  # unflushed, the next fork would print it again
 assert run("whole", noting) == 0
 """
 """Three runs of the stage, forked before torch has computed anything: one that is killed in its second shard of three, one that
