@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from perceptio_core.data.records import Refused
 from perceptio_core.data.refer import read_plain_pickle
 from perceptio_core.data.rle import encode, from_segmentation
 from perceptio_core.data.spill import read_dataset
@@ -66,6 +67,7 @@ def assault(file: Path, load: Load) -> None:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         content = lines if kind == "lines" else lines[0]
     load()
+    refused = 0
     for path in places(content):
         for value in [*VALUES, *([_GONE] if path else [])]:
             made = changed(content, path, value)
@@ -76,11 +78,13 @@ def assault(file: Path, load: Load) -> None:
             elif isinstance(made, list):
                 file.write_text("".join(json.dumps(row) + "\n" for row in made))
             try:
-                load()
+                rows = load()
+                refused += isinstance(rows, list) and any(isinstance(row, Refused) for row in rows)
             except ValueError:
-                continue
+                refused += 1
             except Exception as error:
                 raise AssertionError(f"{file.name}: {path} as {value!r}: {type(error).__name__}: {error}") from error
+    assert refused, f"{file.name}: whatever it holds is taken, so it is not read"
 
 
 def scored(benchmark: Benchmark) -> None:
