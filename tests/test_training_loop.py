@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from dvc.repo import Repo
 from safetensors.torch import load_file
 
 import training_toy as toy
@@ -209,3 +210,13 @@ def test_curves_drop_lost_steps_and_half_written_rows(tmp_path: Path) -> None:
     assert read_curve(path) == ([1, 2, 3], [0.1, 0.2, 0.5])
     Curves(folder=tmp_path, step=0)
     assert not path.exists()
+
+
+def test_curves_need_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    Repo.init(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    curves = Curves(folder=tmp_path / "curves", step=0)
+    curves.log(step=1, metrics={"train/total": 0.5})
+    curves.close()
+    assert read_curve(tmp_path / "curves/plots/metrics/train/total.tsv") == ([1], [0.5])

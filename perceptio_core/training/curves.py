@@ -2,9 +2,11 @@
 
 import csv
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from dvclive.live import Live
+from scmrepo.exceptions import SCMError
 
 from perceptio_core.files import naming
 
@@ -22,7 +24,7 @@ class Curves:
         for path in folder.glob("plots/metrics/**/*.tsv"):
             _drop_rows(path=path, after=step)
         self._folder = folder
-        self._live = Live(dir=str(folder), resume=step > 0, save_dvc_exp=False, dvcyaml=None, report=None)
+        self._live = _Live(dir=str(folder), resume=step > 0, save_dvc_exp=False, dvcyaml=None, report=None)
 
     def log(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Add one row at `step` (steps done) to each metric's curve; names may contain `/` (`train/total`)."""
@@ -34,6 +36,13 @@ class Curves:
     def close(self) -> None:
         """Write DVCLive's summary of the latest values."""
         self._live.end()  # type: ignore[no-untyped-call]
+
+
+class _Live(Live):
+    def _init_dvc(self) -> None:
+        """Look for the repository; a Git one that has no commit yet will do (treeverse/dvclive#522)."""
+        with suppress(SCMError):
+            super()._init_dvc()
 
 
 def read_curve(path: Path) -> tuple[list[int], list[float]]:
