@@ -135,8 +135,14 @@ def _start_processes(wanted: int) -> None:
     if count == 1 or "LOCAL_RANK" in os.environ:
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "stages.cotrain"]
-    os.execv(sys.executable, [sys.executable, *launcher, *sys.argv[1:]])  # in this process: what ends it, ends the others
+    command = [sys.executable, *processes_here(count), "-m", "stages.cotrain", *sys.argv[1:]]
+    os.execv(sys.executable, command)  # in this process: what ends it, ends the others
+
+
+def processes_here(count: int) -> list[str]:
+    """Python's options that start a module or script as `count` ranks on this machine."""
+    # They meet at the loopback address: not every machine, and few containers, can look up their own name.
+    return ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
 
 
 def _assemble(

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from fake_pipeline import SHARED, environment, fake_pipeline
-from perceptio_core.training.curves import read_curve
 from slurm_nodes import SlurmNodes, missing, slurm_nodes, wait_until
-from tiny_checkout import REPOSITORY, tiny_checkout
+from tiny_checkout import OF_THIS_REPOSITORY, REPOSITORY, assert_same_training, tiny_checkout, train_here
 
 pytestmark = [pytest.mark.on_request, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
 STEPS = 12
 COTRAIN = ("cotrain", "--profile", "tiny", "--variant", "full")
-CURVES = ("train/total", "train/seg_dice", "train/reconstruction", "train/gradient_norm", "val/total")
 
 
 @pytest.fixture
@@ -34,9 +32,7 @@ def told(*command: str) -> str:
 
 def test_a_training_outlives_a_rank_a_node_its_driver_and_another_jobs_turn(tmp_path: Path, nodes: SlurmNodes) -> None:
     one, two = (tiny_checkout(tmp_path / name, steps=STEPS, own_codes=0.5) for name in ("one", "two"))
-    alone = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stages.cotrain"]
-    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run([*alone, *COTRAIN[1:]], cwd=one, env=environment() | threads, check=True, capture_output=True)
+    train_here(one)
 
     for name in ("perceptio_core", "stages", "pipeline", "dvc.yaml"):
         (two / name).symlink_to(REPOSITORY / name)
@@ -47,7 +43,7 @@ def test_a_training_outlives_a_rank_a_node_its_driver_and_another_jobs_turn(tmp_
     def launched() -> subprocess.Popen[bytes]:
         with (two / "driver.log").open("ab") as log:
             command = [sys.executable, "-m", "pipeline.launch", *COTRAIN]
-            return subprocess.Popen(command, cwd=two, env=environment() | threads, stdout=log, stderr=log)
+            return subprocess.Popen(command, cwd=two, env=environment() | OF_THIS_REPOSITORY, stdout=log, stderr=log)
 
     def said() -> str:
         return (two / "driver.log").read_text()
@@ -86,13 +82,7 @@ def test_a_training_outlives_a_rank_a_node_its_driver_and_another_jobs_turn(tmp_
     resumed = set(re.findall(r"resuming after step (\d+)", text))
     assert len(resumed) == 3, "once for the rank, the node, and the turn of the other job"
 
-    made = [folder / "artifacts/tiny/cotrain/full" for folder in (one, two)]
-    for curve in CURVES:
-        (steps, expected), (seen, values) = (read_curve(out / f"curves/plots/metrics/{curve}.tsv") for out in made)
-        assert seen == steps
-        assert values == expected, curve
-    weights = [(out / "checkpoint/model.safetensors").read_bytes() for out in made]
-    assert weights[0] == weights[1], "two addends have the same sum in either order"
+    assert_same_training(one, two)
 
 
 def test_the_tasks_of_an_array_share_a_data_stage(tmp_path: Path, nodes: SlurmNodes) -> None:

@@ -18,6 +18,7 @@ import training_toy as toy
 from perceptio_core.training.curves import Curves, read_curve
 from perceptio_core.training.loop import Batches, start_accelerator, train
 from perceptio_core.training.optimizer import ParameterGroup
+from stages.cotrain import processes_here
 
 SCRIPT = str(Path(toy.__file__))
 METRICS = Path("curves/plots/metrics")
@@ -73,7 +74,7 @@ def test_kill_and_resume_equals_one_run_bit_for_bit(tmp_path: Path) -> None:
     assert {path.name for path in (killed / "checkpoints").iterdir()} == {"step-00000005", "step-00000010"}
 
 
-TWO_RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+TWO_RANKS = tuple(processes_here(2))
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])

@@ -27,6 +27,7 @@ from perceptio_core.training import loop
 from perceptio_core.training.loop import Batches, start_accelerator, train
 from perceptio_core.training.optimizer import ParameterGroup
 from perceptio_core.training.sharding import whole
+from stages.cotrain import processes_here
 from tiny import LOSS_WEIGHTS, tiny_foundations, tiny_sample
 
 KINDS = (
@@ -73,7 +74,7 @@ def test_ranks_with_and_without_masks_and_depth_train_the_same_parameters(
 ) -> None:
     """Both ranks end with the same weights, which are those of one process that takes the two parts one after the other."""
     tiny_foundations(tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(tmp_path)]
+    command = [sys.executable, *processes_here(2), __file__, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, check=False, timeout=240, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -16,12 +16,10 @@ import psutil
 import pytest
 
 from fake_pipeline import environment
-from perceptio_core.training.curves import read_curve
-from tiny_checkout import REPOSITORY, tiny_checkout
+from tiny_checkout import OF_THIS_REPOSITORY, assert_same_training, tiny_checkout, train_here
 
 COTRAIN = ("-m", "stages.cotrain", "--profile", "tiny")
 STEPS = 12
-CURVES = ("train/total", "train/seg_dice", "train/reconstruction", "train/gradient_norm", "val/total")
 
 
 def may_make_namespaces() -> bool:
@@ -66,9 +64,8 @@ def start(host: str, *, number: int, checkout: Path) -> subprocess.Popen[bytes]:
         *("--rdzv-conf", f"is_host={int(number == 1)}"),
     ]
     settings = {
+        **OF_THIS_REPOSITORY,
         "GLOO_SOCKET_IFNAME": "wire",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(REPOSITORY),
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     with (checkout / f"host-{number}.log").open("ab") as log:
@@ -98,9 +95,7 @@ def test_a_killed_rank_and_a_killed_host_come_back_and_the_curve_is_that_of_one_
 ) -> None:
     settings = {"steps": STEPS, "sharding": "full", "own_codes": 0.5}
     one, two = (tiny_checkout(tmp_path / name, **settings) for name in ("one", "two"))
-    alone = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *COTRAIN]
-    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run(alone, cwd=one, env=environment() | threads, check=True, capture_output=True)
+    train_here(one)
 
     agents = [start(host, number=number, checkout=two) for number, host in enumerate(hosts, start=1)]
     try:
@@ -120,11 +115,4 @@ def test_a_killed_rank_and_a_killed_host_come_back_and_the_curve_is_that_of_one_
             agent.wait()
     text = (two / "host-1.log").read_text() + (two / "host-2.log").read_text()
     assert text.count("resuming after step") >= 2, logs(two)
-
-    made = [folder / "artifacts/tiny/cotrain/full" for folder in (one, two)]
-    for curve in CURVES:
-        (steps, expected), (seen, values) = (read_curve(out / f"curves/plots/metrics/{curve}.tsv") for out in made)
-        assert seen == steps
-        assert values == expected, curve
-    weights = [(out / "checkpoint/model.safetensors").read_bytes() for out in made]
-    assert weights[0] == weights[1], "two addends have the same sum in either order"
+    assert_same_training(one, two)

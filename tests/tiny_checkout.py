@@ -1,6 +1,8 @@
 """A checkout with a tiny Perceptio's data: everything that the stage `cotrain` reads, and a profile `tiny` to run it by."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,16 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from fake_pipeline import environment
 from perceptio_core.data.rle import encode
 from perceptio_core.data.shards import SCHEMA_VERSION, ShardSample, write_index, write_shard
+from perceptio_core.training.curves import read_curve
+from stages.cotrain import processes_here
 from tiny import LOSS_WEIGHTS, tiny_foundations
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+OF_THIS_REPOSITORY = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+"""Environment of commands in such a checkout: this repository's modules, one thread for each process."""
 MIXTURE = {"referring": 0.4, "conversation": 0.2, "marker": 0.3, "depth_map": 0.1}
 TASKS = tuple(MIXTURE)
 VALUES: dict[str, Any] = {
@@ -64,6 +71,23 @@ def tiny_checkout(root: Path, **overrides: Any) -> Path:
     (root / "profiles").mkdir()
     (root / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
     return root
+
+
+def train_here(checkout: Path) -> None:
+    """Run its `cotrain` to the end as two ranks on this machine."""
+    command = [sys.executable, *processes_here(2), "-m", "stages.cotrain", "--profile", "tiny"]
+    subprocess.run(command, cwd=checkout, env=environment() | OF_THIS_REPOSITORY, check=True, capture_output=True)
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """Two checkouts' trainings on two ranks have the same curves and weights, to the bit."""
+    made = [checkout / "artifacts/tiny/cotrain/full" for checkout in (one, two)]
+    for curve in ("train/total", "train/seg_dice", "train/reconstruction", "train/gradient_norm", "val/total"):
+        (steps, expected), (seen, values) = (read_curve(out / f"curves/plots/metrics/{curve}.tsv") for out in made)
+        assert seen == steps
+        assert values == expected, curve
+    weights = [(out / "checkpoint/model.safetensors").read_bytes() for out in made]
+    assert weights[0] == weights[1], "two addends have the same sum in either order"
 
 
 def write_shards(folder: Path, *, per_task: int = 6) -> None:
