@@ -37,7 +37,7 @@ def _float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def run(work: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> int:
     command = [sys.executable, *launcher, SCRIPT, str(work), *arguments]
     environment = os.environ | {"PYTHONPATH": str(Path(SCRIPT).parents[1])}
-    return subprocess.run(command, check=False, timeout=240, capture_output=True, env=environment).returncode
+    return subprocess.run(command, check=False, timeout=240, env=environment).returncode
 
 
 def train_here(
