@@ -129,6 +129,18 @@ def test_killing_dvc_ends_its_stage_and_the_next_run_completes(
     assert fake.ran()[-1] == "teacher_depth"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_killing_dvc_ends_a_stage_that_is_still_importing(fake: FakePipeline) -> None:
+    importing = (
+        "import os, time\nwith open('ran.log', 'a') as log:\n    print('sources', os.getpid(), file=log)\ntime.sleep(120)\n"
+    )
+    (fake.root / "stages" / "sources.py").write_text(importing)
+    with fake.start(sys.executable, "-m", "dvc", "repro", "sources") as dvc:
+        pid = started(fake, "sources")
+        dvc.kill()
+        assert gone(pid)
+
+
 def started(fake: FakePipeline, stage: str, *, within_s: float = 240.0) -> int:
     """Wait until a stage runs; its process id."""
     end = time.monotonic() + within_s

@@ -11,10 +11,12 @@ from pipeline.launch.job import Cluster, run_as_job
 from pipeline.launch.kubernetes import Kubernetes
 from pipeline.launch.slurm import Slurm
 from pipeline.machine import read_machine
+from stages.common import die_with_parent
 
 
 def main() -> None:
     """Become the stage, or follow the job that runs it; ends with the stage's exit code."""
+    die_with_parent()  # `exec` keeps the tie: a stage imports for seconds before it comes to tie itself
     stage, *arguments = sys.argv[1:]
     try:
         machine = read_machine()
