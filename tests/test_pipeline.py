@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,7 +185,7 @@ def wait_for(address: str, server: subprocess.Popen[bytes], *, within_s: float =
     raise AssertionError(f"no server at {address}")
 
 
-def asked(api: str, kind: str, **body: object) -> list[dict[str, object]]:
+def asked(api: str, kind: str, **body: object) -> list[dict[str, Any]]:
     """What the server knows of a kind of thing, or answers to another call."""
     request = urllib.request.Request(
         f"{api}/{kind}" if "/" in kind else f"{api}/{kind}/filter",
@@ -192,7 +193,7 @@ def asked(api: str, kind: str, **body: object) -> list[dict[str, object]]:
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
-        rows: list[dict[str, object]] = json.load(answer)
+        rows: list[dict[str, Any]] = json.load(answer)
     return rows
 
 
@@ -215,10 +216,14 @@ def test_the_flow_runs_the_pipeline_and_publishes_it(
     assert sorted(fake.ran()) == ["cotrain@control", "evaluate@control", "evaluate@full", "report"]
     assert "variants: [full, control]" in (fake.root / "params.yaml").read_text()
 
-    states = {(run["name"], run["state_name"]) for run in asked(prefect_server, "task_runs")}
+    tasks = asked(prefect_server, "task_runs")
+    states = {(run["name"], run["state_name"]) for run in tasks}
     assert {("sources", "Completed"), ("sources", "Cached"), ("evaluate@control", "Completed")} <= states
-    edges = {run["name"]: run["task_inputs"] for run in asked(prefect_server, "task_runs")}
-    assert edges["report"], "the tasks are joined in the graph"
+    names = {run["id"]: run["name"] for run in tasks}
+    edges = {run["name"]: {names[one["id"]] for one in run["task_inputs"].get("wait_for", [])} for run in tasks}
+    assert edges["sources"] == set()
+    assert edges["joint_shards"] == {"sources", "teacher_depth", "depth_codebook"}
+    assert edges["evaluate@control"] == {"sources", "foundations", "cotrain@control"}
     pages = asked(prefect_server, "artifacts", sort="CREATED_DESC")[::-1]
     versions = {key: [page for page in pages if page["key"] == key] for key in {page["key"] for page in pages}}
     # A version per thing that was made: what did not run again has the page that it had.
