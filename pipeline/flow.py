@@ -52,6 +52,7 @@ _TRY_AGAIN = re.compile(rf"exited with {os.EX_TEMPFAIL}\b")  # DVC's own exit co
 _STAGE_FAILED = "Stage failed"
 _PAUSES_S = (5, 30)
 _ASK_EVERY_S = 2
+_NO_SERVER = "Failed to reach API"  # what Prefect raises at the start of a run
 _AWAY = (PrefectException, httpx.HTTPError)  # what a server that does not answer makes of a call
 _children: set[subprocess.Popen[str]] = set()
 _gate = threading.RLock()  # held while a child starts and while the run is stopped: no stage begins after a stop
@@ -95,7 +96,7 @@ def reproduce(plan: Plan, *, profile: str, limits: Limits) -> Outcome:
 
     Raises:
         KeyboardInterrupt: the run was stopped, by a signal or by "Cancel" in the UI; all that ran has ended.
-        ValueError: the limits do not fit the machine.
+        ValueError: the limits do not fit the machine, or PREFECT_API_URL names a server that does not answer.
     """
     slots, outcome = Slots(limits), Outcome()
     runner: Any = ThreadPoolTaskRunner(max_workers=len(plan.stages))
@@ -106,6 +107,10 @@ def reproduce(plan: Plan, *, profile: str, limits: Limits) -> Outcome:
             raise
         outcome.server_lost = True  # nobody is there to be told how it ended
         return outcome
+    except RuntimeError as error:
+        if not str(error).startswith(_NO_SERVER):
+            raise
+        raise ValueError(f"{error}, which PREFECT_API_URL names; without that variable the run brings its own") from error
     if state.is_cancelled():
         raise KeyboardInterrupt("cancelled")
     if state.name != _STAGE_FAILED:

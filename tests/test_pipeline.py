@@ -380,6 +380,14 @@ def test_without_a_server_at_hand_the_flow_brings_its_own(fake: FakePipeline) ->
     assert (fake.root / ".prefect").is_dir()
 
 
+def test_a_server_that_does_not_answer_is_named(fake: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    output = fake.run(*PERCEPTIO, "repro", "sources", expect=2)
+    assert "perceptio: Failed to reach API at http://127.0.0.1:9/api/, which PREFECT_API_URL names; without" in output
+    assert "Traceback" not in output
+    assert fake.ran() == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
