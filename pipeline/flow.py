@@ -28,7 +28,7 @@ import psutil
 from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.exceptions import PrefectException
+from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
@@ -255,9 +255,16 @@ def _ending_children() -> Iterator[None]:
     over = threading.Event()
     watcher = threading.Thread(target=contextvars.copy_context().run, args=(watch, UUID(flow_run.id)), daemon=True)
     watcher.start()
-    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A worker tells a run that it started why it sends SIGTERM only as long as Prefect's own handler is in place: by that the
+    # run ends as Cancelled, or as Crashed.
+    by_worker = flow_run.parent_flow_run_id is not None
+    handled = (signal.SIGINT,) if by_worker else (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, end) for number in handled}
     try:
         yield
+    except TerminationSignal:  # what Prefect's handler raises
+        end_all()
+        raise
     finally:
         over.set()
         for number, handler in previous.items():
