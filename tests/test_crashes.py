@@ -175,6 +175,9 @@ def test_what_marks_lost_runs_fits_how_often_they_give_a_sign_of_life() -> None:
     environments = [pool["variables"]["properties"]["env"]["default"] for pool in pools]
     environments.append(compose["services"]["worker"]["environment"])
     assert len(environments) == 3
+    made = compose["services"]["deployments"]["command"][-1]
+    assert f'prefect automation inspect "{automation["name"]}"' in made
+    assert made.endswith("|| prefect automation create --from-file pipeline/lost_runs.yaml; }"), "once"
     for environment in environments:
         assert automation["trigger"]["within"] == 3 * int(environment[HEARTBEAT])
     assert f"export {HEARTBEAT}=30 " in (REPOSITORY / "docs" / "running.md").read_text()
