@@ -54,7 +54,7 @@ def main() -> None:
     run = commands.add_parser("run", help="run one stage through dvc, here or on a cluster; what it reads must be up to date")
     run.add_argument("stage", metavar="STAGE", help="as in evaluate@full; cotrain stands for all its variants, one by one")
     run.add_argument("--on", dest="launcher", help="local, slurm or kubernetes (default: as machine.yaml says, else local)")
-    run.add_argument("--nodes", type=int, help="of the cluster, for cotrain")
+    run.add_argument("--nodes", type=int, help="of the cluster: for cotrain, teacher_depth and joint_shards")
     run.add_argument("--force", action="store_true", help="run it even if nothing has changed")
 
     lineage = commands.add_parser("lineage", help="show everything that a file below artifacts/ was made from")
@@ -197,6 +197,8 @@ def _run(arguments: argparse.Namespace) -> None:
             f"{arguments.stage} reads from {', '.join(before)}, which `perceptio repro` must bring up to date first"
         )
     changed = {name: value for name in ("launcher", "nodes") if (value := getattr(arguments, name)) is not None}
+    if arguments.launcher == "local":
+        changed.setdefault("nodes", 1)  # machine.yaml's are of its cluster
     with launching(arguments.stage.partition("@")[0], **changed):
         for node in planned.stages:
             if node.name not in planned.forced:

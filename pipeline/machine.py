@@ -83,9 +83,11 @@ class Launch(Section):
     pods: Pods | None = None
 
     @model_validator(mode="after")
-    def _pods_are_there(self) -> Self:
+    def _fits_the_launcher(self) -> Self:
         if self.launcher == "kubernetes" and self.pods is None:
             raise ValueError("pods: missing; the launcher kubernetes needs at least their image and claim")
+        if self.launcher == "local" and self.nodes > 1:
+            raise ValueError(f"nodes: {self.nodes}, but the launcher is local; allowed with slurm and kubernetes")
         return self
 
 

@@ -282,6 +282,7 @@ def test_workers_that_are_not_needed_any_more_are_not_waited_for(
             "launch of joint_shards.launcher: Input should be 'local', 'slurm' or 'kubernetes', got 'moon'",
         ),
         (("joint_shards", "--on", "slurm", "--nodes", "0"), "launch of joint_shards.nodes: "),
+        (("joint_shards", "--nodes", "4"), "nodes: 4, but the launcher is local; allowed with slurm and kubernetes"),
         (
             ("cotrain@full", "--on", "slurm"),
             "cotrain@full reads from joint_shards, which `perceptio repro` must bring up to date",
