@@ -1,5 +1,6 @@
 """Shards on an S3 store: pushed, streamed through a bounded cache, over a network that does what networks do."""
 
+import errno
 import json
 import os
 import shutil
@@ -180,6 +181,19 @@ def test_a_shard_that_was_cut_in_the_cache_is_brought_again(shards: Path, bare: 
     os.truncate(kept(tmp_path)[0], 1000)
     assert same(streamed[7], local[7])
     assert kept(tmp_path)[0].stat().st_size == sizes(shards)[0]
+
+
+@pytest.mark.usefixtures("proxy")
+def test_a_full_disk_below_the_cache_is_named(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed = JointDataset(bare, "train", source(tmp_path, holds=2**30))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/cache/[0-9a-f]{{64}}\.\d+\.unfinished'"):
+        _ = streamed[0]
+    assert not kept(tmp_path)
 
 
 READ_ALL = """

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.store import RemoteShards, StoreError
+from perceptio_core.files import naming
 from perceptio_core.params.shard_source import ShardSource
 
 COPIES = 3
@@ -109,7 +110,8 @@ class ShardCache:
                     unfinished.unlink()
                     return descriptor
                 self._make_room()
-                self._bring(shard, lock)
+                with naming(unfinished):
+                    self._bring(shard, lock)
                 unfinished.rename(self._path(shard))
                 fcntl.flock(lock, fcntl.LOCK_UN)  # it outlives the close below, for its duplicate shares it
                 return os.dup(lock)
