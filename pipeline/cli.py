@@ -8,6 +8,7 @@ import argparse
 import ast
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -137,9 +138,13 @@ def main() -> None:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         _COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
     except (ValueError, FileNotFoundError) as error:
         print(f"perceptio: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # as `| head` leaves; what Python would still flush at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _repro(arguments: argparse.Namespace) -> None:
@@ -149,11 +154,14 @@ def _repro(arguments: argparse.Namespace) -> None:
     active = select(profile=arguments.profile, variants=arguments.variants.split(",") if arguments.variants else None)
     prepare_environment()
     from pipeline.dag import plan
-    from pipeline.machine import read_machine
+    from pipeline.launch.clusters import cluster_for
+    from pipeline.machine import Launch, read_machine
 
     what = ", ".join(arguments.stages) or "Every stage"
     machine = read_machine()
     planned = plan(wanted=arguments.stages, force=arguments.force)
+    for stage in sorted({name.partition("@")[0] for name in planned.stale | planned.forced}):
+        cluster_for(stage, machine.launch.get(stage, Launch()))  # a refusal comes before DVC removes the stage's output
     if planned.stale or planned.forced:
         from pipeline.flow import reproduce  # brings Prefect, which takes seconds
 
@@ -189,7 +197,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     prepare_environment()
     from pipeline.dag import plan
-    from pipeline.machine import launching
+    from pipeline.launch.clusters import cluster_for
+    from pipeline.machine import launching, read_machine
 
     planned = plan(wanted=[arguments.stage], force=True)
     if before := sorted(planned.stale - planned.forced):
@@ -199,7 +208,9 @@ def _run(arguments: argparse.Namespace) -> None:
     changed = {name: value for name in ("launcher", "nodes") if (value := getattr(arguments, name)) is not None}
     if arguments.launcher == "local":
         changed.setdefault("nodes", 1)  # machine.yaml's are of its cluster
-    with launching(arguments.stage.partition("@")[0], **changed):
+    stage = arguments.stage.partition("@")[0]
+    with launching(stage, **changed):
+        cluster_for(stage, read_machine().launch[stage])  # a refusal comes before DVC removes the stage's output
         for node in planned.stages:
             if node.name not in planned.forced:
                 continue

@@ -15,6 +15,7 @@ import pytest
 from fake_pipeline import SHARED, FakePipeline, copy_of, gone
 from fake_slurm import fake_slurm
 from perceptio_core.params.base import read_yaml
+from pipeline.launch.clusters import cluster_for
 from pipeline.launch.job import Job, State, _follow, run_as_job
 from pipeline.launch.slurm import Slurm
 from pipeline.machine import Launch, launching, read_machine
@@ -230,7 +231,7 @@ def test_several_nodes_share_the_processes_of_cotrain_and_start_them_again(
 def test_which_stages_several_nodes_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"launch\.evaluate\.nodes: 4; allowed is 1, and more for cotrain, teacher"):
-        run_as_job(Slurm(), "evaluate", ["--profile", "mini"], Launch(launcher="slurm", nodes=4))
+        cluster_for("evaluate", Launch(launcher="slurm", nodes=4))
     with launching("cotrain", launcher="slurm", nodes=2):
         assert read_machine().launch["cotrain"] == Launch(launcher="slurm", nodes=2)
     assert read_machine().launch == {}
@@ -293,7 +294,14 @@ def test_mistakes_are_explained(fake: FakePipeline, arguments: tuple[str, ...], 
     assert message in fake.run(*PERCEPTIO, "run", *arguments, expect=2)
 
 
-def test_a_machine_without_slurm_says_so(fake: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_cannot_be_had_is_named_before_an_output_goes(
+    fake: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nonesuch")
-    output = fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", expect=1)
-    assert "launch: machine.yaml: launcher: slurm, but there is no sbatch on the PATH of this machine" in output
+    message = "perceptio: machine.yaml: launcher: slurm, but there is no sbatch on the PATH of this machine"
+    assert message in fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", expect=2)
+    (fake.root / "machine.yaml").write_text("launch: {depth_codebook: {launcher: slurm}}\n")
+    assert message in fake.run(*PERCEPTIO, "repro", "depth_codebook", "--force", expect=2)
+    output = fake.run(sys.executable, "-m", "pipeline.launch", "depth_codebook", "--profile", "mini", expect=1)
+    assert message.replace("perceptio", "launch") in output
+    assert (fake.root / "artifacts/mini/depth_codebook").is_dir()

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from browser import CHROMIUM, browser
-from fake_pipeline import FakePipeline, fake_pipeline
+from fake_pipeline import FakePipeline, environment, fake_pipeline
 from perceptio_core.data.manifest import ImageRow, write_manifest
 from perceptio_core.data.rle import encode
 from perceptio_core.data.shards import ShardSample
@@ -94,6 +94,15 @@ def test_dvc_and_the_graph_agree_on_the_hash_of_everything_read(
     assert disagree == {(stage, "artifacts/mini/teacher_depth") for stage in ("depth_codebook", "joint_shards")}
     monkeypatch.chdir(tmp_path)
     assert graph.agrees(made["report", "artifacts/mini/cotrain"]) is None, "without DVC's cache it cannot be told"
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(finished: FakePipeline) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*PERCEPTIO, "lineage", "artifacts/mini/report/metrics.json"]
+    done = subprocess.run(command, cwd=finished.root, env=environment(), stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_the_command_tells_the_tree_from_the_lock_file_alone(finished: FakePipeline) -> None:

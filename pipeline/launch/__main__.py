@@ -7,10 +7,9 @@ import os
 import sys
 
 from perceptio_core.params.shard_source import VARIABLE
-from pipeline.launch.job import Cluster, run_as_job
-from pipeline.launch.kubernetes import Kubernetes
-from pipeline.launch.slurm import Slurm
-from pipeline.machine import read_machine
+from pipeline.launch.clusters import cluster_for
+from pipeline.launch.job import run_as_job
+from pipeline.machine import Launch, read_machine
 from stages.common import die_with_parent
 
 
@@ -22,10 +21,10 @@ def main() -> None:
         machine = read_machine()
         if machine.shards is not None:
             os.environ[VARIABLE] = machine.shards.model_dump_json()
-        launch = machine.launch.get(stage)
-        if launch is None or launch.launcher == "local":
+        launch = machine.launch.get(stage, Launch())
+        cluster = cluster_for(stage, launch)
+        if cluster is None:
             os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}", *arguments])
-        cluster: Cluster = Kubernetes(launch.pods) if launch.launcher == "kubernetes" and launch.pods else Slurm()
         sys.exit(run_as_job(cluster, stage, arguments, launch))
     except ValueError as error:
         sys.exit(f"launch: {error}")

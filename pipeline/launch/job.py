@@ -183,11 +183,8 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
         The stage's exit code; EX_TEMPFAIL (75) where the cluster took the job away, so that another try can help.
 
     Raises:
-        ValueError: the cluster refuses the job, or a stage that cannot is to run on several nodes.
+        ValueError: the cluster refuses the job.
     """
-    if launch.nodes > 1 and stage not in TOGETHER + WORKERS:
-        several = ", ".join(TOGETHER + WORKERS)
-        raise ValueError(f"machine.yaml: launch.{stage}.nodes: {launch.nodes}; allowed is 1, and more for {several}")
     workers = launch.nodes if stage in WORKERS else 1
     values = dict(zip(arguments[::2], arguments[1::2], strict=True))
     profile, variant = values["--profile"], values.get("--variant")
