@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,7 +24,9 @@ from benchmarks.flops import step_flops
 from benchmarks.full_size import Record, Subject, measure_attention, measure_subject
 from benchmarks.padding import padded_flops
 from benchmarks.real_mix import TILE_TOKENS, TILES, Length, draw_lengths
+from benchmarks.res_errors import nearest_object
 from benchmarks.results import END, START, fill, tables
+from perceptio_core.data import rle
 from perceptio_core.grammar import Role
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.params import PROFILES, load_profile
@@ -253,3 +256,17 @@ def test_a_row_of_the_real_mix_is_what_the_model_takes(tmp_path: Path, monkeypat
     assert batch.roles_T.tolist() == [Role.PROMPT] * 21 + [Role.ANSWER] * 9 + [Role.PROMPT] * 9 + [Role.ANSWER] * 2
     assert int((batch.input_ids_T == model.vlm.config.image_token_id).sum()) == 3 * model.vlm.config.image_seq_length
     packing.compare(model, [batch], device=CPU, deadline=time.monotonic() + 600)
+
+
+def test_the_object_that_a_mask_lies_on() -> None:
+    def columns(start: int, stop: int) -> dict[str, object]:
+        mask = np.zeros((4, 12), np.bool_)
+        mask[:, start:stop] = True
+        return rle.encode(mask)
+
+    objects = {7: columns(0, 4), 8: columns(4, 8), 9: columns(0, 4)}
+    assert nearest_object(columns(1, 6), objects, target=8) == 7  # IoU 3/6 beside 2/7
+    assert nearest_object(columns(1, 6), objects, target=9) == 9, "as near as the first, and asked for"
+    assert nearest_object(columns(3, 8), objects, target=7) == 8
+    assert nearest_object(columns(8, 12), objects, target=7) is None
+    assert nearest_object(columns(0, 0), objects, target=7) is None
