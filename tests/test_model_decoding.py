@@ -182,7 +182,7 @@ def test_a_model_that_obeys_writes_the_same_without_constraint(tmp_path):
                 pictures(),
                 QUESTIONS,
                 ["(A)", "no", "ball", "(B)"],
-                [0, 2, 1, 0],
+                [0, 9, 1, 0],
                 [[0, 1, 2, 3], None, [5, 4, 5, 4], None],
                 strict=True,
             )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from perceptio_core.grammar import strip_perception
 from perceptio_core.model.decoding import GrammarLogitsProcessor
@@ -106,6 +106,8 @@ def test_modes_of_images_and_wrong_counts(perceptor, images):
     grey = perceptor.predict([images[0].convert("L")], ["yes"], segment=False, depth=False, max_new_tokens=1)
     assert len(grey) == 1
     assert perceptor.predict([], []) == []
+    with pytest.raises(ValueError, match="0 images but 0 questions"):
+        perceptor.processor([], [])
     with pytest.raises(ValueError, match="2 images but 1 questions"):
         perceptor.predict(images[:2], QUESTIONS[:1])
 
@@ -121,10 +123,11 @@ def test_a_checkpoint_answers_as_the_model_did(perceptor, images, forced, tmp_pa
         assert np.array_equal(first.depth_map, second.depth_map)
 
 
-def test_the_auto_classes_know_a_checkpoint(perceptor, images, forced, tmp_path):
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForImageTextToText])
+def test_the_auto_classes_know_a_checkpoint(perceptor, images, forced, tmp_path, auto):
     perceptor.model.save_pretrained(tmp_path)
     perceptor.processor.save_pretrained(tmp_path)
-    model, processor = AutoModel.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
+    model, processor = auto.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
     assert isinstance(model, PerceptioForConditionalGeneration)
     assert isinstance(processor, PerceptioProcessor)
     answers = model.generate(processor(images[:2], QUESTIONS[:2]), segment=True, depth=True, max_new_tokens=5)
@@ -133,6 +136,29 @@ def test_the_auto_classes_know_a_checkpoint(perceptor, images, forced, tmp_path)
         assert answer.parsed.depth_codes == tuple(expected.depth_codes)
         assert np.array_equal(answer.depth_map, expected.depth_map)
         assert all(np.array_equal(mask, other) for mask, other in zip(answer.masks, expected.masks, strict=True))
+
+
+def test_a_processor_comes_back_without_its_model(perceptor, images, tmp_path):
+    perceptor.processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(again, PerceptioProcessor)
+    assert again.tokenizer.chat_template == perceptor.processor.tokenizer.chat_template
+    first, second = (processor(images, QUESTIONS) for processor in (perceptor.processor, again))
+    assert torch.equal(first.input_ids_BT, second.input_ids_BT)
+    assert torch.equal(first.pixels_PCHW, second.pixels_PCHW)
+
+
+def test_a_processor_of_the_hub_is_of_the_revision_that_is_named(monkeypatch):
+    asked = []
+
+    def refuse(name, **options):
+        asked.append((name, options))
+        raise LookupError
+
+    monkeypatch.setattr("perceptio_core.model.processing.InternVLProcessor.from_pretrained", refuse)
+    with pytest.raises(LookupError):
+        PerceptioProcessor.from_pretrained("someone/perceptio", revision="1234", trust_remote_code=False)
+    assert asked == [("someone/perceptio", {"revision": "1234"})]
 
 
 def test_images_of_different_sizes_and_tiles_share_a_batch(tmp_path):

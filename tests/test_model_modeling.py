@@ -300,12 +300,15 @@ def test_adapters_start_equal_and_leave_the_generator_alone(parts, tmp_path):
         add_adapters(model, **LORA, train_vision_tower=False)
 
 
-def test_depth_losses_reach_the_language_model_and_not_the_codebook(parts):
+@pytest.mark.parametrize("adapters", [True, False])
+def test_depth_losses_reach_the_language_model_and_not_the_codebook(parts, adapters):
     model, processor = parts
     batch = processor.collate([tiny_sample(0, masks=0, depth=True)])
-    add_adapters(model, **LORA, train_vision_tower=False)
+    if adapters:
+        add_adapters(model, **LORA, train_vision_tower=False)
     model(batch)["reconstruction"].backward()
-    row = next(p for name, p in model.named_parameters() if "trainable_tokens_delta" in name)
+    name = "trainable_tokens_delta" if adapters else "embed_tokens.weight"
+    row = next(p for n, p in model.named_parameters() if name in n)
     assert row.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.codebook.parameters())
     model.train()
@@ -368,6 +371,45 @@ def test_a_checkpoint_comes_back_to_the_bit(tmp_path, tied):
         second = again(batch)
     # The weights are equal to the bit; a kernel's order of summation may follow where its memory lies.
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_checkpoint_is_read_in_the_dtype_that_is_asked_for(tmp_path, dtype):
+    """All of InternVL in that dtype, the other parts in float32; and what is saved so comes back so."""
+    model, processor = tiny_perceptio(tmp_path)
+    model.save_pretrained(tmp_path / "whole")
+    half = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "whole", dtype=dtype).eval()
+    half.save_pretrained(tmp_path / "half")
+    again = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "half")
+    prompts = processor([tiny_sample(0, masks=0, depth=False).image], ["yes"])
+    for one in (half, again):
+        assert {parameter.dtype for parameter in one.vlm.parameters()} == {dtype}
+        assert {p.dtype for part in (one.bridge, one.codebook) for p in part.parameters()} == {torch.float32}
+        (answer,) = one.generate(prompts, segment=True, depth=True, max_masks=2, max_new_tokens=1)
+        assert answer.parsed.masks >= 1
+        assert len(answer.parsed.depth_codes) == 4
+    back = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "half", dtype=torch.float32)
+    assert {parameter.dtype for parameter in back.parameters()} == {torch.float32}
+
+
+def test_a_model_with_adapters_is_not_saved(parts, tmp_path):
+    model, _ = parts
+    add_adapters(model, **LORA, train_vision_tower=False)
+    with pytest.raises(ValueError, match="merge them first"):
+        model.save_pretrained(tmp_path / "saved")
+    merge_adapters(model)
+    model.save_pretrained(tmp_path / "saved")
+
+
+def test_only_a_fresh_prompt_is_centred(parts, mixed, tmp_path):
+    model, _ = parts
+    model.save_pretrained(tmp_path / "saved")
+    again = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    for one in (model, again):
+        one.centre_prompt([mixed])
+    assert not torch.equal(model.bridge.prompt[0].bias, again.bridge.prompt[0].bias)
+    saved = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again.bridge.prompt[0].bias, saved.bridge.prompt[0].bias)
 
 
 def test_untouched_internvl_answers_as_before(tmp_path):

@@ -136,6 +136,7 @@ def join(
         attn_implementation=vlm.config._attn_implementation,
     )
     model = PerceptioForConditionalGeneration(config, vlm=vlm, bridge=bridge, codebook=codebook)
+    model.fresh_prompt = True
     return model, PerceptioProcessor(vlm=processor, config=config)
 
 

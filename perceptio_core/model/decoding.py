@@ -25,6 +25,9 @@ from perceptio_core.vocabulary import Vocabulary
 NOTHING = -1
 """Stands where a row has no token."""
 
+MAX_MASKS = 32
+"""Most [SEG] of an answer unless a caller says otherwise (ours): more than samples hold, so that it ends loops alone."""
+
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Attention without cuDNN, which torch prefers on Hopper: it makes a plan for each new length, and here that is every pass."""
 
@@ -58,7 +61,7 @@ class GrammarLogitsProcessor(LogitsProcessor):
         segment: bool | None = None,
         depth: bool | None = None,
         max_text_tokens: int,
-        max_masks: int = 8,
+        max_masks: int = MAX_MASKS,
         never: Sequence[int] = (),
         depth_codes_BN: Tensor | None = None,
     ) -> None:

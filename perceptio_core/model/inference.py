@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceptio_core.model.decoding import MAX_MASKS
 from perceptio_core.model.modeling import Generated, PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 
@@ -70,6 +71,7 @@ class Perceptor:
         segment: bool | None = None,
         depth: bool | None = None,
         depth_codes: NDArray[np.int64] | None = None,
+        max_masks: int = MAX_MASKS,
         max_new_tokens: int = 32,
     ) -> list[Prediction]:
         """Ask one question about each image.
@@ -80,6 +82,7 @@ class Perceptor:
             segment: as `PerceptioForConditionalGeneration.generate` has it, and so have the others.
             depth: whether there is a depth map.
             depth_codes: what it holds, one row per question.
+            max_masks: most masks of an answer.
             max_new_tokens: most tokens of text.
 
         Raises:
@@ -95,6 +98,7 @@ class Perceptor:
                 segment=segment,
                 depth=depth,
                 depth_codes=None if depth_codes is None else depth_codes[chunk],
+                max_masks=max_masks,
                 max_new_tokens=max_new_tokens,
             )
             predictions += map(self._prediction, answers)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
@@ -19,13 +20,19 @@ from numpy.typing import NDArray
 from peft import LoraModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, InternVLForConditionalGeneration, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    PreTrainedModel,
+)
 
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.grammar import Parsed, Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.configuration import LOSSES, PerceptioConfig
-from perceptio_core.model.decoding import GrammarLogitsProcessor, decode
+from perceptio_core.model.decoding import MAX_MASKS, GrammarLogitsProcessor, decode
 from perceptio_core.model.losses import (
     Predictions,
     count_loss,
@@ -85,7 +92,13 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         codebook: DepthCodebook | None = None,
     ) -> None:
         super().__init__(config)
-        self.vlm = vlm or InternVLForConditionalGeneration(config.vlm_config)
+        if vlm is None:
+            # The dtype that `from_pretrained` is asked for goes one level deep; InternVL's parts are a level deeper.
+            vlm_config = cast("InternVLConfig", config.vlm_config)
+            for part in (vlm_config, vlm_config.text_config, vlm_config.vision_config):
+                part.dtype = config.dtype
+            vlm = InternVLForConditionalGeneration(vlm_config)
+        self.vlm = vlm
         if self.vlm.config._attn_implementation == "sdpa":
             self.vlm.set_attn_implementation(PACKED)
         hidden = self.vlm.config.text_config.hidden_size
@@ -95,9 +108,9 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             with torch.device("cpu"):
                 bridge = SegmentationBridge(sam=build_sam2(config.sam2_config or {}), hidden_dim=hidden)
         self.bridge = bridge
-        self.codebook = codebook or DepthCodebook(**config.codebook_config or {})
+        self.codebook = (codebook or DepthCodebook(**config.codebook_config or {})).requires_grad_(False)
         self.adapters: list[LoraModel] = []  # a list, so that torch does not take it for a part
-        self.fresh_prompt = True  # whether the prompt MLP has still its random start; `assemble` knows better
+        self.fresh_prompt = False  # whether the prompt MLP has still its random start; `join` knows
         self.post_init()
 
     @property
@@ -110,6 +123,16 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         super().train(mode)
         self.codebook.eval()
         return self
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the checkpoint, as `PreTrainedModel.save_pretrained` has it.
+
+        Raises:
+            ValueError: the model holds adapters, under whose names of parameters it could not be loaded.
+        """
+        if self.adapters:
+            raise ValueError("a model with adapters is not a checkpoint: merge them first (perceptio_core.model.adapters)")
+        super().save_pretrained(save_directory, **kwargs)
 
     def checkpoint_layers(self, wanted: bool) -> None:
         """Gradient checkpointing of every layer of the language model and the vision tower, in place (arXiv 1604.06174).
@@ -174,6 +197,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         segment: bool | None = None,
         depth: bool | None = None,
         depth_codes: NDArray[np.int64] | None = None,
+        max_masks: int = MAX_MASKS,
         max_new_tokens: int = 32,
     ) -> list[Generated]:
         """Write an answer to each prompt, greedily and by the grammar.
@@ -185,6 +209,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             segment: True: at least one mask; False: none; None: the model decides.
             depth: the same for the depth map.
             depth_codes: (B, N) codes in [0, K), row-major, that stand in the depth spans in place of the model's own.
+            max_masks: most masks of an answer, >= 1; a model that would write more is made to go on with what follows.
             max_new_tokens: most tokens of *text*; perception tokens are not counted. 0: perception alone.
 
         Raises:
@@ -198,6 +223,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             end_id=config.end_token_id,
             segment=segment,
             depth=depth,
+            max_masks=max_masks,
             max_text_tokens=max_new_tokens,
             never=prompts.image_token_ids,
             depth_codes_BN=None if depth_codes is None else torch.from_numpy(depth_codes),
@@ -284,4 +310,5 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         return losses.ce, losses.dice
 
 
-AutoModel.register(PerceptioConfig, PerceptioForConditionalGeneration, exist_ok=True)
+for known in (AutoModel, AutoModelForImageTextToText):
+    known.register(PerceptioConfig, PerceptioForConditionalGeneration, exist_ok=True)

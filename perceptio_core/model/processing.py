@@ -23,14 +23,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, InternVLProcessor
-from transformers.utils import PROCESSOR_NAME
+from transformers import AutoConfig, AutoProcessor, InternVLProcessor, PreTrainedTokenizerBase
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from perceptio_core.grammar import Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.configuration import PerceptioConfig
 from perceptio_core.segmentation.bridge import sam2_pixels
 from perceptio_core.vocabulary import depth_token
+
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 _SLOT = re.compile("\x00[QA]\x00")
 
@@ -113,20 +115,30 @@ class PerceptioProcessor:
         pad = vlm.tokenizer.pad_token_id
         self._pad_id = config.end_token_id if pad is None else int(pad)
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer, with the added tokens and the chat template."""
+        return self.vlm.tokenizer
+
     @classmethod
-    def from_pretrained(cls, folder: Path, **_: Any) -> PerceptioProcessor:
-        """Read what `save_pretrained` and the model's `save_pretrained` wrote to one folder; `AutoProcessor` does so too.
+    def from_pretrained(cls, name: str | Path, **options: Any) -> PerceptioProcessor:
+        """Read what `save_pretrained` wrote.
 
-        What `AutoProcessor` says besides of where files come from is for hubs, and has no meaning here.
+        Args:
+            name: folder, or a repository of the hub.
+            options: where files come from (`_HUB_OPTIONS`); others, which `AutoProcessor` adds, have no meaning here.
         """
-        return cls(vlm=InternVLProcessor.from_pretrained(folder), config=AutoConfig.from_pretrained(folder))
+        hub = {option: options[option] for option in _HUB_OPTIONS if option in options}
+        return cls(vlm=InternVLProcessor.from_pretrained(name, **hub), config=AutoConfig.from_pretrained(name, **hub))
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write tokenizer, image processor and chat template; the configuration is the model's to write."""
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer, image processor and chat template, and the configuration where the model has not written it."""
         self.vlm.save_pretrained(folder)
         path = Path(folder) / PROCESSOR_NAME
         written = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(written | {"processor_class": type(self).__name__}, indent=2) + "\n", encoding="utf-8")
+        if not (Path(folder) / CONFIG_NAME).is_file():
+            self.config.save_pretrained(folder)
 
     def collate(self, samples: Sequence[TrainingSample]) -> PerceptioBatch:
         """Make a training batch.
@@ -159,9 +171,9 @@ class PerceptioProcessor:
             questions: one per image.
 
         Raises:
-            ValueError: images and questions differ in number.
+            ValueError: images and questions differ in number, or there are none.
         """
-        if len(images) != len(questions):
+        if not images or len(images) != len(questions):
             raise ValueError(f"{len(images)} images but {len(questions)} questions")
         rgb = [image.convert("RGB") for image in images]
         pixels, tiles = self._pixels(rgb)
