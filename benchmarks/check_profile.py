@@ -90,6 +90,7 @@ def memory(model: PerceptioForConditionalGeneration, profile: Profile) -> Memory
         checkpointing=params.gradient_checkpointing,
         accumulation=params.accumulation,
         ranks=params.processes,
+        sharded=params.sharding == "full" and params.processes > 1,
     )
     return estimate_memory(model, shape=shape, computation=computation)
 

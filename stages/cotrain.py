@@ -49,7 +49,7 @@ Writes  artifacts/<profile>/cotrain/<variant>/
 
 _CENTRING_SAMPLES, _CENTRING_STEPS = 64, 8
 _ESTIMATE_STEPS = 8
-"""Steps whose first micro-batches stand for all in the estimate of memory."""
+"""Steps whose first micro-batches stand for all in the estimate of memory; a step is dealt into alike ones."""
 
 logger = logging.getLogger("cotrain")
 
@@ -205,10 +205,10 @@ def _estimate(
     accelerator: Accelerator, model: PerceptioForConditionalGeneration, batches: Batches, params: CotrainParams
 ) -> MemoryEstimate:
     """What memory a step will take, written to the log beside what there is."""
-    parts = accelerator.num_processes * params.accumulation
+    parts, steps = accelerator.num_processes * params.accumulation, min(_ESTIMATE_STEPS, params.steps)
     estimate = estimate_memory(
         model,
-        shape=StepShape.largest(batches.train(step, 0, parts) for step in range(min(_ESTIMATE_STEPS, params.steps))),
+        shape=StepShape.largest(batches.train(step, 0, parts) for step in range(steps)),
         computation=Computation(
             bf16=accelerator.mixed_precision == "bf16",
             cpu=accelerator.device.type == "cpu",
@@ -220,7 +220,13 @@ def _estimate(
     )
     if accelerator.is_main_process:
         there = device_memory_gib(accelerator.device)
-        logger.info("memory of a step, an estimate in GiB; %s has %.2f\n%s", accelerator.device, there, estimate.table())
+        logger.info(
+            "memory of a step, an estimate in GiB, by one micro-batch of each of the first %d; %s has %.2f\n%s",
+            steps,
+            accelerator.device,
+            there,
+            estimate.table(),
+        )
     return estimate
 
 
