@@ -1,3 +1,9 @@
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -136,6 +142,31 @@ def test_the_auto_classes_know_a_checkpoint(perceptor, images, forced, tmp_path,
         assert answer.parsed.depth_codes == tuple(expected.depth_codes)
         assert np.array_equal(answer.depth_map, expected.depth_map)
         assert all(np.array_equal(mask, other) for mask, other in zip(answer.masks, expected.masks, strict=True))
+
+
+def test_the_readme_example_runs(perceptor, images, tmp_path, monkeypatch, capsys):
+    checkpoint = tmp_path / "artifacts/mini/cotrain/full/checkpoint"
+    perceptor.model.save_pretrained(checkpoint)
+    perceptor.processor.save_pretrained(checkpoint)
+    images[0].save(tmp_path / "picture.png")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    answer = runpy.run_path("example.py")["answer"]
+    assert capsys.readouterr().out.startswith(f"{answer.text} [")
+    assert answer.raw
+
+
+def test_a_fresh_process_knows_a_checkpoint_after_one_import(perceptor, tmp_path):
+    perceptor.model.save_pretrained(tmp_path)
+    perceptor.processor.save_pretrained(tmp_path)
+    code = (
+        "import sys; from transformers import AutoModel, AutoProcessor; import perceptio_core.model.modeling;"
+        "print([type(auto.from_pretrained(sys.argv[1])).__name__ for auto in (AutoModel, AutoProcessor)])"
+    )
+    said = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "['PerceptioForConditionalGeneration', 'PerceptioProcessor']"
 
 
 def test_a_processor_comes_back_without_its_model(perceptor, images, tmp_path):

@@ -140,6 +140,12 @@ def test_the_study_varies_one_thing_at_a_time() -> None:
     assert studio.variant("labels_100_control").mixture == few.model_copy(
         update=dict.fromkeys(("depth_map", "reading"), TaskShare(weight=0.0))
     )
+    assert changed("labels_100_equal_full", "labels_100_full") == {"mixture"}
+    assert changed("labels_100_equal_control", "labels_100_equal_full") == {"spans", "mixture"}
+    for base in ("full", "control"):
+        weights = studio.variant(f"labels_100_equal_{base}").mixture.weights
+        assert weights["reading"] == 0
+        assert weights["marker"] / sum(weights.values()) == pytest.approx(0.1)  # of as many samples: as many draws
     for base in ("full", "control"):
         assert changed(f"longer_{base}", base) == {"steps"}
         assert [changed(f"labels_100_{base}_s{seed}", f"labels_100_{base}") for seed in (1, 2)] == [{"seed"}] * 2

@@ -51,7 +51,7 @@ class Perceptor:
         self.model, self.processor, self.batch_size = model.eval(), processor, batch_size
 
     @classmethod
-    def from_pretrained(cls, folder: Path, *, device: str | None = None, batch_size: int = 64) -> Self:
+    def from_pretrained(cls, folder: str | Path, *, device: str | None = None, batch_size: int = 64) -> Self:
         """Read a checkpoint folder of co-training; it holds all parts, SAM2 and codebook included.
 
         Args:

@@ -25,6 +25,7 @@ LONGER = "longer"
 REGIMES = (
     MAIN,
     "labels_100",
+    "labels_100_equal",
     "labels_1000",
     "labels_10000",
     "more_points",

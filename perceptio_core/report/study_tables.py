@@ -47,6 +47,7 @@ COLUMNS = {
 TESTED = {
     MAIN: ("all labels", "hardblink_mean"),
     "labels_100": ("100 marked pictures", "hardblink_mean"),
+    "labels_100_equal": ("100 marked pictures, drawn as often by both, and no readings of codes", "hardblink_mean"),
     "labels_1000": ("1,000 marked pictures", "hardblink_mean"),
     "labels_10000": ("10,000 marked pictures", "hardblink_mean"),
     "more_points": ("trained on 2 and 3 points, tested on 5", "hardblink_5"),
