@@ -2,6 +2,8 @@
 
 import json
 import math
+from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +24,9 @@ from tiny import CORPUS, LOSS_WEIGHTS, tiny_foundations, tiny_sample
 QUESTION = "Which point is the closest to the camera?"
 
 
-def logits(model, *, tiles=2):
+def logits(model: InternVLForConditionalGeneration, *, tiles: int = 2, length: int = 30) -> torch.Tensor:
     draw = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, 250, (1, 30), generator=draw)
+    ids = torch.randint(0, 250, (1, length), generator=draw)
     ids[0, 3 : 3 + tiles * foreign.TILE_TOKENS] = model.config.image_token_id
     pixels = torch.randn(tiles, 3, foreign.SIDE, foreign.SIDE, generator=draw)
     with torch.no_grad():
@@ -50,6 +52,24 @@ def test_logits_are_the_same_bit_for_bit(tmp_path, llm, tied, qk_norm, sharded):
     assert {key for key, _ in converted.named_parameters()} == names
     assert (converted.lm_head.weight is converted.get_input_embeddings().weight) == tied
     assert converted.config.text_config.rope_parameters == native.config.text_config.rope_parameters
+
+
+@pytest.mark.parametrize("named", [("type",), ("rope_type",), ("rope_type", "type")], ids=" and ".join)
+def test_dynamic_scaling_of_qwen2_gives_the_same_logits_on_short_and_long_texts(tmp_path: Path, named: tuple[str, ...]) -> None:
+    """As InternVL3 has it; it acts beyond `max_position_embeddings` only, where the unscaled model says something else."""
+    unscaled = foreign.write_internvl(tmp_path / "old", llm="qwen2")
+    foreign.reconfigure(tmp_path / "old", "llm_config.rope_scaling", {"factor": 2.0, **dict.fromkeys(named, "dynamic")})
+    config = deepcopy(unscaled.config)
+    config.text_config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 2.0}
+    native = InternVLForConditionalGeneration(config).eval()
+    native.load_state_dict(unscaled.state_dict())
+    convert_internvl(tmp_path / "old", tmp_path / "new")
+    converted = InternVLForConditionalGeneration.from_pretrained(tmp_path / "new").eval()
+    most = config.text_config.max_position_embeddings
+    for length in (most, most + 100):
+        expected = logits(native, length=length)
+        assert torch.equal(logits(converted, length=length), expected)
+        assert torch.equal(logits(unscaled, length=length), expected) == (length == most)
 
 
 def test_internlm2_computes_what_its_packed_matrices_say(tmp_path):

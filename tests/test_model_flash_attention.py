@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, modeling_utils
 from perceptio_core.model.modeling import Generated, PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import PACKED
 from perceptio_core.model.processing import PerceptioProcessor
-from tiny import lively, tiny_perceptio, tiny_sample
+from tiny import MASK_TOLERANCE, lively, telling_masks, tiny_perceptio, tiny_sample
 
 
 @dataclass
@@ -68,9 +68,10 @@ class Kernels:
         causal: bool = False,
     ) -> Tensor:
         """(B, T, heads, dim) each."""
-        bounds = [torch.arange(len(x) + 1) * x.shape[1] for x in (q, k)]
-        flat = (x.flatten(0, 1) for x in (q, k, v))
-        return self.varlen(*flat, *bounds, q.shape[1], k.shape[1], dropout_p, softmax_scale, causal).view(q.shape)
+        flat_q, flat_k, flat_v = (x.flatten(0, 1) for x in (q, k, v))
+        bounds_q, bounds_k = (torch.arange(len(x) + 1) * x.shape[1] for x in (q, k))
+        longest = q.shape[1], k.shape[1]
+        return self.varlen(flat_q, flat_k, flat_v, bounds_q, bounds_k, *longest, dropout_p, softmax_scale, causal).view(q.shape)
 
 
 @pytest.fixture
@@ -130,19 +131,25 @@ def test_a_checkpoint_is_loaded_with_the_attention_that_is_asked_for(
 def test_answers_are_the_same_by_flash_attention(
     parts: tuple[PerceptioForConditionalGeneration, PerceptioProcessor], kernels: Kernels
 ) -> None:
-    """Prompts of various lengths, padded left, and a cache with holes."""
+    """Prompts of various lengths, padded left, and a cache with holes; tokens and masks are those of each alone without it."""
     model, processor = parts
     model.vlm.double()
     draw = np.random.default_rng(1)
     pictures = [Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in [(32, 32), (32, 64), (80, 80)]]
+    questions = ["yes", "Which point is the closest?", "no"]
 
-    def answers() -> list[Generated]:
-        prompts = processor(pictures, ["yes", "Which point is the closest?", "no"])
+    def answers(chosen: slice) -> list[Generated]:
+        prompts = processor(pictures[chosen], questions[chosen])
         return model.generate(prompts, segment=True, depth=True, max_new_tokens=5)
 
-    expected = answers()
+    expected = [answer for number in range(3) for answer in answers(slice(number, number + 1))]
     model.set_attn_implementation("flash_attention_2")
-    assert [answer.ids for answer in answers()] == [answer.ids for answer in expected]
+    with telling_masks(model):
+        found = answers(slice(3))
+    for answer, alone in zip(found, expected, strict=True):
+        assert answer.ids == alone.ids
+        for mask, other in zip(answer.masks, alone.masks, strict=True):
+            assert (mask != other).mean() < MASK_TOLERANCE
     layers = model.vlm.config.text_config.num_hidden_layers
     assert len(set(kernels.causal[0])) == 3, "three prompts"
     assert any(len(set(lengths)) > 1 for lengths in kernels.causal[layers:]), "rows that read different numbers of tokens"

@@ -1,12 +1,14 @@
 """Every loss on the token sequence against a hand-worked case or a float64 re-computation from its definition."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.grammar import Role
 from perceptio_core.model.losses import (
     Predictions,
@@ -144,6 +146,34 @@ def test_reconstruction_of_certain_codes_equals_hard_decoding():
     scores[3, 6], scores[3, 7] = -1e4, 0.0  # code 1 in place of code 0
     wrong = (math.tanh(-1.5) - math.tanh(0.5)) ** 2 / 2
     assert float(reconstruction_loss(predictions(scores), **options)) == pytest.approx(wrong, rel=1e-12)
+
+
+@pytest.mark.parametrize("decoder", ["mirrored", "aurora"])
+def test_certain_codes_are_decoded_by_the_vqvae_as_codes_are(decoder: Literal["mirrored", "aurora"]) -> None:
+    """Soft merge of distributions with all their weight on one code each, place by place of two spans.
+
+    Of the true codes the loss is 0; of others it is the distance between the two hard-decoded maps.
+    """
+    torch.manual_seed(0)
+    codebook = DepthCodebook(num_codes=6, resolution=16, widths=(4, 8, 8), dim=8, decoder=decoder).eval().double()
+    codebook.requires_grad_(False)
+    vocabulary = Vocabulary(seg=4, depth_start=5, first_code=6, num_codes=6, depth_end=12)
+    true_SN = torch.tensor([[0, 3, 5, 1], [4, 2, 2, 0]])
+
+    def loss(codes_SN: torch.Tensor) -> float:
+        scores = torch.full((8, 13), -1e4, dtype=torch.float64)
+        scores[torch.arange(8), 6 + codes_SN.flatten()] = 0.0
+        certain = Predictions(logits_PV=scores, targets_P=6 + true_SN.flatten(), roles_P=torch.full((8,), int(DC)))
+        return float(reconstruction_loss(certain, vocabulary=vocabulary, codebook=codebook, depth_tokens=4))
+
+    assert loss(true_SN) == pytest.approx(0, abs=1e-20)
+    for span in range(2):
+        for place in range(4):
+            wrong_SN = true_SN.clone()
+            wrong_SN[span, place] = (true_SN[span, place] + 1) % 6
+            distance = float((codebook.decode(wrong_SN) - codebook.decode(true_SN)).square().mean())
+            assert distance > 1e-9
+            assert loss(wrong_SN) == pytest.approx(distance, rel=1e-9)
 
 
 def test_reconstruction_against_its_definition(logits):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -109,6 +110,23 @@ def test_spans_are_read_with_the_models_own_codes_while_the_targets_stay(parts, 
     assert float(losses["llm"]) == pytest.approx(-float(log_p[text].mean()), rel=1e-5)
     assert float(losses["token"]) == pytest.approx(-float(log_p[roles == Role.DEPTH_CODE].mean()), rel=1e-5)
     assert float(losses["llm"]) != float(told["llm"])
+
+
+def test_losses_of_spans_are_the_mean_over_the_samples_alone(
+    parts: tuple[PerceptioForConditionalGeneration, PerceptioProcessor],
+) -> None:
+    """Count and reconstruction loss: one span a sample, so of a packed row they are the mean of those that have one."""
+    model, processor = parts
+    lively(model).eval()
+    samples = [tiny_sample(n, masks=masks, depth=n != 2, turns=1 + n % 2) for n, masks in enumerate([2, 0, 1, 0, 1])]
+    with torch.no_grad():
+        packed = model(processor.collate(samples))
+        alone = [model(processor.collate([sample])) for sample in samples if sample.depth_codes]
+    for name in ("count", "reconstruction"):
+        values = [float(losses[name]) for losses in alone]
+        ordered = sorted(values)
+        assert all(high > 1.01 * low for low, high in pairwise(ordered)), "spans that are all the same would prove little"
+        assert float(packed[name]) == pytest.approx(np.mean(values), rel=1e-4), name
 
 
 def test_every_mask_is_drawn_and_judged_as_in_its_sample_alone(parts, monkeypatch):

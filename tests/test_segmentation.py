@@ -330,6 +330,30 @@ def test_gradients_are_right():
     assert torch.autograd.gradcheck(lambda x: sample_points(x, points), (maps,))
 
 
+def test_gradients_of_the_whole_mask_losses_are_the_numerical_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points drawn, logits and targets of two sizes read there, cross-entropy and Dice: both in float64, then as they are.
+
+    `mask_losses` computes in float32, too coarse for differences; the narrowing is left out while they are taken.
+    """
+    draw = np.random.default_rng(4)
+    targets = [torch.from_numpy(draw.random(size) < 0.4) for size in ((11, 13), (20, 7))]
+    logits = torch.from_numpy(draw.normal(size=(2, 4, 5))).requires_grad_()
+
+    def losses(logits_Mhw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = mask_losses(logits_Mhw, targets, num_points=40, generator=torch.Generator().manual_seed(5))
+        return found.ce, found.dice
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", lambda tensor: tensor)
+        assert losses(logits)[0].dtype == torch.float64
+        assert torch.autograd.gradcheck(losses, (logits,))
+        exact = [torch.autograd.grad(losses(logits)[kind], logits)[0] for kind in range(2)]
+    for kind in range(2):
+        loss = losses(logits)[kind]
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], exact[kind], rtol=1e-4, atol=1e-6)
+
+
 def test_no_masks_cost_nothing_and_stay_connected():
     logits = torch.randn(0, 8, 8, requires_grad=True)
     losses = mask_losses(logits, [])

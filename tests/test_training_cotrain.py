@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from perceptio_core.data.balance import deal
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.grammar import Role
 from perceptio_core.model.assembly import assemble
@@ -24,10 +25,10 @@ from perceptio_core.training.loop import Batches
 from perceptio_core.training.randomness import seed_generators
 from stages import cotrain
 from tiny import LOSS_WEIGHTS
-from tiny_checkout import MIXTURE, TASKS, VALUES, tiny_checkout
+from tiny_checkout import MIXTURE, TASKS, VALUES, tiny_checkout, write_shards
 
 SEGMENTED = {"weight": 0.1, "spans": ["segmentation"]}
-CONTROL = {"spans": {"segmentation": False, "depth": False}, "mixture": MIXTURE | {"depth_map": 0.0}}
+CONTROL: dict[str, Any] = {"spans": {"segmentation": False, "depth": False}, "mixture": MIXTURE | {"depth_map": 0.0}}
 
 
 def params(**overrides: Any) -> CotrainParams:
@@ -152,14 +153,14 @@ def test_the_control_has_no_perception_token_and_no_other_loss(artifacts: Path, 
         batches.validation(0)
 
 
-def tiny_processor(artifacts: Path) -> PerceptioProcessor:
+def tiny_processor(artifacts: Path, *, max_tiles: int = 1) -> PerceptioProcessor:
     made = artifacts / "artifacts/tiny"
     _, processor = assemble(
         foundations=made / "foundations",
         codebook=made / "depth_codebook",
         order=("segmentation", "depth"),
         loss_weights=LOSS_WEIGHTS,
-        max_tiles=1,
+        max_tiles=max_tiles,
         seed=0,
     )
     return processor
@@ -179,6 +180,41 @@ def test_parts_of_a_step_are_its_samples_once_each(artifacts: Path) -> None:
     assert len(whole) == 8
     assert sorted(parts) == sorted(whole)
     assert batches.train(6, 0, 1).keys != whole
+
+
+def test_parts_of_a_step_are_dealt_by_how_long_their_samples_are(artifacts: Path, tmp_path: Path) -> None:
+    """By the image tokens of each and a token every four characters, marked pictures whose codes are read included.
+
+    Pictures are 1 to 13 tiles, so dealing by number, by tiles or by text alone gives other parts.
+    """
+    write_shards(tmp_path / "shards", sizes=((32, 32), (96, 128), (32, 64), (80, 80)))
+    processor = tiny_processor(artifacts, max_tiles=12)
+    batches = joint_batches(
+        shards=tmp_path / "shards",
+        processor=processor,
+        mixture=MIXTURE | {"reading": 0.2},
+        batch_size=24,
+        validate=False,
+        seed=0,
+    )
+    dataset = JointDataset(tmp_path / "shards", "train")
+    characters = {
+        sample.key: sum(len(text) for turn in sample.turns for text in turn)
+        for sample in (dataset[number] for number in range(len(dataset)))
+    }
+    whole = batches.train(0, 0, 1)
+    pictures = [int((ids_T == processor.vlm.image_token_id).sum()) for ids_T in whole.input_ids_T.split(whole.lengths)]
+    texts = [characters[key] // 4 for key in whole.keys]
+    assert set(pictures) == {4, 12, 40, 52}
+    assert processor.config.vocabulary.is_code(whole.input_ids_T[whole.roles_T == Role.ANSWER]).any(), "codes that are read"
+
+    def dealt(lengths: list[int]) -> list[tuple[str, ...]]:
+        rows = deal(range(24), lengths, parts=3)
+        return [tuple(whole.keys[row] for row in part) for part in rows]
+
+    found = [batches.train(0, part, 3).keys for part in range(3)]
+    assert found == dealt([sum(both) for both in zip(pictures, texts, strict=True)])
+    assert all(found != dealt(others) for others in ([1] * 24, pictures, texts))
 
 
 def test_the_prompt_is_centred_on_samples_with_masks_wherever_they_come_in_a_step(artifacts: Path) -> None:

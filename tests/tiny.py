@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -136,11 +140,41 @@ def tiny_perceptio(
 
 @torch.no_grad()
 def lively(model: PerceptioForConditionalGeneration) -> PerceptioForConditionalGeneration:
-    """`model` with larger matrices in its InternVL, in place: fresh ones are so small that every prompt has the same answer."""
-    for parameter in model.vlm.parameters():
-        if parameter.ndim == 2:
-            parameter.mul_(10)
+    """`model` with larger matrices in its InternVL and its prompt MLP, in place.
+
+    Fresh ones are so small that every prompt has the same answer, and every [SEG] of an image the same mask.
+    """
+    for part in (model.vlm, model.bridge.prompt):
+        for parameter in part.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(10)
     return model
+
+
+MASK_TOLERANCE = 0.01
+"""Share of a mask's pixels, at its border, that rounding may turn over."""
+
+
+@contextmanager
+def telling_masks(model: PerceptioForConditionalGeneration) -> Iterator[None]:
+    """Masks of answers that `model` writes inside tell which state and which image they are of, or this fails.
+
+    Each state of a batch draws another mask than every other one on the same image, and another on every other image: they
+    differ in more than twice the `MASK_TOLERANCE` of their pixels, so none is taken for one that rounding has changed.
+    """
+    draw, pairs = model.bridge.masks, 0
+    with patch.object(model.bridge, "masks", wraps=draw) as drawn:
+        yield
+    with torch.inference_mode():
+        for call in drawn.call_args_list:
+            (features,), states_MD = call.args, call.kwargs["hidden_MD"]
+            indices = [torch.full((len(states_MD),), image) for image in range(len(features.embedding))]
+            masks_BMhw = torch.stack([draw(features, image_index_M=index_M, hidden_MD=states_MD) > 0 for index_M in indices])
+            for masks in (*masks_BMhw, *masks_BMhw.transpose(0, 1)):
+                for one, other in combinations(masks, 2):
+                    assert (one != other).float().mean() > 2 * MASK_TOLERANCE, "masks that are all the same would prove little"
+                    pairs += 1
+    assert pairs, "no batch with two masks to mix up"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def assert_same_training(one: Path, two: Path) -> None:
     assert weights[0] == weights[1], "two addends have the same sum in either order"
 
 
-def write_shards(folder: Path, *, per_task: int = 6) -> None:
+def write_shards(folder: Path, *, per_task: int = 6, sizes: Sequence[tuple[int, int]] = ((40, 48),)) -> None:
+    """Shards of noise; the pictures of each task have the `sizes` (height, width) in turn."""
     draw = np.random.default_rng(0)
     folder.mkdir(parents=True)
     parts = []
@@ -98,8 +100,9 @@ def write_shards(folder: Path, *, per_task: int = 6) -> None:
         samples = []
         for number in range(per_task * len(TASKS)):
             task = TASKS[number % len(TASKS)]
+            height, width = sizes[number // len(TASKS) % len(sizes)]
             stream = io.BytesIO()
-            Image.fromarray(draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(stream, format="PNG")
+            Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(stream, format="PNG")
             turns = {"referring": ["Please segment the ball in this image.", "Sure, here it is."], "depth_map": ["Depth?", ""]}
             content = {
                 "schema": SCHEMA_VERSION,
@@ -107,13 +110,15 @@ def write_shards(folder: Path, *, per_task: int = 6) -> None:
                 "image_key": f"toy/{number}",
                 "task": task,
                 "turns": [turns.get(task, ["Which point?", "(A)"])],
-                "masks": [encode(draw.random((40, 48)) > 0.5)] if task == "referring" else [],
+                "masks": [encode(draw.random((height, width)) > 0.5)] if task == "referring" else [],
                 "mask_turns": [0] if task == "referring" else [],
                 "depth_codes": [int(code) for code in draw.integers(0, 6, 4)],
-                "width": 48,
-                "height": 40,
+                "width": width,
+                "height": height,
                 "source": "toy",
-                "points": [{"letter": "A", "x": 1, "y": 1}, {"letter": "B", "x": 47, "y": 39}] if task == "marker" else None,
+                "points": [{"letter": "A", "x": 1, "y": 1}, {"letter": "B", "x": width - 1, "y": height - 1}]
+                if task == "marker"
+                else None,
             }
             samples.append(ShardSample(image=stream.getvalue(), extension="png", content=content))
         parts.append(write_shard(folder, name=f"{split}-00000", split=split, samples=samples, quarantine=[], records={}))
