@@ -133,7 +133,7 @@ def test_the_memory_that_the_profile_states(name: str, a: Architecture) -> None:
 
 def test_sharded_weights_leave_memory() -> None:
     whole = profile("perceptio-1b")
-    sharded = whole.model_copy(update={"cotrain": whole.cotrain.model_copy(update={"sharding": "full"})})
+    sharded = replace(whole, cotrain=whole.cotrain.model_copy(update={"sharding": "full"}))
     model, _, _ = assemble_on_meta(INTERNVL3_1B, whole)
     assert memory(model, sharded).peak_gib < memory(model, whole).peak_gib - 1
 
