@@ -26,7 +26,7 @@ NOTHING = -1
 """Stands where a row has no token."""
 
 MAX_MASKS = 32
-"""Most [SEG] of an answer unless a caller says otherwise (ours): more than samples hold, so that it ends loops alone."""
+"""Most [SEG] of an answer unless a caller says otherwise (ours): far more than most samples hold; it is there to end loops."""
 
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Attention without cuDNN, which torch prefers on Hopper: it makes a plan for each new length, and here that is every pass."""

@@ -310,5 +310,5 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         return losses.ce, losses.dice
 
 
-for known in (AutoModel, AutoModelForImageTextToText):
-    known.register(PerceptioConfig, PerceptioForConditionalGeneration, exist_ok=True)
+for auto in (AutoModel, AutoModelForImageTextToText):
+    auto.register(PerceptioConfig, PerceptioForConditionalGeneration, exist_ok=True)
