@@ -45,6 +45,17 @@ def forced(perceptor: Perceptor, images: list[Image.Image]) -> list[Prediction]:
         return perceptor.predict(images, QUESTIONS, segment=True, depth=True, max_new_tokens=5)
 
 
+FOLLOW_UPS = ["yes", "Please segment the ball.", "yes"]
+
+
+@pytest.fixture(scope="module")
+def followed(perceptor: Perceptor, images: list[Image.Image], forced: list[Prediction]) -> list[Prediction]:
+    """Answers to follow-ups; the first answers, in which there are masks already, are theirs to read."""
+    history = [[(question, answer.raw)] for question, answer in zip(QUESTIONS, forced, strict=True)]
+    with telling_masks(perceptor.model):
+        return perceptor.predict(images, FOLLOW_UPS, history=history, segment=True, depth=True, max_new_tokens=5)
+
+
 def test_forced_spans_are_all_there(forced: list[Prediction], images: list[Image.Image], perceptor: Perceptor) -> None:
     assert len(forced) == 3
     for prediction, image in zip(forced, images, strict=True):
@@ -100,13 +111,23 @@ def test_a_batch_answers_as_each_alone(
 
 @torch.no_grad()
 @pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("follow_up", [False, True])
 def test_answers_and_masks_are_those_of_plain_passes_without_cache(
-    perceptor: Perceptor, images: list[Image.Image], forced: list[Prediction], number: int
+    perceptor: Perceptor,
+    images: list[Image.Image],
+    forced: list[Prediction],
+    followed: list[Prediction],
+    number: int,
+    follow_up: bool,
 ) -> None:
     """Greedy by full passes over the unpadded sequence; each mask from the state at its own [SEG] of such a pass."""
     model, processor = perceptor.model, perceptor.processor
     config, image = model.config, images[number]
-    prompts = processor([image], [QUESTIONS[number]])
+    if follow_up:
+        told, prediction = [(QUESTIONS[number], forced[number].raw)], followed[number]
+        prompts = processor([image], [FOLLOW_UPS[number]], history=[told])
+    else:
+        prediction, prompts = forced[number], processor([image], [QUESTIONS[number]])
     ids, start = prompts.input_ids_BT, prompts.input_ids_BT.shape[1]
     grammar = GrammarLogitsProcessor(
         grammar=config.grammar,
@@ -121,16 +142,16 @@ def test_answers_and_masks_are_those_of_plain_passes_without_cache(
     while ids[0, -1] != config.end_token_id:
         logits = model.vlm(input_ids=ids, pixel_values=prompts.pixels_PCHW).logits[:, -1]
         ids = torch.cat([ids, grammar(ids, logits).argmax(-1, keepdim=True)], dim=1)
-    assert processor.decode(ids[0, start:-1].tolist()) == forced[number].raw
+    assert processor.decode(ids[0, start:-1].tolist()) == prediction.raw
 
     hidden_BTD = model.vlm.model(input_ids=ids, pixel_values=prompts.pixels_PCHW).last_hidden_state
-    hidden_MD = hidden_BTD[ids == config.vocabulary.seg]
+    hidden_MD = hidden_BTD[:, start:][ids[:, start:] == config.vocabulary.seg]
     pixels = sam2_pixels([np.array(image)], size=config.sam_size)
     logits = model.bridge.masks(
         model.bridge.image_features(pixels), image_index_M=torch.zeros(len(hidden_MD), dtype=torch.int64), hidden_MD=hidden_MD
     )
     expected = to_original(logits, [(image.height, image.width)] * len(hidden_MD))
-    for got, want in zip(forced[number].masks, expected, strict=True):
+    for got, want in zip(prediction.masks, expected, strict=True):
         assert (got != want).mean() < MASK_TOLERANCE
 
 
@@ -142,6 +163,8 @@ def test_modes_of_images_and_wrong_counts(perceptor: Perceptor, images: list[Ima
         perceptor.processor([], [])
     with pytest.raises(ValueError, match="2 images but 1 questions"):
         perceptor.predict(images[:2], QUESTIONS[:1])
+    with pytest.raises(ValueError, match="3 images but 3 questions, 1 histories"):
+        perceptor.predict(images, QUESTIONS, history=[[("yes", "no")]])
 
 
 def test_a_checkpoint_answers_as_the_model_did(

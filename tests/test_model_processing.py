@@ -137,6 +137,28 @@ def test_batches_are_packed_and_prompts_padded_left(processor):
     assert torch.equal(row, batch.input_ids_T[: len(row)]), "training and inference see the same prompt"
 
 
+def test_a_follow_up_is_asked_as_it_was_trained(processor):
+    turns = [("Which [SEG]?", 3), ("yes", "no"), ("Please segment it.", "yes")]
+    sample = replace(tiny_sample(0, masks=2, depth=True), depth_codes=[5, 0, 2, 2], turns=turns, mask_turns=[0, 1])
+    told = [
+        ("Which [SEG]?", "[SEG]<depth_start><depth_5><depth_0><depth_2><depth_2><depth_end><depth_3>"),
+        ("yes", "[SEG]no"),
+    ]
+    prompts = processor([sample.image], ["Please segment it."], history=[told])
+    batch = processor.collate([sample])
+    length = prompts.input_ids_BT.shape[1]
+    assert torch.equal(prompts.input_ids_BT[0], batch.input_ids_T[:length])
+    assert runs(read(processor, batch, 0))[-2:] == [("yes", Role.ANSWER), ("<|im_end|>", Role.END)]
+    assert batch.roles_T[length - 1 : length + 1].tolist() == [Role.PROMPT, Role.ANSWER]
+    mixed = processor([sample.image] * 2, ["yes", "Please segment it."], history=[[], told])
+    assert torch.equal(mixed.input_ids_BT[1], prompts.input_ids_BT[0])
+    assert torch.equal(
+        mixed.input_ids_BT[0][mixed.attention_mask_BT[0] == 1], processor([sample.image], ["yes"]).input_ids_BT[0]
+    )
+    with pytest.raises(ValueError, match="2 images but 1 histories"):
+        processor([sample.image] * 2, ["a", "b"], history=[told])
+
+
 def test_masks_belong_to_their_images(processor):
     samples = [tiny_sample(n, masks=count, depth=False) for n, count in enumerate([0, 2, 1])]
     batch = processor.collate(samples)

@@ -214,23 +214,24 @@ class _Reader:
         """One forward pass over the tokens of `answer_BT` where `new_BT`; the first one begins with the prompts.
 
         Returns:
-            What was fed (B, T), `filler` in the holes; the last hidden states there (B, T, D); of each row the place of its
-            newest token.
+            The new tokens (B, T), `filler` in the holes and in the place of the prompts, whose [SEG] tokens are of earlier
+            turns; the last hidden states there (B, T, D); of each row the place of its newest token.
         """
         device = self._vlm.device
         order_BT = torch.sort(~new_BT, dim=1, stable=True).indices[:, : int(new_BT.sum(1).max())]
         mask_BT = new_BT.gather(1, order_BT).long()
         ids_BT = torch.where(mask_BT > 0, answer_BT.gather(1, order_BT), filler)
-        pixels = None
+        fed_BT, pixels = ids_BT, None
         if not self.passes:
-            ids_BT = torch.cat([self._prompts.input_ids_BT.to(device), ids_BT], 1)
+            fed_BT = torch.cat([self._prompts.input_ids_BT.to(device), ids_BT], 1)
+            ids_BT = torch.nn.functional.pad(ids_BT, (fed_BT.shape[1] - ids_BT.shape[1], 0), value=filler)
             mask_BT = torch.cat([self._prompts.attention_mask_BT.to(device), mask_BT], 1)
             pixels = self._prompts.pixels_PCHW.to(device, self._vlm.dtype)
         read_B1 = self._mask_BT.sum(1, keepdim=True)
         self._mask_BT = torch.cat([self._mask_BT, mask_BT], 1)
         with sdpa_kernel(_KERNELS):
             output = self._vlm.model(
-                input_ids=ids_BT,
+                input_ids=fed_BT,
                 attention_mask=self._mask_BT,
                 position_ids=(read_B1 + mask_BT.cumsum(1) - 1).clamp(min=0),
                 pixel_values=pixels,

@@ -68,6 +68,7 @@ class Perceptor:
         images: Sequence[Image.Image],
         questions: Sequence[str],
         *,
+        history: Sequence[Sequence[tuple[str, str]]] | None = None,
         segment: bool | None = None,
         depth: bool | None = None,
         depth_codes: NDArray[np.int64] | None = None,
@@ -79,6 +80,7 @@ class Perceptor:
         Args:
             images: any mode and size.
             questions: one per image.
+            history: the turns before each question, as `PerceptioProcessor` has it: (question, `Prediction.raw`) pairs.
             segment: as `PerceptioForConditionalGeneration.generate` has it, and so have the others.
             depth: whether there is a depth map.
             depth_codes: what it holds, one row per question.
@@ -86,15 +88,16 @@ class Perceptor:
             max_new_tokens: most tokens of text.
 
         Raises:
-            ValueError: images and questions differ in number, or `generate` refuses.
+            ValueError: images, questions and histories differ in number, or `generate` refuses.
         """
-        if len(images) != len(questions):
-            raise ValueError(f"{len(images)} images but {len(questions)} questions")
+        if len(images) != len(questions) or (history is not None and len(history) != len(images)):
+            told = "" if history is None else f", {len(history)} histories"
+            raise ValueError(f"{len(images)} images but {len(questions)} questions{told}")
         predictions: list[Prediction] = []
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
             answers = self.model.generate(
-                self.processor(images[chunk], questions[chunk]),
+                self.processor(images[chunk], questions[chunk], history=None if history is None else history[chunk]),
                 segment=segment,
                 depth=depth,
                 depth_codes=None if depth_codes is None else depth_codes[chunk],

@@ -30,10 +30,11 @@ from perceptio_core.grammar import Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.configuration import PerceptioConfig
 from perceptio_core.segmentation.bridge import sam2_pixels
-from perceptio_core.vocabulary import depth_token
+from perceptio_core.vocabulary import DEPTH_END, DEPTH_START, SEG, depth_token
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
+_PERCEPTION_TOKEN = re.compile(rf"({re.escape(SEG)}|{re.escape(DEPTH_START)}|{re.escape(DEPTH_END)}|<depth_\d+>)")
 _SLOT = re.compile("\x00[QA]\x00")
 
 
@@ -163,21 +164,32 @@ class PerceptioProcessor:
             mask_image_M=torch.tensor(owners, dtype=torch.int64),
         )
 
-    def __call__(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Prompts:
+    def __call__(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        *,
+        history: Sequence[Sequence[tuple[str, str]]] | None = None,
+    ) -> Prompts:
         """Make left-padded prompts.
 
         Args:
             images: any mode and size.
             questions: one per image.
+            history: of each image, the turns before its question: (question, answer) pairs. An answer is the model's own, whole
+                (`Prediction.raw`): unlike elsewhere, perception tokens in it are what they were when it was written.
 
         Raises:
-            ValueError: images and questions differ in number, or there are none.
+            ValueError: images, questions and histories differ in number, or there are none.
         """
         if not images or len(images) != len(questions):
             raise ValueError(f"{len(images)} images but {len(questions)} questions")
+        if history is not None and len(history) != len(images):
+            raise ValueError(f"{len(images)} images but {len(history)} histories")
         rgb = [image.convert("RGB") for image in images]
         pixels, tiles = self._pixels(rgb)
-        rows = [self._prompt(question, tiles=n) for question, n in zip(questions, tiles, strict=True)]
+        turns = history or [()] * len(images)
+        rows = [self._dialogue(past, question, tiles=n) for past, question, n in zip(turns, questions, tiles, strict=True)]
         return Prompts(
             input_ids_BT=_pad_left(rows, value=self._pad_id),
             attention_mask_BT=_pad_left([[1] * len(row) for row in rows], value=0),
@@ -207,6 +219,26 @@ class PerceptioProcessor:
         """Text of token ids, special tokens included."""
         return str(self._special.decode(list(ids), skip_special_tokens=False))
 
+    def _dialogue(self, history: Sequence[tuple[str, str]], question: str, *, tiles: int) -> list[int]:
+        """Token ids of the turns so far and of a question, up to where its answer begins."""
+        questions = [*(asked for asked, _ in history), question]
+        ids = self._prompt(questions[0], tiles=tiles)
+        for (_, answer), follow_up in zip(history, questions[1:], strict=True):
+            ids += [*self._answer(answer), self.config.end_token_id, *self._follow_up(follow_up)]
+        return ids
+
+    def _answer(self, raw: str) -> list[int]:
+        """Token ids of an answer that the model wrote; all but its perception tokens is plain text."""
+        added = self.config.vocabulary.id_of
+        pieces = _PERCEPTION_TOKEN.split(raw)
+        return list(
+            chain.from_iterable([added[piece]] if piece in added else self._ids(self._plain, piece) for piece in pieces)
+        )
+
+    def _follow_up(self, question: str) -> list[int]:
+        """Token ids from behind an answer's end token to where the next answer begins."""
+        return [*self._between, *self._ids(self._plain, question), *self._within]
+
     def _prompt(self, question: str, *, tiles: int) -> list[int]:
         image = [self.vlm.start_image_token_id, *[self.vlm.image_token_id] * (tiles * self.vlm.image_seq_length)]
         place = self._before.index(self.vlm.image_token_id)
@@ -229,10 +261,7 @@ class PerceptioProcessor:
         ids: list[int] = []
         roles: list[int] = []
         for turn, (question, answer) in enumerate(sample.turns):
-            if turn == 0:
-                prompt = self._prompt(question, tiles=tiles)
-            else:
-                prompt = [*self._between, *self._ids(self._plain, question), *self._within]
+            prompt = self._prompt(question, tiles=tiles) if turn == 0 else self._follow_up(question)
             masks, codes = mask_turns.count(turn), sample.depth_codes if turn == 0 else None
             ids += prompt
             roles += [Role.PROMPT] * len(prompt)
