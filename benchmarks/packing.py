@@ -4,9 +4,11 @@
 long as those of the real mix (`benchmarks.real_mix`) at the shape of Perceptio-1B, in batches of several sizes, of which two
 samples is what a profile of the paper's sizes puts into a row; on a CPU with `--layers` of the 24 layers.
 
-Both ways see the same samples, in turn: forward and backward of InternVL with adapters, as co-training runs it, vision tower
-included. "Padded" is the usual collate: right-padded rows, an attention mask, `transformers`' sdpa. On CPUs that compute in
-bf16, packed attention runs in float32, which is the faster there; `transformers` leaves it in bf16.
+All ways see the same samples, in turn: forward and backward of InternVL with adapters, as co-training runs it, vision tower
+included, to the mean cross-entropy of the supervised tokens. "Padded" is the usual collate: right-padded rows, an attention
+mask, `transformers`' sdpa and its loss (``labels=``), which has logits at every place. "Padded, lean" has them at the
+supervised places, as "packed" has: what is left between these two is padding and attention. On CPUs that compute in bf16,
+packed attention runs in float32, which is the faster there; `transformers` leaves it in bf16.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -31,6 +34,7 @@ from perceptio_core.grammar import Role
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
+from perceptio_core.model.losses import predict
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import PACKED, packed_places
 from perceptio_core.params import load_profile
@@ -77,38 +81,43 @@ def _say(name: str, result: dict[str, Any]) -> None:
     if "ratio" not in result:
         print(f"{name}: no time left", flush=True)
         return
-    for way in ("padded", "packed"):
+    for way, (label, _, _) in WAYS.items():
         tokens, milliseconds = result[f"{way}_tokens_per_second"], result[f"{way}_milliseconds"]
-        print(f"{name}, {way}: {tokens:8.0f} useful tokens/s, median {milliseconds:.0f} ms a batch")
-    print(f"{name}, ratio: {result['ratio']:.2f}; {100 * result['padding']:.0f} % of the padded batches is padding", flush=True)
+        print(f"{name}, {label}: {tokens:8.0f} useful tokens/s, median {milliseconds:.0f} ms a batch")
+    print(f"{name}, packed against padded: {result['ratio']:.2f}; against padded, lean: {result['ratio_lean']:.2f}")
+    print(f"{name}: {100 * result['padding']:.0f} % of the padded batches is padding", flush=True)
 
 
 def compare(
     model: PerceptioForConditionalGeneration, batches: Iterable[PerceptioBatch], *, device: torch.device, deadline: float
 ) -> dict[str, Any]:
-    """Both ways over the same batches, the first of which is a warm-up; figures of those begun before the deadline.
+    """All ways over the same batches, the first of which is a warm-up; figures of those begun before the deadline.
 
-    `ratio` is the median over the batches of padded time over packed time, `padding` the share of the padded batches.
+    `ratio` and `ratio_lean` are medians over the batches of padded time over packed time, `padding` the share of the padded
+    batches, `loss_difference` the largest between any way's loss and the packed one's, in nats.
     """
-    ways: dict[str, tuple[str, Callable[[PerceptioForConditionalGeneration, PerceptioBatch], Tensor]]] = {
-        "padded": ("sdpa", _padded),
-        "packed": (PACKED, _packed),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     useful = padding = 0
+    difference = 0.0
     for number, one in enumerate(batches):
         if time.monotonic() > deadline:
             break
         batch = one.to(device)
-        for name, (attention, run) in sorted(ways.items(), reverse=number % 2 == 0):  # none is always the first
+        losses = {}
+        names = list(WAYS)
+        for name in names[number % 3 :] + names[: number % 3]:  # none is always the first
+            _, attention, run = WAYS[name]
             model.vlm.set_attn_implementation(attention)
             started = now(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=detect_precision() == "bf16"):
-                run(model, batch).backward()
+                loss = run(model, batch)
+                loss.backward()
             taken = now(device) - started
+            losses[name] = float(loss.detach())
             model.zero_grad()
             if number:
                 seconds[name].append(taken)
+        difference = max(difference, *(abs(loss - losses["packed"]) for loss in losses.values()))
         if number:
             useful += sum(batch.lengths)
             padding += max(batch.lengths) * len(batch.lengths) - sum(batch.lengths)
@@ -118,8 +127,11 @@ def compare(
     for name, taken_by in seconds.items():
         result[f"{name}_tokens_per_second"] = useful / sum(taken_by)
         result[f"{name}_milliseconds"] = 1000 * statistics.median(taken_by)
-    ratios = [padded / packed for padded, packed in zip(seconds["padded"], seconds["packed"], strict=True)]
-    return result | {"ratio": statistics.median(ratios), "padding": padding / (useful + padding)}
+    for figure, way in (("ratio", "padded"), ("ratio_lean", "lean")):
+        result[figure] = statistics.median(
+            padded / packed for padded, packed in zip(seconds[way], seconds["packed"], strict=True)
+        )
+    return result | {"padding": padding / (useful + padding), "loss_difference": difference}
 
 
 def _mini(count: int, *, device: torch.device) -> tuple[PerceptioForConditionalGeneration, Iterator[PerceptioBatch]]:
@@ -199,14 +211,15 @@ def real_batch(
 
 
 def _padded(model: PerceptioForConditionalGeneration, batch: PerceptioBatch) -> Tensor:
-    ids = batch.input_ids_T.split(batch.lengths)
-    output = model.vlm.model(
-        input_ids=pad_sequence(list(ids), batch_first=True),
-        attention_mask=pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-        pixel_values=batch.pixels_PCHW,
-        use_cache=False,
-    )
-    return output.last_hidden_state.float().square().mean()
+    labels_T = batch.input_ids_T.where(batch.roles_T != Role.PROMPT, -100)
+    output = model.vlm(**_rows(batch), labels=pad_sequence(list(labels_T.split(batch.lengths)), True, -100))
+    loss: Tensor = output.loss
+    return loss
+
+
+def _lean(model: PerceptioForConditionalGeneration, batch: PerceptioBatch) -> Tensor:
+    rows = _rows(batch)
+    return _loss(model, batch, model.vlm.model(**rows).last_hidden_state[rows["attention_mask"] > 0])
 
 
 def _packed(model: PerceptioForConditionalGeneration, batch: PerceptioBatch) -> Tensor:
@@ -217,7 +230,37 @@ def _packed(model: PerceptioForConditionalGeneration, batch: PerceptioBatch) -> 
         use_cache=False,
         **packed_places(batch.lengths, device=batch.input_ids_T.device),
     )
-    return output.last_hidden_state.float().square().mean()
+    return _loss(model, batch, output.last_hidden_state[0])
+
+
+def _rows(batch: PerceptioBatch) -> dict[str, Any]:
+    """What the usual collate hands over."""
+    ids = batch.input_ids_T.split(batch.lengths)
+    return {
+        "input_ids": pad_sequence(list(ids), batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "pixel_values": batch.pixels_PCHW,
+        "use_cache": False,
+    }
+
+
+def _loss(model: PerceptioForConditionalGeneration, batch: PerceptioBatch, hidden_TD: Tensor) -> Tensor:
+    found = predict(
+        hidden_TD=hidden_TD,
+        head=model.vlm.get_output_embeddings(),
+        input_ids_T=batch.input_ids_T,
+        positions_T=batch.positions_T,
+        roles_T=batch.roles_T,
+    )
+    return F.cross_entropy(found.logits_PV, found.targets_P)
+
+
+WAYS: dict[str, tuple[str, str, Callable[[PerceptioForConditionalGeneration, PerceptioBatch], Tensor]]] = {
+    "padded": ("padded", "sdpa", _padded),
+    "lean": ("padded, lean", "sdpa", _lean),
+    "packed": ("packed", PACKED, _packed),
+}
+"""Label, attention and what makes the loss, of each way."""
 
 
 if __name__ == "__main__":

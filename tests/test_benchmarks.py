@@ -232,7 +232,8 @@ def test_the_tiles_are_those_of_the_pictures() -> None:
     assert Counter(cut(image["height"], image["width"], options) for image in images) == TILES
 
 
-def test_packing_compares_the_same_samples(tmp_path: Path) -> None:
+def test_packing_compares_the_same_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "detect_precision", lambda: "no")
     model, processor = tiny_perceptio(tmp_path)
     add_adapters(model, rank=4, alpha=8, dropout=0.0, train_vision_tower=False)
     model.train()
@@ -243,6 +244,8 @@ def test_packing_compares_the_same_samples(tmp_path: Path) -> None:
     assert result["batches"] == 2
     assert result["padding"] == pytest.approx((long - short) / (2 * long))
     assert result["ratio"] > 0
+    assert result["ratio_lean"] > 0
+    assert result["loss_difference"] < 2e-6, "all ways compute the same"
     assert packing.compare(model, batches, device=CPU, deadline=time.monotonic() - 1) == {}
 
 
