@@ -197,7 +197,7 @@ def test_a_regime_is_told_with_the_difference_and_whether_it_is_more_than_the_in
     assert cells(table, "`labels_100`")[3:] == ["+12.0", "yes"]
     assert cells(table, "`labels_1000`")[3:] == ["+3.0", "no"]
     assert cells(table, "`more_points`")[1:] == ["40.0 (38.0 to 42.0)", NOT_RUN, NOT_RUN, NOT_RUN]
-    assert cells(table, "`new_question_back`")[3:] == ["-5.0", "no"]
+    assert cells(table, "`new_question_back`")[3:] == ["-5.0", "yes"]
     taught = reading(rows)
     assert cells(taught, "full") == ["61.0 (59.0 to 63.0)", "59.0 (57.0 to 61.0)"]
     assert cells(taught, "control: neither") == [NOT_RUN, "58.0 (56.0 to 60.0)"]

@@ -202,9 +202,10 @@ def fill(page: Path, rows: Sequence[Row]) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def _apart(full: Cell, control: Cell) -> bool:
-    """Whether the interval of `full` lies wholly above that of `control`."""
-    return full.low is not None and control.high is not None and full.low > control.high
+def _apart(one: Cell, other: Cell) -> bool:
+    """Whether the interval of one, whichever it is, lies wholly above that of the other."""
+    pairs = ((one.low, other.high), (other.low, one.high))
+    return any(low is not None and high is not None and low > high for low, high in pairs)
 
 
 def _text(rows: Sequence[Row], *, variant: str, regime: str, metric: str) -> str:
