@@ -223,6 +223,8 @@ def test_the_bars_are_judged_by_the_rows_alone() -> None:
         for one, m in zip(labels, (50.0, 40.0), strict=False)
     ]
     assert cells(bars(wide), beaten)[0] == "no"  # ten points, but the intervals meet
+    behind = [row("full", "labels_100", hardblink_mean=40.0), row("control", "labels_100", hardblink_mean=60.0)]
+    assert cells(bars(behind), beaten)[0] == "no"  # apart, but the control is ahead
     assert cells(bars(labels[2:]), beaten)[0] == NOT_RUN  # labels_10000 does not count
 
 

@@ -1,8 +1,9 @@
 """From images and texts to the tensors that the model takes: chat template, image tiles, roles, padding.
 
 Built on the base model's own `InternVLProcessor` (tokenizer, tiles, template). Texts of users and data sets are encoded
-as plain text: a question that contains ``[SEG]`` or an image placeholder cannot disturb the sequence. Nothing here changes
-after construction, so one processor serves many threads.
+as plain text: a question that contains ``[SEG]`` or an image placeholder cannot disturb the sequence. Only in answers of
+earlier turns, which are to be the model's own, are perception tokens what they spell. Nothing here changes after
+construction, so one processor serves many threads.
 """
 
 # ruff: noqa: N815 (shape suffixes of fields are upper case)
@@ -177,7 +178,8 @@ class PerceptioProcessor:
             images: any mode and size.
             questions: one per image.
             history: of each image, the turns before its question: (question, answer) pairs. An answer is the model's own, whole
-                (`Prediction.raw`): unlike elsewhere, perception tokens in it are what they were when it was written.
+                (`Prediction.raw`): unlike elsewhere, what spells a perception token in it is one. A depth span was trained
+                in the first answer alone, so a follow-up is best asked without.
 
         Raises:
             ValueError: images, questions and histories differ in number, or there are none.

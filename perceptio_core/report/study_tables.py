@@ -117,7 +117,7 @@ def codes(rows: Sequence[Row]) -> str:
 
 def regimes(rows: Sequence[Row]) -> str:
     """Full beside control in every regime, by the metric that the regime is about."""
-    lines = [["regime", "what", "full", "control", "full - control", "intervals apart"]]
+    lines = [["regime", "what", "full", "control", "full - control", "intervals apart (either way)"]]
     for regime, (what, metric) in TESTED.items():
         full, control = (cell(rows, variant=variant, regime=regime, metric=metric) for variant in ("full", "control"))
         told = [_text(rows, variant=variant, regime=regime, metric=metric) for variant in ("full", "control")]
