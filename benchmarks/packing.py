@@ -64,6 +64,7 @@ def main() -> None:
         model, batches = _mini(arguments.batches + 1, device=device)
         results.append(compare(model, batches, device=device, deadline=deadline))
         _say("mini", results[-1])
+        _keep(results, path=arguments.out)
     else:
         model = _real_model(layers=arguments.layers, device=device)
         mixture = load_profile(REAL).variant("full").mixture.weights
@@ -73,8 +74,13 @@ def main() -> None:
             made = (real_batch(row, model=model, seed=number) for number, row in enumerate(rows))
             results.append({"samples": samples} | compare(model, made, device=device, deadline=deadline))
             _say(f"{samples} samples", results[-1])
-    if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            _keep(results, path=arguments.out)
+
+
+def _keep(results: Sequence[dict[str, Any]], *, path: Path | None) -> None:
+    """After each size, so that a run that is cut off leaves what it found."""
+    if path:
+        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def _say(name: str, result: dict[str, Any]) -> None:
