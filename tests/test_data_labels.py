@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from perceptio_core.data.dataset import JointDataset, Sample
-from perceptio_core.data.labels import labelled, readings, turns_of
+from perceptio_core.data.labels import labelled, ordered_turns, readings, turns_of
 from perceptio_core.data.markers import COMPARISON, QUESTION
 from perceptio_core.data.shards import ShardSample, write_index, write_shard
 from perceptio_core.params.cotrain import MarkerQuestions
@@ -80,6 +80,46 @@ def test_turns_are_chosen_by_kind():
     assert turns_of(both[:1], wanted=MarkerQuestions(kinds=("comparison",))) == []
 
 
+def marked(key: str, count: int) -> Sample:
+    """A marked picture with the question for the nearest point and `count` comparisons."""
+    return Sample(
+        key=key,
+        record_id="r",
+        image_key="i",
+        image=Image.new("RGB", (4, 4)),
+        task="marker",
+        turns=[(QUESTION, "(A)"), *((COMPARISON.format("A", "B"), str(i)) for i in range(count))],
+        masks=[],
+        mask_turns=[],
+        depth_codes=None,
+        source="s",
+        points=None,
+    )
+
+
+def test_the_first_turn_is_a_comparison_in_half_of_the_pictures_where_either_may_be():
+    wanted = MarkerQuestions(first="either")
+    samples = [marked(f"train-00000-{i:06d}", 3) for i in range(400)]
+    places = []
+    for sample in samples:
+        ordered = ordered_turns(sample, wanted=wanted)
+        places.append(ordered.index(sample.turns[0]))
+        assert [turn for turn in ordered if turn != sample.turns[0]] == sample.turns[1:]
+        assert ordered == ordered_turns(sample, wanted=wanted)
+    counts = np.bincount(places, minlength=4)
+    assert 160 < counts[0] < 240  # 200 expected, standard deviation 10
+    assert all(45 < count < 90 for count in counts[1:])  # 67 expected, standard deviation 7.5
+
+
+def test_the_first_turn_stays_where_there_is_no_choice():
+    for i in range(20):
+        lone, several = marked(f"a-{i}", 0), marked(f"b-{i}", 3)
+        assert ordered_turns(lone, wanted=MarkerQuestions(first="either")) == lone.turns
+        assert ordered_turns(several, wanted=MarkerQuestions()) == several.turns
+        for kind, expected in (("nearest", several.turns[:1]), ("comparison", several.turns[1:])):
+            assert ordered_turns(several, wanted=MarkerQuestions(first="either", kinds=(kind,))) == expected
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -87,6 +127,7 @@ def test_turns_are_chosen_by_kind():
         ({"points": [6]}, r"points.*less than or equal to 5"),
         ({"kinds": []}, "kinds"),
         ({"kinds": ["all"]}, r"kinds.*nearest"),
+        ({"first": "comparison"}, r"first.*either"),
     ],
 )
 def test_parameters_out_of_range_are_refused(values, message):

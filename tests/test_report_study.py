@@ -22,7 +22,19 @@ from perceptio_core.report.study import (
     read_rows,
     write_rows,
 )
-from perceptio_core.report.study_tables import NAMES, NOT_ASKED, NOT_RUN, TABLES, ablations, bars, codes, fill, reading, regimes
+from perceptio_core.report.study_tables import (
+    NAMES,
+    NOT_ASKED,
+    NOT_RUN,
+    TABLES,
+    ablations,
+    bars,
+    codes,
+    fill,
+    first_turn,
+    reading,
+    regimes,
+)
 from pipeline import cli
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -203,6 +215,19 @@ def test_a_regime_is_told_with_the_difference_and_whether_it_is_more_than_the_in
     assert cells(taught, "control: neither") == [NOT_RUN, "58.0 (56.0 to 60.0)"]
 
 
+def test_what_stood_first_in_training_is_told_of_both_kinds_of_questions() -> None:
+    table = first_turn(
+        [
+            row("full", hardblink_mean=61.0, pairs_hardblink_mean=54.0),
+            row("full", "either_first", hardblink_mean=62.0, pairs_hardblink_mean=78.0),
+            row("control", "either_first", hardblink_mean=63.0),
+        ]
+    )
+    own = ["61.0 (59.0 to 63.0)", "62.0 (60.0 to 64.0)", "54.0 (52.0 to 56.0)", "78.0 (76.0 to 80.0)"]
+    assert cells(table, "full") == own
+    assert cells(table, "control: neither") == [NOT_RUN, "63.0 (61.0 to 65.0)", NOT_RUN, NOT_ASKED]
+
+
 def test_the_bars_are_judged_by_the_rows_alone() -> None:
     labels = [
         row("full", "labels_100", hardblink_mean=50.0, half=1.0),
@@ -236,7 +261,7 @@ def test_the_page_keeps_its_words_and_renews_its_tables(tmp_path: Path) -> None:
     text = page.read_text()
     assert "old" not in text
     assert text.startswith("# Results\nAbout bars.\n<!-- study: bars -->\n| bar |")
-    assert text.endswith("<!-- end of study: reading -->\nThe end.\n")
+    assert text.endswith("<!-- end of study: first turn -->\nThe end.\n")
     fill(page, [row("full", res_ciou=70.0)])
     assert page.read_text() == text
     page.write_text(text.replace("<!-- end of study: codes -->", ""))

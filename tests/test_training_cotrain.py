@@ -14,6 +14,7 @@ import torch
 
 from perceptio_core.data.balance import deal
 from perceptio_core.data.dataset import JointDataset
+from perceptio_core.data.labels import ordered_turns
 from perceptio_core.grammar import Role
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
@@ -378,6 +379,34 @@ def test_labels_that_are_left_out_leave_the_depth_codes(artifacts: Path) -> None
             assert key == labelled
     assert 10 < len(readings) < 30
     assert set(readings) == marked
+
+
+def test_a_comparison_can_be_asked_first(artifacts: Path, tmp_path: Path) -> None:
+    """The answers in the order in which the model is to give them: those of the shards, or as `ordered_turns` has them."""
+    write_shards(tmp_path / "shards", per_task=12, marker_turns=(("Nearest?", "(A)"), ("A or B?", "(B)"), ("A or C?", "(C)")))
+    processor, dataset = tiny_processor(artifacts), JointDataset(tmp_path / "shards", "train")
+    samples = {sample.key: sample for sample in (dataset[int(number)] for number in dataset.tasks["marker"])}
+
+    def answers(markers: MarkerQuestions) -> dict[str, str]:
+        batch = joint_batches(
+            shards=tmp_path / "shards",
+            processor=processor,
+            mixture={"marker": 1.0},
+            batch_size=len(samples),
+            validate=False,
+            seed=0,
+            markers=markers,
+        ).train(0, 0, 1)
+        rows = zip(batch.keys, batch.input_ids_T.split(batch.lengths), batch.roles_T.split(batch.lengths), strict=True)
+        return {key: "".join(re.findall("[ABC]", processor.decode(ids[roles == Role.ANSWER]))) for key, ids, roles in rows}
+
+    assert answers(MarkerQuestions()) == dict.fromkeys(samples, "ABC")
+    either = MarkerQuestions(first="either")
+    expected = {
+        key: "".join(answer[1] for _, answer in ordered_turns(sample, wanted=either)) for key, sample in samples.items()
+    }
+    assert answers(either) == expected
+    assert set(expected.values()) == {"ABC", "BAC", "BCA"}
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,14 @@ def assert_same_training(one: Path, two: Path) -> None:
     assert weights[0] == weights[1], "two addends have the same sum in either order"
 
 
-def write_shards(folder: Path, *, per_task: int = 6, sizes: Sequence[tuple[int, int]] = ((40, 48),)) -> None:
-    """Shards of noise; the pictures of each task have the `sizes` (height, width) in turn."""
+def write_shards(
+    folder: Path,
+    *,
+    per_task: int = 6,
+    sizes: Sequence[tuple[int, int]] = ((40, 48),),
+    marker_turns: Sequence[tuple[str, str]] = (("Which point?", "(A)"),),
+) -> None:
+    """Shards of noise; the pictures of each task have the `sizes` (height, width) in turn, those marked the `marker_turns`."""
     draw = np.random.default_rng(0)
     folder.mkdir(parents=True)
     parts = []
@@ -103,13 +109,18 @@ def write_shards(folder: Path, *, per_task: int = 6, sizes: Sequence[tuple[int, 
             height, width = sizes[number // len(TASKS) % len(sizes)]
             stream = io.BytesIO()
             Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(stream, format="PNG")
-            turns = {"referring": ["Please segment the ball in this image.", "Sure, here it is."], "depth_map": ["Depth?", ""]}
+            turns = {
+                "referring": [("Please segment the ball in this image.", "Sure, here it is.")],
+                "conversation": [("Which point?", "(A)")],
+                "marker": list(marker_turns),
+                "depth_map": [("Depth?", "")],
+            }
             content = {
                 "schema": SCHEMA_VERSION,
                 "record_id": f"{split}/{number}",
                 "image_key": f"toy/{number}",
                 "task": task,
-                "turns": [turns.get(task, ["Which point?", "(A)"])],
+                "turns": turns[task],
                 "masks": [encode(draw.random((height, width)) > 0.5)] if task == "referring" else [],
                 "mask_turns": [0] if task == "referring" else [],
                 "depth_codes": [int(code) for code in draw.integers(0, 6, 4)],

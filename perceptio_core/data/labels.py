@@ -52,6 +52,19 @@ def labelled(dataset: JointDataset, *, wanted: MarkerQuestions, limit: int | Non
     return np.sort(marked[rng.permutation(len(marked))[:limit]])
 
 
+def ordered_turns(sample: Sample, *, wanted: MarkerQuestions) -> list[tuple[str, str]]:
+    """The turns of a marked picture that are wanted, in the order in which training has them.
+
+    That of the shards, the question for the nearest point first; where ``wanted.first`` is "either", of half of the pictures
+    (the sample's key decides of which) that question stands at any later place, and a comparison first.
+    """
+    turns = turns_of(sample.turns, wanted=wanted)
+    rng = np.random.default_rng(derived_seed("first turn", sample.key))
+    if wanted.first == "either" and set(wanted.kinds) == {"nearest", "comparison"} and len(turns) > 1 and rng.random() < 0.5:
+        turns.insert(int(rng.integers(1, len(turns))), turns.pop(0))
+    return turns
+
+
 def turns_of(turns: Sequence[tuple[str, str]], *, wanted: MarkerQuestions) -> list[tuple[str, str]]:
     """Of a marked picture's turns those of the kinds that are wanted, in their order."""
     nearest, comparisons = turns[:1], turns[1:]

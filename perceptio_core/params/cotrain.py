@@ -131,6 +131,9 @@ class MarkerQuestions(Section):
     """Only pictures with one of these numbers of points."""
     kinds: Annotated[tuple[Literal["nearest", "comparison"], ...], Field(min_length=1)] = ("nearest", "comparison")
     """Of a marked picture's turns, the question for the nearest point, the comparisons of two points, or both."""
+    first: Literal["nearest", "either"] = "nearest"
+    """Which kind a marked picture's first turn is of: that for the nearest point, or of half of the pictures a comparison. What
+    stands first after the depth codes is learned by place."""
 
     @property
     def takes_every_picture(self) -> bool:

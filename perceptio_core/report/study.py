@@ -33,6 +33,7 @@ REGIMES = (
     "new_question",
     "new_question_back",
     "no_reading",
+    "either_first",
     LONGER,
 )
 MODELS = (

@@ -57,6 +57,8 @@ TESTED = {
     LONGER: ("all labels, three times the training", "hardblink_mean"),
 }
 """Per regime its description, and the metric that it is about."""
+FIRST = {"hardblink_mean": "depth order, mean", "pairs_hardblink_mean": "one of two, mean"}
+"""Metrics of the two kinds of depth-order questions, asked as the first question about a picture."""
 MARGIN = 10.0
 """Points by which full has to beat the control in one regime other than labels_10000."""
 CIOU = 65.0
@@ -141,6 +143,15 @@ def reading(rows: Sequence[Row]) -> str:
     return _table(lines)
 
 
+def first_turn(rows: Sequence[Row]) -> str:
+    """What the kind of the first question in training does for both kinds, asked first."""
+    lines = [["", *(f"{kind}, {which} first in training" for kind in FIRST.values() for which in ("nearest", "either"))]]
+    for variant in ("full", "control"):
+        cells = [_text(rows, variant=variant, regime=regime, metric=m) for m in FIRST for regime in (MAIN, "either_first")]
+        lines.append([NAMES[variant], *cells])
+    return _table(lines)
+
+
 def bars(rows: Sequence[Row]) -> str:
     """What was set as the bars before the runs, and whether they are met."""
     lines = [["bar", "met", "found"]]
@@ -181,6 +192,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "codes": codes,
     "regimes": regimes,
     "reading": reading,
+    "first turn": first_turn,
 }
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perceptio_core.data.balance import deal
 from perceptio_core.data.dataset import JointDataset
-from perceptio_core.data.labels import READING_TASK, TASK, labelled, readings, turns_of
+from perceptio_core.data.labels import READING_TASK, TASK, labelled, ordered_turns, readings
 from perceptio_core.data.mixture import Drawn, MixtureSampler
 from perceptio_core.data.read_ahead import ReadAhead
 from perceptio_core.data.rle import decode
@@ -145,7 +145,7 @@ def _decoded(dataset: JointDataset, index: int, markers: MarkerQuestions, spans:
     if second:
         turns = list(readings(sample))
     elif sample.task == TASK:
-        turns = list(turns_of(sample.turns, wanted=markers))
+        turns = list(ordered_turns(sample, wanted=markers))
     written = spans.get(READING_TASK if second else sample.task, PAPER_ORDER)
     masks = sample.masks if "segmentation" in written else []
     return _Decoded(
