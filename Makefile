@@ -17,13 +17,13 @@ environment:
 	@test -n "$(PYTHON)" || { echo "perceptio: Python 3.11 or newer is needed; none found" >&2; exit 1; }
 	@$(PYTHON) pipeline/environment.py
 
-demo: environment ## The main job: raw images to a benchmark report (about 25 minutes on 2 cores, the first time)
-	@perceptio repro
+demo: environment ## The main job: raw images to a benchmark report (20 to 25 minutes on 2 cores, the first time)
+	@perceptio repro --profile mini --variants full
 
 control: environment ## The same, with the control beside it: the same base trained the same way without perception tokens
-	@perceptio repro --variants full,control
+	@perceptio repro --profile mini --variants full,control
 
-studio: environment ## The ablation study of docs/results.md: some thirty trainings one after the other (hours; resumable)
+studio: environment ## The ablation study of docs/results.md: some 45 trainings one after the other (hours; resumable)
 	@perceptio repro --profile studio --variants all
 	@perceptio repro --profile studio-k32 --variants full
 	@perceptio repro --profile studio-k512 --variants full

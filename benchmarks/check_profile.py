@@ -42,7 +42,7 @@ def main() -> None:
     base = profile.foundations.internvl
     architecture = next((known for known in BASES.values() if base is not None and known.repo == base.repo), None)
     if architecture is None:
-        print("its base is none of those whose architecture is known here: the model is not put together")
+        print(f"no table of memory: the model is put together for {', '.join(known.repo for known in BASES.values())} alone")
     else:
         model, _, groups = assemble_on_meta(architecture, profile)
         total = sum(parameter.numel() for parameter in model.parameters())
@@ -63,6 +63,8 @@ def inconsistencies(profile: Profile) -> Iterator[str]:
     for benchmark in profile.evaluate.benchmarks:
         if not any(place == benchmark.path or place.startswith(benchmark.path.partition("/")[0] + "/") for place in kept_out):
             yield f"sources.held_out: names no pictures of the benchmark {benchmark.label} ({benchmark.path})"
+    for split in sorted({"train", "val"} - {dataset.split for dataset in profile.sources.datasets}):
+        yield f"sources.datasets: none has split {split}; the depth codebook is trained on train and tested on val"
     drawn = {task for task, weight in profile.cotrain.mixture.weights.items() if weight}
     kinds = {dataset.kind for dataset in profile.sources.datasets if dataset.split == "train"}
     without_masks = {"llava", "aurora", "vg", "questions"}

@@ -43,8 +43,6 @@ from perceptio_core.training.precision import detect_precision
 
 ARTIFACTS = Path("artifacts/mini")
 REAL = "perceptio-1b"
-TEXT_IDS = (100, 200)
-"""Ids that are plain text in any tokenizer here."""
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def main() -> None:
     lineage.add_argument("path", type=Path, metavar="PATH", help="such as artifacts/mini/report/metrics.json")
 
     ui = commands.add_parser("ui", help="serve Prefect's pages on this machine: runs, logs, and what came from what")
-    ui.add_argument("--port", type=int, default=4200, help="on 127.0.0.1 (default: 4200)")
+    ui.add_argument("--port", type=_port, default=4200, help="on 127.0.0.1 (default: 4200)")
 
     against = commands.add_parser("compare", help="compare two predictions files of one benchmark, question by question")
     against.add_argument(
@@ -230,6 +230,12 @@ def _lineage(arguments: argparse.Namespace) -> None:
     from pipeline.lineage.tree import lineage_tree
 
     print(lineage_tree(arguments.path, graph=LineageGraph.from_lock()))
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; allowed are 1 to 65535")
+    return int(text)
 
 
 def _ui(arguments: argparse.Namespace) -> None:

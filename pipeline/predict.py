@@ -19,8 +19,6 @@ def predict(*, image_path: Path, question: str, checkpoint: Path, out: Path) -> 
     Raises:
         ValueError: the image cannot be read, or there is no checkpoint; says what to do.
     """
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"{checkpoint}: no trained model here; `perceptio repro` trains one, --checkpoint names another")
     image = open_image(image_path)
     prediction = Perceptor.from_pretrained(checkpoint).predict([image], [question])[0]
     print(prediction.text)
@@ -29,6 +27,9 @@ def predict(*, image_path: Path, question: str, checkpoint: Path, out: Path) -> 
         _save(overlay(image, prediction.masks), out / f"{image_path.stem}.masks.png")
     if prediction.depth_map is not None:
         _save(depth_picture(prediction.depth_map, size=image.size), out / f"{image_path.stem}.depth.png")
+    for wanted, name in ((prediction.masks, "mask"), (prediction.depth_map is not None, "depth map")):
+        if not wanted:
+            print(f"no {name} in this answer", file=sys.stderr)
 
 
 def overlay(image: Image.Image, masks: list[NDArray[np.bool_]]) -> Image.Image:

@@ -43,7 +43,7 @@ def read_active() -> Active:
 def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
     """Check the selection against the profile's file, and write what differs into params.yaml (comments stay).
 
-    The one variant `all` stands for all of the profile's.
+    The one variant `all` stands for all of the profile's. With another profile and no variants, the variants are `full`.
 
     Raises:
         ValueError: no such profile or variant, a profile that does not validate, or no `full` among the variants.
@@ -52,7 +52,8 @@ def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
     parameters = load_profile(profile or current.profile)
     if variants == [ALL]:
         variants = list(parameters.variants)
-    wanted = Active(profile=parameters.name, variants=tuple(variants or current.variants))
+    kept = current.variants if parameters.name == current.profile else (MAIN,)
+    wanted = Active(profile=parameters.name, variants=tuple(variants or kept))
     for name in wanted.variants:
         parameters.variant(name)
     if MAIN not in wanted.variants:

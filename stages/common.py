@@ -41,7 +41,7 @@ def stage_arguments(description: str, *, variant: bool = False) -> argparse.Name
         Namespace with ``profile`` (str) and, if asked for, ``variant`` (str).
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="mini", help="profiles/<PROFILE>.yaml (default: mini)")
+    parser.add_argument("--profile", required=True, help="profiles/<PROFILE>.yaml")
     if variant:
         parser.add_argument("--variant", default="full", help="a name under the profile's variants (default: full)")
     arguments = parser.parse_args()
@@ -59,6 +59,18 @@ class StagePaths:
     def out(self, stage: str, variant: str | None = None) -> Path:
         """``artifacts/<profile>/<stage>[/<variant>]``: the finished output, written by `publish` alone."""
         return ARTIFACTS.joinpath(self.profile, stage, *([variant] if variant else []))
+
+    def made(self, stage: str, variant: str | None = None) -> Path:
+        """``out(stage, variant)``, to read from.
+
+        Raises:
+            ValueError: it is absent; says what makes it.
+        """
+        path = self.out(stage, variant)
+        if not path.is_dir():
+            node = f"{stage}@{variant}" if variant else stage
+            raise ValueError(f"{path}: not there yet; `perceptio repro {node}` makes it")
+        return path
 
     def claim(self, stage: str, variant: str | None = None) -> None:
         """Make the work on ``out(stage, variant)`` this process's own until it ends; of a group of ranks, rank 0's.

@@ -58,12 +58,12 @@ def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION, variant=True)
     params = load_profile(arguments.profile).variant(arguments.variant)
-    _start_processes(params.processes)
     paths = StagePaths(arguments.profile)
+    shards, foundations, codebook = paths.made("joint_shards"), paths.made("foundations"), paths.made("depth_codebook")
+    _start_processes(params.processes)
     accelerator = start_accelerator()
     paths.claim("cotrain", arguments.variant)
     accelerator.wait_for_everyone()  # of what an earlier run leaves, all ranks see the same
-    shards, foundations, codebook = paths.out("joint_shards"), paths.out("foundations"), paths.out("depth_codebook")
     # The index names every shard with its checksum, so it stands for them.
     inputs = [shards / "index.json", foundations / "internvl", foundations / "sam2"]
     # On how many ranks, and what each of them holds, may change between two attempts.

@@ -46,13 +46,19 @@ def main() -> None:
     params = load_profile(arguments.profile).depth_codebook
     paths = StagePaths(arguments.profile)
     paths.claim("depth_codebook")
-    images, depth = paths.out("sources") / "images.parquet", paths.out("teacher_depth")
+    images, depth = paths.made("sources") / "images.parquet", paths.made("teacher_depth")
     join_ranks()
     store = DepthStore(depth)
     keys: dict[str, list[str]] = {"train": [], "val": []}
-    for row in read_images(paths.out("sources")):
+    for row in read_images(images.parent):
         if row.image_key in store:
             keys[row.split].append(row.image_key)
+    for split, found in keys.items():
+        if not found:
+            raise ValueError(
+                f"{images}: no image of the split {split} has a depth map; the codebook is trained on `train` and tested on "
+                f"`val`: `sources.datasets` needs an entry with `split: {split}`"
+            )
     pretrained = None
     if params.pretrained is not None:
         pretrained = expanded(params.pretrained, key="depth_codebook.pretrained", holds="the codebook")

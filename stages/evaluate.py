@@ -37,11 +37,11 @@ def main() -> None:
     profile.variant(arguments.variant)
     paths = StagePaths(arguments.profile)
     paths.claim("evaluate", arguments.variant)
-    checkpoint = paths.out("cotrain", arguments.variant) / "checkpoint"
-    root = data_root(profile.sources, paths.out("sources"))
+    checkpoint = paths.made("cotrain", arguments.variant) / "checkpoint"
+    root = data_root(profile.sources, paths.made("sources"))
     # The manifest stands for the benchmarks' files: hashing every picture of them would take longer than it saves.
-    manifest = paths.out("sources") / "images.parquet"
-    teacher = paths.out("foundations") / "depth_anything"
+    manifest = paths.made("sources") / "images.parquet"
+    teacher = paths.made("foundations") / "depth_anything"
     long_side = profile.teacher_depth.long_side
     key = fingerprint(arguments.variant, profile.evaluate, profile.sources, long_side, manifest, checkpoint, teacher)
     work = paths.work("evaluate", key)

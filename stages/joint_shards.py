@@ -46,7 +46,7 @@ def main() -> None:
     arguments = stage_arguments(DESCRIPTION)
     profile = load_profile(arguments.profile)
     params, paths = profile.joint_shards, StagePaths(arguments.profile)
-    sources, depth, codebook = paths.out("sources"), paths.out("teacher_depth"), paths.out("depth_codebook")
+    sources, depth, codebook = paths.made("sources"), paths.made("teacher_depth"), paths.made("depth_codebook")
     root = data_root(profile.sources, sources)
     manifest = [sources / IMAGES, sources / RECORDS, sources / "metrics.json"]
     # The index stands for the depth maps, the weights for the codebook: each changes with what it stands for.

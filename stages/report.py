@@ -49,13 +49,13 @@ def main() -> None:
     variants = [str(name) for name in yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]]
     if MAIN not in variants:
         raise ValueError(f"params.yaml: variants: {', '.join(variants)}; a report needs {MAIN} among them")
-    folder = paths.out("depth_codebook")
-    evaluations = {variant: paths.out("evaluate", variant) for variant in variants}
+    folder = paths.made("depth_codebook")
+    evaluations = {variant: paths.made("evaluate", variant) for variant in variants}
     figures = gather(
         codebook=folder / "metrics.json", evaluations={name: path / "metrics.json" for name, path in evaluations.items()}
     )
     codebook = DepthCodebook.from_pretrained(folder)
-    teacher = Teacher.from_pretrained(paths.out("foundations") / "depth_anything")
+    teacher = Teacher.from_pretrained(paths.made("foundations") / "depth_anything")
 
     def decode(codes: list[int]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -66,14 +66,14 @@ def main() -> None:
 
     panels = read_panels(
         path=evaluations[MAIN] / "panels.jsonl",
-        root=data_root(profile.sources, paths.out("sources")),
+        root=data_root(profile.sources, paths.made("sources")),
         count=profile.report.max_panels,
         decode_depth=lambda codes: decode(list(codes)),
         teacher=look,
     )
     with (folder / "plots" / "codes.csv").open(newline="", encoding="utf-8") as stream:
         usage = [float(row["uses"]) for row in csv.DictReader(stream)]
-    trained = {variant: paths.out("cotrain", variant) for variant in variants}
+    trained = {variant: paths.made("cotrain", variant) for variant in variants}
     lock = Path("dvc.lock")
     content = Content(
         title=profile.report.title,
@@ -84,8 +84,8 @@ def main() -> None:
         control="control" if "control" in variants else None,
         parts={name: _parts(path) for name, path in evaluations.items()},
         published=read_published(Path("docs/published.json")),
-        data=json.loads((paths.out("sources") / "metrics.json").read_text(encoding="utf-8")),
-        realised=json.loads((paths.out("joint_shards") / "index.json").read_text(encoding="utf-8"))["data"],
+        data=json.loads((paths.made("sources") / "metrics.json").read_text(encoding="utf-8")),
+        realised=json.loads((paths.made("joint_shards") / "index.json").read_text(encoding="utf-8"))["data"],
         curves={name: read_curves(path / "curves") for name, path in trained.items()},
         training={name: json.loads((path / "metrics.json").read_text(encoding="utf-8")) for name, path in trained.items()},
         usage=usage,

@@ -39,7 +39,7 @@ def main() -> None:
     arguments = stage_arguments(DESCRIPTION)
     profile = load_profile(arguments.profile)
     params, paths = profile.teacher_depth, StagePaths(arguments.profile)
-    sources, checkpoint = paths.out("sources"), paths.out("foundations") / "depth_anything"
+    sources, checkpoint = paths.made("sources"), paths.made("foundations") / "depth_anything"
     root = data_root(profile.sources, sources)
     key = fingerprint(params, str(root), sources / IMAGES, checkpoint)
     work = SharedWork.open(paths, "teacher_depth", key)

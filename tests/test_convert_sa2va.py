@@ -214,6 +214,16 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path, change, told):
         ),
         (
             RANK,
+            {f"language_model.base_model.model.model.layers.0.mlp.up_proj.lora_{half}.default.weight": None for half in "AB"},
+            r"1 of layers whose adapter is missing: language_model\.model\.layers\.0\.mlp\.up_proj\.weight",
+        ),
+        (
+            RANK,
+            {"language_model.base_model.model.stranger.original_module.weight": torch.ones(1)},
+            r"1 of original modules without one that replaces them: language_model\.stranger\.weight",
+        ),
+        (
+            RANK,
             {"language_model.model.norm.weight": torch.ones(32)},
             r"1 that mean the same as another: language_model\.",
         ),

@@ -116,8 +116,6 @@ def test_the_first_turn_stays_where_there_is_no_choice():
         lone, several = marked(f"a-{i}", 0), marked(f"b-{i}", 3)
         assert ordered_turns(lone, wanted=MarkerQuestions(first="either")) == lone.turns
         assert ordered_turns(several, wanted=MarkerQuestions()) == several.turns
-        for kind, expected in (("nearest", several.turns[:1]), ("comparison", several.turns[1:])):
-            assert ordered_turns(several, wanted=MarkerQuestions(first="either", kinds=(kind,))) == expected
 
 
 @pytest.mark.parametrize(
@@ -128,6 +126,7 @@ def test_the_first_turn_stays_where_there_is_no_choice():
         ({"kinds": []}, "kinds"),
         ({"kinds": ["all"]}, r"kinds.*nearest"),
         ({"first": "comparison"}, r"first.*either"),
+        ({"first": "either", "kinds": ["comparison"]}, "first is either, but kinds names comparison alone"),
     ],
 )
 def test_parameters_out_of_range_are_refused(values, message):

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -510,21 +512,39 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("ranks")
     torch.manual_seed(5)
     torch.save(torch.randn(40, 3), top / "vectors.pt")
-    sources, depth = top / "artifacts/t/sources", top / "artifacts/t/teacher_depth"
-    for folder in (sources, depth):
-        folder.mkdir(parents=True)
-    images = [
-        ImageRow(image_key=key, path=key, width=10, height=12, sha256="0" * 64, split="val" if number < 2 else "train")
-        for number, key in enumerate(scenes())
-    ]
-    write_manifest(sources, images=images, records=[], quarantine=[])
-    maps = [encode_depth(key, one) for key, one in scenes().items()]
-    write_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))
+    write_inputs(top, val=2)
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RANKS, str(top), *map(str, free_ports(2)), PARAMS.model_dump_json()]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stderr[-4000:]
     return top
+
+
+def write_inputs(top: Path, *, val: int) -> None:
+    """What the stage reads in profile t: the scenes, the first `val` of them of the split val."""
+    sources, depth = top / "artifacts/t/sources", top / "artifacts/t/teacher_depth"
+    for folder in (sources, depth):
+        folder.mkdir(parents=True)
+    images = [
+        ImageRow(image_key=key, path=key, width=10, height=12, sha256="0" * 64, split="val" if number < val else "train")
+        for number, key in enumerate(scenes())
+    ]
+    write_manifest(sources, images=images, records=[], quarantine=[])
+    maps = [encode_depth(key, one) for key, one in scenes().items()]
+    write_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))
+
+
+@pytest.mark.parametrize(("val", "missing"), [(0, "val"), (len(scenes()), "train")])
+def test_the_stage_needs_maps_of_both_splits_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, val: int, missing: str
+) -> None:
+    write_inputs(tmp_path, val=val)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "load_profile", lambda _: SimpleNamespace(depth_codebook=PARAMS))
+    monkeypatch.setattr(stage, "train_codebook", Mock(side_effect=AssertionError("it trains")))
+    monkeypatch.setattr(sys, "argv", ["depth_codebook", "--profile", "t"])
+    with pytest.raises(ValueError, match=f"no image of the split {missing} has a depth map.* an entry with `split: {missing}`"):
+        stage.main()
 
 
 def free_ports(count: int) -> list[int]:

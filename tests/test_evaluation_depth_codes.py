@@ -14,7 +14,7 @@ from PIL import Image
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher
 from perceptio_core.evaluation.benchmark import Item
-from perceptio_core.evaluation.depth_codes import DrawnCodes, TeacherCodes, TeacherEncoder
+from perceptio_core.evaluation.depth_codes import DrawnCodes, TeacherCodes, TeacherEncoder, code_source
 from perceptio_core.model.inference import Perceptor
 from tiny import tiny_perceptio
 
@@ -55,6 +55,8 @@ def test_the_teacher_is_shown_the_picture_without_its_marks() -> None:
     assert TeacherCodes(refuse, items=items, other=False).pictured(items[0]).image == clean
     assert TeacherCodes(refuse, items=items, other=True).pictured(items[1]).image == clean
     assert TeacherCodes(refuse, items=items, other=True).pictured(items[0]) == items[1]
+    twice = [replace(items[0], item_id="0", image=b"marked otherwise"), *items]
+    assert TeacherCodes(refuse, items=twice, other=True).pictured(twice[0]) == items[1], "of one scene, marked twice"
 
 
 def test_random_codes_depend_on_seed_and_item_alone() -> None:
@@ -76,6 +78,33 @@ def test_random_codes_depend_on_seed_and_item_alone() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert again.stdout.strip() == str(codes[7].tolist())
+
+
+@pytest.mark.parametrize(
+    ("replacement", "pictured", "expected"),
+    [
+        ("oracle", ["1", "2"], [[1, 1], [2, 2]]),
+        ("other", ["2", "1"], [[2, 2], [1, 1]]),
+        ("zeroed", [None, None], [[0, 0], [0, 0]]),
+        ("random", [None, None], None),
+    ],
+)
+def test_every_replacement_is_what_its_name_says(replacement, pictured, expected) -> None:
+    """A teacher whose codes are the number of the picture."""
+    items = [item("1", "x"), item("2", "y")]
+
+    def encode(pictures):
+        return np.array([[picture, picture] for picture in pictures])
+
+    source = code_source(replacement, items=items, encode=encode, num_codes=50, depth_tokens=2, seed=0)
+    shown = [source.pictured(one) for one in items]
+    assert [one and one.item_id for one in shown] == pictured
+    codes = source.codes(items, [int(one.item_id) for one in shown if one])
+    if expected is None:
+        assert np.array_equal(codes, DrawnCodes(num_codes=50, depth_tokens=2, seed=0).codes(items, []))
+        assert len(set(codes.flat)) == 4
+    else:
+        assert codes.tolist() == expected
 
 
 def test_the_teachers_codes_are_those_that_shards_hold(tmp_path, monkeypatch) -> None:

@@ -178,6 +178,8 @@ def test_what_cannot_be_meant_is_found() -> None:
     assert [line.partition(":")[0] for line in told] == [
         "foundations.sam2.config",
         *["sources.held_out"] * 3,
+        "sources.datasets",
         "cotrain.mixture.conversation",
     ]
+    assert "none has split val" in told[4]
     assert "refcoco_val (refcoco)" in told[1]

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from perceptio_core.grammar import strip_perception
-from perceptio_core.model.decoding import GrammarLogitsProcessor
+from perceptio_core.model.decoding import MAX_MASKS, GrammarLogitsProcessor
 from perceptio_core.model.inference import Perceptor, Prediction
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
@@ -159,12 +159,44 @@ def test_modes_of_images_and_wrong_counts(perceptor: Perceptor, images: list[Ima
     grey = perceptor.predict([images[0].convert("L")], ["yes"], segment=False, depth=False, max_new_tokens=1)
     assert len(grey) == 1
     assert perceptor.predict([], []) == []
+    ramp = np.linspace(0, 65535, 48, dtype=np.uint16).reshape(6, 8)
+    deep = perceptor.processor([Image.fromarray(ramp)], ["yes"]).images[0]
+    np.testing.assert_array_equal(deep, np.repeat((ramp // 256)[..., None], 3, axis=2), "16 bits are scaled, not clipped")
     with pytest.raises(ValueError, match="0 images but 0 questions"):
         perceptor.processor([], [])
     with pytest.raises(ValueError, match="2 images but 1 questions"):
         perceptor.predict(images[:2], QUESTIONS[:1])
     with pytest.raises(ValueError, match="3 images but 3 questions, 1 histories"):
         perceptor.predict(images, QUESTIONS, history=[[("yes", "no")]])
+    for flat in ([("yes", "no")], [["ab"]]):
+        with pytest.raises(ValueError, match=r"history is a list of \(question, answer\) pairs; got"):
+            perceptor.predict(images[:1], QUESTIONS[:1], history=flat)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_masks is 0; allowed is 1 or more"):
+        perceptor.predict(images[:1], QUESTIONS[:1], segment=True, max_masks=0)
+    with pytest.raises(ValueError, match="no trained model here"):
+        Perceptor.from_pretrained("nowhere")
+    for rows in (1, 4):
+        codes = np.zeros((rows, 4), np.int64)
+        with pytest.raises(ValueError, match=f"3 images but {rows} rows of depth codes"):
+            perceptor.predict(images, QUESTIONS, depth=True, depth_codes=codes)
+        with pytest.raises(ValueError, match=f"3 prompts but {rows} rows of depth codes"):
+            perceptor.model.generate(perceptor.processor(images, QUESTIONS), depth=True, depth_codes=codes)
+
+
+def test_masks_are_as_many_as_allowed(perceptor: Perceptor, images: list[Image.Image]) -> None:
+    """The second image has two by itself."""
+    with telling_masks(perceptor.model):
+        free, one = (
+            perceptor.predict(images, QUESTIONS, segment=True, depth=True, max_new_tokens=5, max_masks=most)
+            for most in (MAX_MASKS, 1)
+        )
+    assert [len(answer.masks) for answer in free] == [1, 2, 1]
+    assert [len(answer.masks) for answer in one] == [1, 1, 1]
+
+
+def test_a_model_in_training_is_put_into_evaluation(perceptor: Perceptor) -> None:
+    model = perceptor.model.train()
+    assert not Perceptor(model=model, processor=perceptor.processor).model.training
 
 
 def test_a_checkpoint_answers_as_the_model_did(

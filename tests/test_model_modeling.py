@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, InternVLForConditionalGeneration
+from transformers import AutoConfig, AutoModel, DynamicCache, InternVLForConditionalGeneration
 
 from perceptio_core.grammar import PAPER_ORDER, Role
-from perceptio_core.model.adapters import add_adapters, merge_adapters
+from perceptio_core.model.adapters import ADAPTER, add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import packed_attention, packed_places
@@ -137,6 +137,7 @@ def test_every_mask_is_drawn_and_judged_as_in_its_sample_alone(parts, monkeypatc
 
     def remember(logits_Mhw, targets_M, *, num_points):
         seen.append((logits_Mhw, targets_M))
+        assert num_points == logits_Mhw[0].numel() < 12544, "all points of masks that have fewer than Sa2VA's number"
         return mask_losses(logits_Mhw, targets_M, num_points=num_points)
 
     monkeypatch.setattr("perceptio_core.model.modeling.mask_losses", remember)
@@ -308,12 +309,14 @@ def test_merged_weights_answer_as_the_adapters_did(parts, mixed):
 def test_adapters_start_equal_and_leave_the_generator_alone(parts, tmp_path):
     model, _ = parts
     state = torch.random.get_rng_state()
-    groups = add_adapters(model, **LORA, train_vision_tower=True)
+    groups = add_adapters(model, **LORA | {"dropout": 0.25}, train_vision_tower=True)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert set(groups) == {"adapters", "added_rows", "projector", "prompt", "mask_decoder", "vision_tower"}
     other, _ = tiny_perceptio(tmp_path / "again")
     add_adapters(other, **LORA, train_vision_tower=True)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    layer = model.vlm.model.language_model.layers[0].mlp.up_proj
+    assert (layer.r[ADAPTER], layer.scaling[ADAPTER], layer.lora_dropout[ADAPTER].p) == (4, 2.0, 0.25)  # 8 / 4
     with pytest.raises(ValueError, match="already"):
         add_adapters(model, **LORA, train_vision_tower=False)
 
@@ -447,6 +450,23 @@ def test_untouched_internvl_answers_as_before(tmp_path):
     with torch.no_grad():
         before, after = base(**inputs).logits, model.vlm.eval()(**inputs).logits
     assert torch.equal(after[..., : before.shape[-1]], before)
+
+
+def test_tokens_after_a_cached_prefix_see_it_with_and_without_a_mask(parts):
+    """Six tokens behind the others of a cache: their logits are those of the whole sequence in one pass."""
+    model, processor = parts
+    lively(model).eval()
+    batch = processor.collate([tiny_sample(0, masks=0, depth=False)])
+    ids, pixels = batch.input_ids_T[None], batch.pixels_PCHW
+    with torch.no_grad():
+        whole = model.vlm(input_ids=ids, pixel_values=pixels).logits[:, -6:]
+        for masked in (True, False):
+            cache = DynamicCache()
+            for part, more in ((ids[:, :-6], {"pixel_values": pixels}), (ids[:, -6:], {})):
+                seen = cache.get_seq_length() + part.shape[1]
+                mask = {"attention_mask": torch.ones(1, seen, dtype=torch.int64)} if masked else {}
+                logits = model.vlm(input_ids=part, past_key_values=cache, use_cache=True, **more, **mask).logits
+            torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_refuses_incomplete_loss_weights(tmp_path):

@@ -226,6 +226,11 @@ def test_bad_samples_are_named(processor):
         processor.collate([replace(good, mask_turns=[1])])
     with pytest.raises(ValueError, match="sample-7: 1 masks in 1 turns"):
         processor.collate([replace(good, mask_turns=[])])
+    for code in (6, -1):
+        with pytest.raises(ValueError, match=f"sample-7: depth code {code}; the model's are 0 to 5"):
+            processor.collate([replace(good, depth_codes=[0, 1, 2, code])])
+        with pytest.raises(ValueError, match=f"sample-7: depth code {code}; the model's are 0 to 5"):
+            processor.collate([replace(good, turns=[("Which code?", code)])])
     with pytest.raises(ValueError, match="sample-7: a sample needs at least one turn"):
         processor.collate([replace(good, turns=[])])
 

@@ -173,7 +173,9 @@ def test_all_stands_for_every_variant_of_the_profile(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert select(profile="smoke", variants=["all"]).variants == ("full", "control")
     assert (tmp_path / "params.yaml").read_text() == "# kept\nprofile: smoke\nvariants: [full, control]\n"
-    assert select(profile="mini", variants=["full"]).variants == ("full",)
+    assert select(profile=None, variants=None).variants == ("full", "control")
+    assert select(profile="mini", variants=None).variants == ("full",)  # smoke's control is not asked of another profile
+    assert (tmp_path / "params.yaml").read_text() == "# kept\nprofile: mini\nvariants: [full]\n"
     with pytest.raises(ValueError, match="variants: control; full must be among them"):
         select(profile="mini", variants=["control"])
 

@@ -393,7 +393,9 @@ def test_a_server_that_does_not_answer_is_named(fake: FakePipeline, monkeypatch:
     [
         (("repro", "--profile", "nonesuch"), "no profile profiles/nonesuch.yaml; profiles here: "),
         (("repro", "--variants", "full,nonesuch"), "variants has no 'nonesuch'; allowed are"),
-        (("predict", "absent.png", "What?"), "no trained model here; `perceptio repro` trains one"),
+        (("predict", "absent.png", "What?"), "absent.png"),
+        (("predict", f"{REPOSITORY}/docs/figure.png", "What?"), "no trained model here; `perceptio repro` trains one"),
+        (("ui", "--port", "65536"), "'65536' is no port; allowed are 1 to 65535"),
         (("repro", "--jobs"), "unrecognized arguments: --jobs"),
         (("repro", "cotrain@nonesuch"), "there is no stage 'cotrain@nonesuch'; dvc.yaml has foundations, sources, "),
         (("lineage", "artifacts/mini/report"), "dvc.lock records no stage that wrote below artifacts/"),

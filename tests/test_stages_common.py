@@ -27,6 +27,17 @@ class Values(Section):
     b: tuple[int, ...] = (1, 2)
 
 
+def test_what_a_stage_reads_must_have_been_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = StagePaths("toy")
+    with pytest.raises(ValueError, match=r"artifacts/toy/cotrain/full: not there yet; `perceptio repro cotrain@full` makes it"):
+        paths.made("cotrain", "full")
+    with pytest.raises(ValueError, match="`perceptio repro sources` makes it"):
+        paths.made("sources")
+    paths.out("sources").mkdir(parents=True)
+    assert paths.made("sources") == paths.out("sources")
+
+
 def test_a_fingerprint_follows_values_and_content_only(tmp_path: Path) -> None:
     file, folder = tmp_path / "file", tmp_path / "folder"
     folder.mkdir()

@@ -141,7 +141,9 @@ def _read_file(path: Path, under: Sequence[str]) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error})") from error
     except Exception as error:  # torch raises half a dozen types for a file that it cannot or will not read
-        raise ValueError(f"{path}: not a file of tensors ({error})") from error
+        # Its refusals come with the advice to let the file run code; the reason alone is told.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition(" Please use")[0].partition("\n")[0]
+        raise ValueError(f"{path}: not a file of tensors ({reason or type(error).__name__})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}; expected are tensors by name")
     inner = next((content[key] for key in under if isinstance(content.get(key), dict)), content)

@@ -30,19 +30,25 @@ def merge_lora(weights: Mapping[str, Tensor], *, prefix: str, rank: int, source:
         The merged weights, computed in float32, in the type that they had before.
 
     Raises:
-        ValueError: an adapter is incomplete, or of another rank or shape than it should be; lists the keys.
+        ValueError: an adapter is incomplete or absent, or of another rank or shape than it should be, or a layer is kept apart
+            from one that should replace it and does not; lists the keys.
     """
     plain: dict[str, Tensor] = {}
     downs: dict[str, Tensor] = {}
     ups: dict[str, Tensor] = {}
     doubles: list[str] = []
+    wrapped: set[str] = set()  # their adapters must be there
+    replaced: set[str] = set()  # and what replaces these
     for key, value in weights.items():
         if not key.startswith(prefix):
             plain[key] = value
             continue
         name = key.replace(f"{prefix}{_WRAPPER}", prefix, 1)
         if ".original_module." in name:
+            replaced.add(name.replace(".original_module.", "."))
             continue
+        if name.endswith(".base_layer.weight"):
+            wrapped.add(name.replace(".base_layer.", "."))
         if name.endswith(".lora_A.default.weight"):
             downs[name.removesuffix(".lora_A.default.weight") + ".weight"] = value
         elif name.endswith(".lora_B.default.weight"):
@@ -54,6 +60,8 @@ def merge_lora(weights: Mapping[str, Tensor], *, prefix: str, rank: int, source:
     faults = {
         "that mean the same as another": doubles,
         "with half an adapter": sorted(downs.keys() ^ ups.keys()),
+        "of layers whose adapter is missing": sorted(wrapped - (downs.keys() | ups.keys())),
+        "of original modules without one that replaces them": sorted(replaced - plain.keys()),
         "of adapters without a weight below them": sorted((downs.keys() | ups.keys()) - plain.keys()),
         f"of adapters that are not of rank {rank}, use_llm_lora in config.json": sorted(
             key for key, down_RI in downs.items() if len(down_RI) != rank

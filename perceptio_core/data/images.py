@@ -77,7 +77,7 @@ def open_with_format(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name
                 turn = _UPRIGHT.get(_orientation(image))
                 plain = turn is None and image.mode == "RGB" and getattr(image, "n_frames", 1) == 1
                 extension = {"JPEG": "jpg", "PNG": "png"}.get(image.format or "") if plain else None
-                upright = _to_rgb(image)
+                upright = to_rgb(image)
                 if turn is not None:
                     upright = upright.transpose(turn)
                 return Opened(image=upright, extension=extension)
@@ -94,7 +94,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture in RGB; 16-bit gray is scaled to 8.
+
+    Raises:
+        ValueError: its pixels are floating-point numbers, or integers of more than 16 bits.
+    """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers: what white is, the file does not say")
     if image.mode.startswith("I"):

@@ -60,7 +60,7 @@ def ordered_turns(sample: Sample, *, wanted: MarkerQuestions) -> list[tuple[str,
     """
     turns = turns_of(sample.turns, wanted=wanted)
     rng = np.random.default_rng(derived_seed("first turn", sample.key))
-    if wanted.first == "either" and set(wanted.kinds) == {"nearest", "comparison"} and len(turns) > 1 and rng.random() < 0.5:
+    if wanted.first == "either" and len(turns) > 1 and rng.random() < 0.5:
         turns.insert(int(rng.integers(1, len(turns))), turns.pop(0))
     return turns
 

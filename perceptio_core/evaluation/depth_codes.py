@@ -64,7 +64,7 @@ class TeacherCodes:
             # Backwards, twice around: the item after a run of one picture is the other picture of the whole run.
             following, last = None, items[0]
             for item in [*reversed(items), *reversed(items)]:
-                if item.image != last.image:
+                if (item.unmarked or item.image) != (last.unmarked or last.image):
                     following = last
                 if following is not None:
                     self._pictured[item.item_id] = following

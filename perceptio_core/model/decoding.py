@@ -48,7 +48,8 @@ class GrammarLogitsProcessor(LogitsProcessor):
         depth_codes_BN: codes in [0, K) that each row's depth span must hold, if it has one; None leaves them to the model.
 
     Raises:
-        ValueError: a span is forced that the grammar does not have, or the given codes are not N or not in [0, K).
+        ValueError: a span is forced that the grammar does not have, the given codes are not N or not in [0, K), or no mask is
+            allowed by `max_masks`.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class GrammarLogitsProcessor(LogitsProcessor):
         for span, wish in wishes.items():
             if wish and span not in grammar.order:
                 raise ValueError(f"cannot force a {span} span: the model was trained without, its order is {grammar.order}")
+        if max_masks < 1:
+            raise ValueError(f"max_masks is {max_masks}; allowed is 1 or more, and segment=False for none")
         self.spans = [span for span in grammar.order if wishes[span] is not False]
         self.forced = {span for span, wish in wishes.items() if wish}
         self.depth_tokens, self.max_masks, self.max_text_tokens = grammar.depth_tokens, max_masks, max_text_tokens

@@ -58,7 +58,12 @@ class Perceptor:
             folder: the checkpoint.
             device: torch device; by default the GPU where there is one.
             batch_size: most questions per pass.
+
+        Raises:
+            ValueError: no checkpoint is there.
         """
+        if not Path(folder, "config.json").is_file():
+            raise ValueError(f"{folder}: no trained model here; `perceptio repro` trains one")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = PerceptioForConditionalGeneration.from_pretrained(folder)
         return cls(model=model.to(device), processor=PerceptioProcessor.from_pretrained(folder), batch_size=batch_size)
@@ -78,7 +83,7 @@ class Perceptor:
         """Ask one question about each image.
 
         Args:
-            images: any mode and size.
+            images: as `PerceptioProcessor` has them.
             questions: one per image.
             history: the turns before each question, as `PerceptioProcessor` has it: (question, `Prediction.raw`) pairs.
             segment: as `PerceptioForConditionalGeneration.generate` has it, and so have the others.
@@ -88,8 +93,10 @@ class Perceptor:
             max_new_tokens: most tokens of text.
 
         Raises:
-            ValueError: images, questions and histories differ in number, or `generate` refuses.
+            ValueError: images, questions, histories and rows of codes differ in number, or the processor or `generate` refuses.
         """
+        if depth_codes is not None and len(depth_codes) != len(images):
+            raise ValueError(f"{len(images)} images but {len(depth_codes)} rows of depth codes")
         if len(images) != len(questions) or (history is not None and len(history) != len(images)):
             told = "" if history is None else f", {len(history)} histories"
             raise ValueError(f"{len(images)} images but {len(questions)} questions{told}")

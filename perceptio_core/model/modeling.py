@@ -213,10 +213,12 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             max_new_tokens: most tokens of *text*; perception tokens are not counted. 0: perception alone.
 
         Raises:
-            ValueError: a span is forced that the model was trained without, or the given codes are not N per prompt or not
-                in [0, K).
+            ValueError: a span is forced that the model was trained without, the given codes are not N per prompt or not in
+                [0, K), or `max_masks` is below 1.
         """
         config = self.config
+        if depth_codes is not None and len(depth_codes) != len(prompts.images):
+            raise ValueError(f"{len(prompts.images)} prompts but {len(depth_codes)} rows of depth codes")
         constraint = GrammarLogitsProcessor(
             grammar=config.grammar,
             vocabulary=config.vocabulary,
@@ -268,7 +270,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         vocabulary, code_T = self.config.vocabulary, batch.roles_T == Role.DEPTH_CODE
         logits = self.vlm.get_output_embeddings()(self._hidden_states(batch)[code_T.nonzero()[:, 0] - 1])
         codes = logits[:, vocabulary.first_code : vocabulary.first_code + vocabulary.num_codes].argmax(-1)
-        return replace(batch, input_ids_T=batch.input_ids_T.masked_scatter(code_T, vocabulary.first_code + codes))
+        return replace(batch, input_ids_T=batch.input_ids_T.masked_scatter(code_T, vocabulary.code_ids(codes)))
 
     def _hidden_states(self, batch: PerceptioBatch) -> Tensor:
         """Last hidden states (T, D) of the language model."""

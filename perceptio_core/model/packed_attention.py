@@ -3,7 +3,8 @@
 Registered with `transformers` under the name `PACKED`. The mask of a row of T tokens, T x T, is never built: on GPUs that
 compute in 16 bit, one call of FlashAttention-2's kernel for sequences of various lengths, which comes with torch, attends to
 all samples; elsewhere the samples are attended to one after the other, each with the causal kernel of torch. Called without
-the places of the samples, as `generate` does, it is `transformers`' own ``sdpa``.
+the places of the samples, as `generate` does, it is `transformers`' own ``sdpa``; so a row that is packed by its positions
+alone (``position_ids`` that begin again, without `packed_places`) is one sample to it.
 
 Milliseconds of a layer, forwards and backwards, in bf16 on one H200 with torch 2.11 (`benchmarks.attention`; the whole table
 is in ``docs/results.md``). The lengths were the same ten times over:
@@ -169,8 +170,9 @@ def attend_one_by_one(
 
 
 def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """`sdpa`'s mask where padding makes one necessary; none for a packed row, which comes without padding."""
-    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    """`sdpa`'s mask, but for rows without padding or earlier keys, such as packed ones: a causal kernel needs none."""
+    whole = attention_mask is None and kwargs["q_length"] == kwargs["kv_length"]
+    return None if whole else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
 
 
 AttentionInterface.register(PACKED, packed_attention)

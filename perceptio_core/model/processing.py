@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, InternVLProcessor, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
+from perceptio_core.data.images import to_rgb
 from perceptio_core.grammar import Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.configuration import PerceptioConfig
@@ -146,8 +147,8 @@ class PerceptioProcessor:
         """Make a training batch.
 
         Raises:
-            ValueError: a sample has no turns, a wrong number of depth codes, a mask of another size than its image, or
-                turns of masks that do not fit; names the sample.
+            ValueError: a sample has no turns, a wrong number of depth codes or unknown ones, a mask of another size than its
+                image, or turns of masks that do not fit; names the sample.
         """
         pixels, tiles = self._pixels([sample.image for sample in samples])
         ids, roles = zip(*(self._sequence(s, tiles=n) for s, n in zip(samples, tiles, strict=True)), strict=True)
@@ -175,22 +176,27 @@ class PerceptioProcessor:
         """Make left-padded prompts.
 
         Args:
-            images: any mode and size.
+            images: of any size, and of the modes that `perceptio_core.data.images.to_rgb` takes; upright, as `open_image` there
+                opens files.
             questions: one per image.
             history: of each image, the turns before its question: (question, answer) pairs. An answer is the model's own, whole
                 (`Prediction.raw`): unlike elsewhere, what spells a perception token in it is one. A depth span was trained
-                in the first answer alone, so a follow-up is best asked without.
+                in the first answer alone, so a follow-up is best asked without. Text that no tokenizer would cut as the
+                model did comes back as other tokens of the same text.
 
         Raises:
-            ValueError: images, questions and histories differ in number, or there are none.
+            ValueError: images, questions and histories differ in number, there are none, a history holds other than pairs,
+                or `to_rgb` refuses an image.
         """
         if not images or len(images) != len(questions):
             raise ValueError(f"{len(images)} images but {len(questions)} questions")
         if history is not None and len(history) != len(images):
             raise ValueError(f"{len(images)} images but {len(history)} histories")
-        rgb = [image.convert("RGB") for image in images]
+        rgb = [to_rgb(image) for image in images]
         pixels, tiles = self._pixels(rgb)
         turns = history or [()] * len(images)
+        if any(isinstance(turn, str) or len(turn) != 2 for past in turns for turn in past):
+            raise ValueError(f"each image's history is a list of (question, answer) pairs; got {list(turns)}")
         rows = [self._dialogue(past, question, tiles=n) for past, question, n in zip(turns, questions, tiles, strict=True)]
         return Prompts(
             input_ids_BT=_pad_left(rows, value=self._pad_id),
@@ -265,6 +271,9 @@ class PerceptioProcessor:
         for turn, (question, answer) in enumerate(sample.turns):
             prompt = self._prompt(question, tiles=tiles) if turn == 0 else self._follow_up(question)
             masks, codes = mask_turns.count(turn), sample.depth_codes if turn == 0 else None
+            for code in (*(codes or ()), *([answer] if isinstance(answer, int) else ())):
+                if not 0 <= code < vocabulary.num_codes:
+                    raise ValueError(f"{sample.key}: depth code {code}; the model's are 0 to {vocabulary.num_codes - 1}")
             ids += prompt
             roles += [Role.PROMPT] * len(prompt)
             try:

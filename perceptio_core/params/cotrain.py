@@ -135,6 +135,12 @@ class MarkerQuestions(Section):
     """Which kind a marked picture's first turn is of: that for the nearest point, or of half of the pictures a comparison. What
     stands first after the depth codes is learned by place."""
 
+    @model_validator(mode="after")
+    def _has_a_choice(self) -> Self:
+        if self.first == "either" and set(self.kinds) != {"nearest", "comparison"}:
+            raise ValueError(f"first is either, but kinds names {self.kinds[0]} alone")
+        return self
+
     @property
     def takes_every_picture(self) -> bool:
         """Whether no marked picture is left out for its points or its turns, the limit aside."""

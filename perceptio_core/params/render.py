@@ -29,9 +29,7 @@ class RenderParams(Section):
     seedbench: Items = 150  # questions
     mme: Items = 40  # pictures in each subtask, with two questions each
     # Further tests, for studies; 0 leaves one out, and the rest of the world is the same bytes with it or without.
-    new_scenes: Annotated[int, Field(ge=0, le=250)] = (
-        0  # scenes of refcoco_new, and questions in each subset of hardblink_new: an unlike world
-    )
+    new_scenes: NewScenes = 0  # scenes of refcoco_new, and questions in each subset of hardblink_new: an unlike world
     pairs: FurtherItems = 0  # questions in each subset of hardblink_pairs, about two of the points
 
     def stamp(self) -> str:

@@ -6,7 +6,7 @@ prompt encoder. Trained: the MLP and the mask decoder. Ours: the prompt is the o
 the single-mask output is always the one taken.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -91,10 +91,6 @@ class SegmentationBridge(nn.Module):
     def image_size(self) -> int:
         """S, the side in pixels of the square that SAM2 sees."""
         return int(self.sam.image_size)
-
-    def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """The prompt MLP's and the mask decoder's parameters; each gets a gradient from every call of `masks`."""
-        return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def train(self, mode: bool = True) -> Self:
         """Switch the trained parts; the frozen ones stay in evaluation mode (no stochastic depth)."""
