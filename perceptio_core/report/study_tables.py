@@ -164,7 +164,8 @@ def bars(rows: Sequence[Row]) -> str:
     best = max(found, default=None)
     lines.append(
         [
-            f"in a regime other than `labels_10000`, full beats control on depth order by {MARGIN:.0f} points, intervals apart",
+            f"in a regime other than `labels_10000` and `longer`, full beats control on depth order by {MARGIN:.0f} points, "
+            "intervals apart",
             NOT_RUN if best is None else "yes" if met else "no",
             NOT_RUN if best is None else f"largest difference {best[0]:+.1f} in `{best[2]}`, of {len(found)} regimes run",
         ]
