@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
+from benchmarks import res_errors
 from perceptio_core.data.rle import decode, encode, run_lengths
 from perceptio_core.evaluation.benchmark import Answer
 from perceptio_core.evaluation.bootstrap import Bootstrap
@@ -160,3 +162,24 @@ def test_real_refcoco_val() -> None:
     assert [metric.value for metric in scores.headline] == [100.0, 100.0]
     assert [metric.low for metric in scores.headline] == pytest.approx([100.0, 100.0])
     assert [metric.n for metric in scores.headline] == [43, 43]
+
+
+def test_wrong_masks_are_told_apart_and_by_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the box of 100 pixels one mask is right, one the other object, one nothing; that of 150 has two thirds."""
+    write_refer(tmp_path / "sources/root/refcoco")
+    masks = {"0/0": box(0, 0, 10, 10), "0/1": box(0, 0, 10, 15), "1/2": box(0, 5, 10, 15), "2/3": box(0, 16, 10, 20)}
+    predictions = tmp_path / "evaluate/full/predictions"
+    predictions.mkdir(parents=True)
+    lines = [json.dumps({"item_id": key, "masks": [encode(mask)]}) for key, mask in masks.items()]
+    (predictions / "res.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(sys, "argv", ["res_errors", str(tmp_path), "full"])
+    res_errors.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "nearest to the object asked for: 50.0% of 4 masks, gIoU 83.3, cIoU 80.0",  # 1 and 100 / 150
+        "nearest to another object: 25.0% of 4 masks, gIoU 66.7, cIoU 66.7",
+        "nearest to no object: 25.0% of 4 masks, gIoU 0.0, cIoU 0.0",
+        "objects of 0 to 127 pixels (3), the object asked for: 33.3% of 3 masks, gIoU 100.0, cIoU 100.0",
+        "objects of 128 to 255 pixels (1), the object asked for: 100.0% of 1 masks, gIoU 66.7, cIoU 66.7",
+    ]
