@@ -136,7 +136,7 @@ def reading(rows: Sequence[Row]) -> str:
         "full": ((MAIN, "full"), ("no_reading", "full")),
         "control: neither": ((MAIN, "control"), ("new_question_back", "control")),
     }
-    lines = [["depth order, mean", "with the reading tasks", "without"]]
+    lines = [["depth order, mean", "with comparisons and depth maps", "without"]]
     for name, pairs in places.items():
         cells = [_text(rows, variant=variant, regime=regime, metric="hardblink_mean") for regime, variant in pairs]
         lines.append([name, *cells])
