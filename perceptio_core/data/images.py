@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from perceptio_core.rgb import to_rgb
+
 MAX_PIXELS = 64_000_000
 """Default limit on width x height: a 64 megapixel photograph is 200 MB when decoded."""
 
@@ -92,25 +94,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         return 1
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB; 16-bit gray is scaled to 8.
-
-    Raises:
-        ValueError: its pixels are floating-point numbers, or integers of more than 16 bits.
-    """
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers: what white is, the file does not say")
-    if image.mode.startswith("I"):
-        gray_HW = np.asarray(image)
-        low, high = int(gray_HW.min()), int(gray_HW.max())
-        if not 0 <= low <= high < 1 << 16:
-            raise ValueError(f"its gray values go from {low} to {high}; at most 16 bits are read")
-        # 16-bit gray: Pillow's own conversion clips at 255 instead of scaling.
-        return image.convert("I").point(lambda value: value * (1 / 256.0)).convert("L").convert("RGB")
-    image.load()
-    return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB").copy()
 
 
 @dataclass(frozen=True, kw_only=True)

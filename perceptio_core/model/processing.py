@@ -27,10 +27,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, InternVLProcessor, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
-from perceptio_core.data.images import to_rgb
 from perceptio_core.grammar import Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.configuration import PerceptioConfig
+from perceptio_core.rgb import to_rgb
 from perceptio_core.segmentation.bridge import sam2_pixels
 from perceptio_core.vocabulary import DEPTH_END, DEPTH_START, SEG, depth_token
 
@@ -176,8 +176,8 @@ class PerceptioProcessor:
         """Make left-padded prompts.
 
         Args:
-            images: of any size, and of the modes that `perceptio_core.data.images.to_rgb` takes; upright, as `open_image` there
-                opens files.
+            images: of any size, and of the modes that `perceptio_core.rgb.to_rgb` takes; upright, as
+                `perceptio_core.data.images.open_image` opens files.
             questions: one per image.
             history: of each image, the turns before its question: (question, answer) pairs. An answer is the model's own, whole
                 (`Prediction.raw`): unlike elsewhere, what spells a perception token in it is one. A depth span was trained
