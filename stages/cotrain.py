@@ -106,6 +106,7 @@ def main() -> None:
         settings=LoopSettings(**{name: getattr(params, name) for name in LoopSettings.__dataclass_fields__}),
         work=work,
     )
+    accelerator.end_training()  # a group that is left to the interpreter's exit aborts it now and then
     if not accelerator.is_main_process:
         return
     if params.sharding == "full" and accelerator.num_processes > 1:  # this process has a part of each weight

@@ -116,6 +116,7 @@ def main() -> None:
     if accelerator.is_main_process:
         save_file(weights, arguments.work / "final.safetensors")
         (arguments.work / "result.json").write_text(json.dumps({"world_size": result.world_size}), encoding="utf-8")
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
