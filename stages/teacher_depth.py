@@ -11,7 +11,7 @@ import torch
 from perceptio_core.data.images import open_image
 from perceptio_core.data.manifest import IMAGES, QUARANTINE, ImageRow, data_root, read_image_range, write_quarantine
 from perceptio_core.data.records import Refused
-from perceptio_core.depth.store import DepthRow, encode_depth, load_part, save_part, write_index, write_shard
+from perceptio_core.depth.store import DepthRow, EncodedDepth, encode_depth, load_part, save_part, write_index, write_shard
 from perceptio_core.depth.teacher import Teacher, batches, stored_size
 from perceptio_core.params import load_profile
 from perceptio_core.params.teacher_depth import TeacherDepthParams
@@ -88,16 +88,27 @@ def _make_shard(
     """Write one shard and its part of the index; yields once an image, good or bad."""
     refused: list[dict[str, str]] = []
     with ThreadPoolExecutor(params.workers) as pool:
-        encoded = []
+        encoded: list[tuple[ImageRow, Future[EncodedDepth]]] = []
         readable = (item for item in _read_ahead(pool, rows, teacher, root, params, refused) if item is not None)
-        for batch in batches(readable, size=params.batch_size):
+        for batch in batches(readable, most_pixels=params.batch_size * teacher.side**2):
             sizes = [stored_size(height=row.height, width=row.width, long_side=params.long_side) for row, _ in batch]
             maps = teacher.inverse_depth([pixels for _, pixels in batch], sizes)
-            encoded += [pool.submit(encode_depth, row.image_key, depth) for (row, _), depth in zip(batch, maps, strict=True)]
+            rows_and_maps = zip((row for row, _ in batch), maps, strict=True)
+            encoded += [(row, pool.submit(encode_depth, row.image_key, depth)) for row, depth in rows_and_maps]
             yield from (None for _ in batch)
-        index = write_shard(out, name=name, maps=(future.result() for future in encoded))
+        unread = len(refused)
+        index = write_shard(out, name=name, maps=_encoded(encoded, refused))
     save_part(parts / f"{name}.json", index, refused)
-    yield from (None for _ in refused)
+    yield from (None for _ in range(unread))
+
+
+def _encoded(encoded: Sequence[tuple[ImageRow, Future[EncodedDepth]]], refused: list[dict[str, str]]) -> Iterator[EncodedDepth]:
+    """The maps that can be kept; a quarantine row for one that cannot, as it holds values that are not finite."""
+    for row, future in encoded:
+        try:
+            yield future.result()
+        except ValueError as error:
+            refused.append({"file": row.path, "reason": str(error)})
 
 
 def _read_ahead(

@@ -1,5 +1,6 @@
 """The depth codebook: nearest codes, moving averages, starts and restarts, training that resumes, and its scores."""
 
+import io
 import json
 import math
 import os
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
+from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from perceptio_core.data.manifest import ImageRow, write_manifest
 from perceptio_core.depth import codebook_training
@@ -183,14 +186,32 @@ def test_fewer_vectors_than_codes_are_a_start_as_well() -> None:
     assert torch.equal(made.embedding[made.nearest(vectors)], vectors)
 
 
-def test_maps_are_resized_to_the_nearest_pixel_and_scaled_to_one() -> None:
-    depth = np.random.default_rng(0).uniform(3, 9, (12, 20))
-    sampled = depth[np.ix_([0, 1, 3, 4, 6, 7, 9, 10], [0, 2, 5, 7, 10, 12, 15, 17])]  # floor(i * side / 8)
-    expected = (sampled - sampled.min()) / (sampled.max() - sampled.min()) * 2 - 1
+def test_maps_are_levels_of_the_whole_map_at_pixel_centres() -> None:
+    depth = np.random.default_rng(0).uniform(3, 9, (12, 20)).astype(np.float32)
+    levels = np.floor((depth.astype(np.float64) - depth.min()) / (depth.max() - depth.min()) * 255)
+    sampled = levels[np.ix_([0, 2, 3, 5, 6, 8, 9, 11], [1, 3, 6, 8, 11, 13, 16, 18])]  # floor((i + 0.5) * side / 8)
     normalised = tiny_codebook().normalise(depth)
     assert normalised.shape == (1, 8, 8)
-    np.testing.assert_allclose(normalised[0], expected, rtol=0, atol=1e-5)
-    assert (normalised.min(), normalised.max()) == (-1, 1)
+    np.testing.assert_allclose(normalised[0], sampled / 127.5 - 1, rtol=0, atol=1e-6)
+    assert (normalised.min(), normalised.max()) != (-1, 1), "the lowest and the highest are not among these pixels"
+
+
+@pytest.mark.parametrize(
+    "shape", [(480, 640), (427, 640), (640, 426), (320, 320), (128, 128), (512, 683), (1, 50), (160, 2000)]
+)
+def test_a_codebook_sees_what_auroras_data_set_shows_it(shape: tuple[int, int]) -> None:
+    """AURORA's steps: 8-bit gray PNG of the whole map, Pillow's nearest, a tensor in 0..1, mean and deviation 0.5."""
+    codebook = DepthCodebook(num_codes=2, resolution=320, widths=(1, 1, 1, 1, 1), dim=1)
+    for depth in (
+        np.random.default_rng(1).gamma(2.0, size=shape).astype(np.float32),
+        np.linspace(0.3, 0.31, math.prod(shape), dtype=np.float32).reshape(shape),
+    ):
+        gray = ((depth - depth.min()) / (depth.max() - depth.min()) * 255.0).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(np.repeat(gray[..., None], 3, axis=-1)).save(file, "PNG")
+        channel = Image.fromarray(np.asarray(Image.open(file))[:, :, 0])
+        steps = Compose([Resize((320, 320), InterpolationMode.NEAREST), ToTensor(), Normalize((0.5,), (0.5,))])
+        assert torch.equal(codebook.normalise(depth), steps(channel))
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, 7.0])

@@ -1,6 +1,7 @@
-"""The depth teacher against `transformers`' own pipeline, and its stage on bad files, sizes, modes, and after a kill."""
+"""The depth teacher against formulas of its own and `transformers`' pipeline, and its stage on bad files and after a kill."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, D
 
 from perceptio_core.data.manifest import ImageRow, write_manifest
 from perceptio_core.depth.store import DepthStore
-from perceptio_core.depth.teacher import LEAST_DEPTH, Teacher, batches, stored_size
+from perceptio_core.depth.teacher import LEAST_DEPTH, Teacher, batches, model_size, position_table, stored_size
 from perceptio_core.foundations.depth_anything import image_processor
 from perceptio_core.params.render import RenderParams
 from perceptio_core.params.sources import SourcesParams
@@ -83,10 +84,10 @@ def by_pipeline(checkpoint: Path, images: list[Image.Image]) -> list[np.ndarray]
     return [np.maximum(depth, 0) for depth in depths]
 
 
-def test_the_maps_are_those_of_the_librarys_pipeline(checkpoint: Path) -> None:
-    images = [noise(number, height=96, width=80) for number in range(3)]
+def test_at_the_models_own_size_the_maps_are_those_of_the_librarys_pipeline(checkpoint: Path) -> None:
+    images = [noise(number, height=128, width=128) for number in range(3)]
     teacher = Teacher.from_pretrained(checkpoint)
-    maps = teacher.inverse_depth([teacher.pixels(image) for image in images], [(96, 80)] * 3)
+    maps = teacher.inverse_depth([teacher.pixels(image) for image in images], [(128, 128)] * 3)
     expected = by_pipeline(checkpoint, images)
     clamped = 1 / LEAST_DEPTH if checkpoint.name == "metric" else 0.0
     assert any((one == clamped).any() for one in expected), "the case of depths that cannot be is among them"
@@ -95,6 +96,116 @@ def test_the_maps_are_those_of_the_librarys_pipeline(checkpoint: Path) -> None:
         assert wanted.std() > 0.1 * wanted.mean()
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * wanted.max())
     assert not np.allclose(maps[0], maps[1], rtol=0.1)
+
+
+def cubic(places: np.ndarray, *, length: int) -> np.ndarray:
+    """Weights (len(places), length) of Keys' cubic interpolation, a = -0.75, with the border repeated."""
+    weights = np.zeros((len(places), length))
+    for row, place in enumerate(places):
+        for index in range(math.floor(place) - 1, math.floor(place) + 3):
+            d = abs(place - index)
+            near, far = 1.25 * d**3 - 2.25 * d**2 + 1, -0.75 * (d**3 - 5 * d**2 + 8 * d - 4)
+            weights[row, min(max(index, 0), length - 1)] += near if d <= 1 else far
+    return weights
+
+
+def linear(size: int, *, length: int) -> np.ndarray:
+    """Weights (size, length) of linear interpolation with the first and last values in place."""
+    places = np.arange(size) * ((length - 1) / max(size - 1, 1))
+    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(length)))
+
+
+def by_formula(checkpoint: Path, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """The map that Depth Anything's own code makes, from its rules: all but the network in double precision.
+
+    An image of `size` (h, w) in the model is cubic at pixel centres; the position table of side s is read at
+    (i + 0.5) s / (n + 0.1) - 0.5 for cell i of n; the map is bilinear with corners on corners.
+    """
+    model = DepthAnythingForDepthEstimation.from_pretrained(checkpoint, dtype=torch.float64).eval()
+    values = np.asarray(image, np.float64) / 255
+    rows, columns = (
+        cubic((np.arange(new) + 0.5) * old / new - 0.5, length=old) for new, old in zip(size, values.shape, strict=False)
+    )
+    pixels = np.einsum("yh,xw,hwc->cyx", rows, columns, values, optimize=True)
+    pixels = (pixels - np.reshape([0.485, 0.456, 0.406], (3, 1, 1))) / np.reshape([0.229, 0.224, 0.225], (3, 1, 1))
+    embeddings = model.backbone.embeddings
+    table = embeddings.position_embeddings.detach().numpy()
+    side, cells = math.isqrt(table.shape[1] - 1), [length // 16 for length in size]
+    if cells != [side, side]:
+        down, across = (cubic((np.arange(n) + 0.5) * side / (n + 0.1) - 0.5, length=side) for n in cells)
+        grid = np.einsum("yh,xw,hwd->yxd", down, across, table[0, 1:].reshape(side, side, -1), optimize=True)
+        table = np.concatenate([table[:, :1], grid.reshape(1, cells[0] * cells[1], -1)], axis=1)
+    embeddings.interpolate_pos_encoding = lambda *_: torch.tensor(table)
+    with torch.no_grad():
+        predicted = model(torch.tensor(pixels)[None]).predicted_depth[0].numpy()
+    down, across = (linear(new, length=old) for new, old in zip((image.height, image.width), predicted.shape, strict=True))
+    depth = down @ predicted @ across.T
+    return 1 / np.maximum(depth, LEAST_DEPTH) if checkpoint.name == "metric" else np.maximum(depth, 0)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "inside"),
+    [
+        (106, 160, (128, 192)),
+        (160, 107, (192, 128)),
+        (120, 160, (128, 176)),
+        (128, 128, (128, 128)),
+        (31, 29, (144, 128)),
+        (75, 75, (128, 128)),
+        (250, 188, (176, 128)),
+        (213, 320, (128, 192)),
+        (64, 300, (128, 608)),
+        (301, 99, (384, 128)),
+    ],
+)
+def test_maps_of_any_shape_are_those_of_depth_anythings_own_rules(
+    checkpoint: Path, height: int, width: int, inside: tuple[int, int]
+) -> None:
+    """As reported in huggingface/transformers#31522, `transformers`' preprocessing does not give the original's values."""
+    teacher, image = Teacher.from_pretrained(checkpoint), noise(5, height=height, width=width)
+    pixels = teacher.pixels(image)
+    assert (pixels.dtype, pixels.shape) == (torch.float32, (3, *inside))
+    (found,) = teacher.inverse_depth([pixels], [(height, width)])
+    expected = by_formula(checkpoint, image, inside)
+    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-4 * expected.max())
+    assert expected.std() > 0.1 * expected.mean()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "inside"),
+    [
+        (426, 640, (518, 784)),
+        (640, 427, (770, 518)),
+        (480, 640, (518, 686)),
+        (518, 518, (518, 518)),
+        (518, 525, (518, 532)),  # 37.5 patches: to the even number, as NumPy rounds
+        (518, 539, (518, 532)),  # 38.5 patches
+        (3000, 4000, (518, 686)),
+        (1, 1, (518, 518)),
+        (100, 800, (518, 4144)),
+        (100, 801, (518, 4144)),  # 8 times the side at most
+        (3000, 1, (4144, 518)),
+    ],
+)
+def test_the_shorter_side_is_the_models_and_the_longer_keeps_the_shape(
+    height: int, width: int, inside: tuple[int, int]
+) -> None:
+    assert model_size(height=height, width=width, side=518, multiple=14) == inside
+
+
+def test_a_side_that_is_no_multiple_is_rounded_up() -> None:
+    assert model_size(height=100, width=100, side=520, multiple=14) == (532, 532)
+    assert model_size(height=100, width=200, side=520, multiple=14) == (532, 1036), "1040 rounds down: it is above the side"
+
+
+def test_a_position_table_of_every_size_has_a_row_for_each_patch() -> None:
+    """As reported in facebookresearch/dinov2#333 and #378, a scale without the offset gives one row less at some sizes."""
+    table = torch.randn(1, 1 + 37 * 37, 1)
+    embeddings = SimpleNamespace(position_embeddings=table, config=SimpleNamespace(patch_size=14))
+    for cells in range(37, 8 * 37 + 1):
+        assert position_table(embeddings, table, 14 * cells, 518).shape == (1, 1 + 37 * cells, 1)
+        assert position_table(embeddings, table, 518, 14 * cells).shape == (1, 1 + 37 * cells, 1)
+    assert position_table(embeddings, table, 518, 518) is table
 
 
 def test_each_map_of_a_batch_has_the_size_that_it_was_asked_for(checkpoint: Path) -> None:
@@ -107,19 +218,21 @@ def test_each_map_of_a_batch_has_the_size_that_it_was_asked_for(checkpoint: Path
         teacher.inverse_depth(pixels, [(128, 128)])
 
 
-def test_a_batch_is_of_one_shape_and_at_most_of_its_size() -> None:
+def test_a_batch_is_of_one_shape_and_has_at_most_its_pixels() -> None:
     shapes = [(3, 2, 2), (3, 2, 4), (3, 2, 2), (3, 2, 2), (3, 2, 4), (3, 4, 2), (3, 2, 2)]
     items = [(number, torch.full(shape, float(number))) for number, shape in enumerate(shapes)]
     asked = iter(items)
-    made = batches(asked, size=2)
-    assert [key for key, _ in next(made)] == [0, 2]
-    assert next(asked)[0] == 3, "a full batch is given out before the next is read"
-    keys = [[key for key, _ in batch] for batch in batches(items, size=2)]
-    assert keys == [[0, 2], [1, 4], [3, 6], [5]]
-    for batch in batches(items, size=3):
+    made = batches(asked, most_pixels=8)
+    assert [key for key, _ in next(made)] == [1], "8 pixels are a batch"
+    assert next(asked)[0] == 2, "a full batch is given out before the next is read"
+    keys = [[key for key, _ in batch] for batch in batches(items, most_pixels=8)]
+    assert keys == [[1], [0, 2], [4], [5], [3, 6]]
+    assert [[key for key, _ in batch] for batch in batches(items, most_pixels=11)] == keys, "12 are three of four pixels"
+    assert [[key for key, _ in batch] for batch in batches(items, most_pixels=1)] == [[n] for n in range(7)]
+    for batch in batches(items, most_pixels=16):
         assert len({pixels.shape for _, pixels in batch}) == 1
         assert all((pixels == key).all() for key, pixels in batch)
-    assert list(batches([], size=2)) == []
+    assert list(batches([], most_pixels=8)) == []
 
 
 @pytest.mark.parametrize(
@@ -207,6 +320,43 @@ def test_pictures_of_any_size_and_mode_have_maps_and_bad_files_a_reason(checkout
         size = stored_size(height=rgb.height, width=rgb.width, long_side=48)
         (expected,) = teacher.inverse_depth([teacher.pixels(rgb)], [size])
         np.testing.assert_allclose(store[f"set/{name}"], expected, rtol=1e-3, atol=1e-4 * expected.max(), err_msg=name)
+
+
+def test_a_map_that_is_not_finite_is_one_pictures_loss(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As reported in DepthAnything/Depth-Anything-V2#114, a network may write infinity for one picture."""
+    root, sizes = checkout / "artifacts/t/sources/root", {}
+    for number in range(4):
+        noise(number, height=30, width=30 + number).save(root / f"{number}.png")
+        sizes[f"{number}.png"] = (30, 30 + number)
+    write_sources(checkout, sizes)
+    inverse_depth = Teacher.inverse_depth
+
+    def broken(teacher: Teacher, pixels, wanted):
+        maps = inverse_depth(teacher, pixels, wanted)
+        for one in maps:
+            if one.shape == (30, 32):
+                one[3, 4] = np.inf
+        return maps
+
+    monkeypatch.setattr(Teacher, "inverse_depth", broken)
+    stage.main()
+    out = checkout / "artifacts/t/teacher_depth"
+    (row,) = map(json.loads, (out / "quarantine.jsonl").read_text().splitlines())
+    assert row == {"file": "2.png", "reason": "set/2.png: the depth map holds values that are not finite"}
+    assert json.loads((out / "metrics.json").read_text()) == {"images": 3, "quarantined": 1, "shards": 2}
+    assert "set/2.png" not in DepthStore(out)
+
+
+def test_strips_have_maps_of_their_own_size(checkout: Path) -> None:
+    """As reported in nagadomi/nunif#256, a strip of 32 x 1024 pixels makes Depth Anything's own code run out of memory."""
+    root, sizes = checkout / "artifacts/t/sources/root", {"a.png": (32, 1024), "b.png": (300, 1), "c.png": (1, 1)}
+    for number, (name, (height, width)) in enumerate(sizes.items()):
+        noise(number, height=height, width=width).save(root / name)
+    write_sources(checkout, sizes)
+    stage.main()
+    store = DepthStore(checkout / "artifacts/t/teacher_depth")
+    shapes = {name: store[f"set/{name}"].shape for name in sizes}
+    assert shapes == {"a.png": (2, 48), "b.png": (48, 1), "c.png": (1, 1)}
 
 
 def test_turned_photographs_have_the_maps_of_upright_ones(checkout: Path) -> None:

@@ -19,13 +19,14 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 EPSILON = 1e-5  # of the Laplace smoothing of code counts (AURORA)
 KMEANS_ROUNDS = 10
+LEVELS = np.float32(255)  # of inverse depth between a map's farthest and nearest pixel (AURORA)
 
 
 class ResidualBlock(nn.Module):
@@ -65,7 +66,9 @@ class Quantizer(nn.Module):
 
     def nearest(self, vectors_PD: Tensor) -> Tensor:
         """Index of the nearest code by Euclidean distance: int64, P."""
-        distance_PK = self.embedding.square().sum(1) - 2 * vectors_PD @ self.embedding.T
+        # the first term, the same for all codes, makes near ties fall as in AURORA, which sums so
+        lengths_P1 = vectors_PD.square().sum(1, keepdim=True)
+        distance_PK = lengths_P1 + self.embedding.square().sum(1) - 2 * (vectors_PD @ self.embedding.T)
         return distance_PK.argmin(1)
 
     @torch.no_grad()
@@ -175,26 +178,28 @@ class DepthCodebook(nn.Module):
         """The code vectors (K, D)."""
         return self.quantizer.embedding
 
-    def resized(self, inverse_depth_HW: NDArray[np.floating]) -> Tensor:
-        """The map's nearest pixels on a square (AURORA), in its own unit: (1, R, R) float32."""
-        values = torch.from_numpy(np.ascontiguousarray(inverse_depth_HW, dtype=np.float32))[None, None]
-        return F.interpolate(values, size=(self.resolution, self.resolution), mode="nearest")[0]
+    def resized(self, inverse_depth_HW: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The map on a square (R, R), in its own unit: the pixels under the square's centres (AURORA: Pillow's nearest)."""
+        image = Image.fromarray(np.ascontiguousarray(inverse_depth_HW, np.float32))
+        return np.asarray(image.resize((self.resolution, self.resolution), Image.Resampling.NEAREST))
 
     def normalise(self, inverse_depth_HW: NDArray[np.floating]) -> Tensor:
         """A map of inverse depth (any unit, near = high) as the codebook takes it: (1, R, R) float32 in [-1, 1].
 
-        Resized, then minimum and maximum to -1 and 1 (AURORA). A flat map becomes zeros.
+        As AURORA's codebook sees maps, which Depth Anything's own command writes as 8-bit pictures: the whole map's minimum and
+        maximum become 0 and `LEVELS`, what is between is rounded down, and of the square that remains 0 and `LEVELS` become -1
+        and 1. A flat map becomes zeros (ours).
 
         Raises:
             ValueError: the map holds values that are not finite.
         """
-        if not np.isfinite(inverse_depth_HW).all():
+        low, high = np.float32(inverse_depth_HW.min()), np.float32(inverse_depth_HW.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError("the depth map holds values that are not finite")
-        values = self.resized(inverse_depth_HW)
-        low, high = values.min(), values.max()
         if high <= low:
-            return torch.zeros_like(values)
-        return (values - low) / (high - low) * 2 - 1
+            return torch.zeros(1, self.resolution, self.resolution)
+        levels_RR = np.floor((self.resized(inverse_depth_HW) - low) / (high - low) * LEVELS)
+        return torch.from_numpy(levels_RR / LEVELS * 2 - 1)[None]
 
     def latents(self, x_B1RR: Tensor) -> Tensor:
         """Encoder output before quantization: (B, N, D)."""

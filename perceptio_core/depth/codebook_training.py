@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.depth.codebook import LEVELS, DepthCodebook
 from perceptio_core.depth.lookup import Point, nearest_is_right
 from perceptio_core.depth.store import DepthStore
 from perceptio_core.files import whole
@@ -212,9 +212,9 @@ def validate_codebook(
         true_RR = x_1RR[0].numpy()
         counts += torch.bincount(codes_1N.flatten(), minlength=codebook.num_codes)
         errors.append(float(np.square(read_RR - true_RR).mean()))
-        truth_RR = codebook.resized(inverse_HW)[0].numpy()
-        low, high = float(truth_RR.min()), float(truth_RR.max())
-        found_RR = low + (read_RR + 1) / 2 * (high - low)
+        truth_RR = codebook.resized(inverse_HW)
+        low, high = float(inverse_HW.min()), float(inverse_HW.max())
+        found_RR = low + ((read_RR + 1) / 2 + 0.5 / LEVELS) * (high - low)  # the middle of what is rounded down to a level
         kept_RR = truth_RR >= LEAST_SHARE * high
         if high > low:
             ratios.append(float((np.abs(found_RR - truth_RR)[kept_RR] / truth_RR[kept_RR]).mean()))

@@ -9,7 +9,7 @@ class TeacherDepthParams(Section):
     """The `teacher_depth` section."""
 
     batch_size: PositiveInt
-    """Images a forward pass; images that the model sees at other sizes go into batches of their own."""
+    """Square images a forward pass. Images that go in at other sizes have batches of their own, with no more pixels."""
     long_side: PositiveInt
     """Maps are stored at the image's size, or scaled down to this many pixels on the longer side."""
     images_per_shard: PositiveInt
