@@ -57,6 +57,34 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder in the order of their paths, those of linked folders too; a folder that is linked twice, or
+    into itself, is entered once. Links to nothing are among the files."""
+    seen: set[tuple[int, int]] = set()
+
+    def below(place: Path) -> Iterator[Path]:
+        status = place.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        for entry in sorted(place.iterdir()):
+            if entry.is_dir():
+                yield from below(entry)
+            else:
+                yield entry
+
+    return below(folder)
+
+
+def stamp(path: Path) -> list[int] | None:
+    """What changes when a file changes: size and time; None for one that is absent."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what processes that were killed have left of `whole` in a folder."""
     for file in folder.glob(f".*{_UNFINISHED}"):

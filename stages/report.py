@@ -70,6 +70,7 @@ def main() -> None:
         count=profile.report.max_panels,
         decode_depth=lambda codes: decode(list(codes)),
         teacher=look,
+        max_pixels=profile.evaluate.max_pixels,
     )
     with (folder / "plots" / "codes.csv").open(newline="", encoding="utf-8") as stream:
         usage = [float(row["uses"]) for row in csv.DictReader(stream)]
@@ -103,8 +104,8 @@ def main() -> None:
 
 
 def _parts(folder: Path) -> list[Figure]:
-    lines = (folder / "breakdown.jsonl").read_text(encoding="utf-8").splitlines()
-    return [Figure(**json.loads(line)) for line in lines]
+    lines = (folder / "breakdown.jsonl").read_text(encoding="utf-8").split("\n")  # splitlines takes more for a line's end
+    return [Figure(**json.loads(line)) for line in lines if line]
 
 
 def _data_uri(path: Path) -> str:

@@ -2,7 +2,12 @@
 
 import logging
 import shutil
+from pathlib import Path
 
+import PIL
+
+from perceptio_core import rgb
+from perceptio_core.data import images
 from perceptio_core.data.collect import collect
 from perceptio_core.data.workers import cores
 from perceptio_core.params import load_profile
@@ -14,8 +19,8 @@ DESCRIPTION = """Make the manifest of all training images and records.
 Reads   the profile's section `sources`; with `root`, the data sets below that folder (never written to).
 Does    with `render`, renders the procedural world and writes it in the official layouts; then, for rendered and real
         data alike, reads every data set, decodes every image once, keeps train and val images apart, and the
-        test images of `held_out` out of training.
-        A killed run goes on where it stood.
+        test images of `held_out` out of training. A killed run goes on where it stood; with other data sets or test images,
+        pictures that earlier runs have looked at are not decoded again (.work/<profile>/sources-pictures).
 Writes  artifacts/<profile>/sources/
           root/             the rendered world (only with `render`)
           images.parquet    image_key, path below the data root, width, height, sha256, split
@@ -36,14 +41,18 @@ def main() -> None:
     out = work / "out"
     out.mkdir(exist_ok=True)
     if params.render is not None:
-        root = out / "root"
+        root, journals = out / "root", work
         write_world(root, params=params.render, workers=workers)
     else:
         root = params.expanded_root()
+        # Kept for the next run: what is in a picture is the same whatever else the profile says.
+        opened_by = [Path(images.__file__), Path(rgb.__file__), PIL.__version__]
+        journals = paths.work("sources-pictures", fingerprint(str(root.resolve()), params.max_pixels, *opened_by))
     counts = collect(
         params.datasets,
         root=root,
         work=work,
+        journals=journals,
         out=out,
         max_pixels=params.max_pixels,
         workers=workers,

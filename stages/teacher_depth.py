@@ -123,9 +123,9 @@ def _read_ahead(
 
     def read(row: ImageRow) -> torch.Tensor | str:
         try:
-            return teacher.pixels(open_image(root / row.path, max_pixels=params.max_pixels))
+            return teacher.pixels(open_image(root / row.path, max_pixels=row.width * row.height))
         except ValueError as error:
-            return str(error)
+            return str(error).replace(f"{root}/", "")
 
     coming: deque[tuple[ImageRow, Future[torch.Tensor | str]]] = deque()
     waiting = iter(rows)

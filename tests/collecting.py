@@ -37,7 +37,9 @@ def collected(
 ) -> Collected:
     out = work / "out"
     out.mkdir(parents=True, exist_ok=True)
-    counts = collect(datasets, root=root, work=work, out=out, max_pixels=max_pixels, workers=2, held_out=held_out)
+    counts = collect(
+        datasets, root=root, work=work, journals=work, out=out, max_pixels=max_pixels, workers=2, held_out=held_out
+    )
     if not read_back:
         return Collected(images=[], records=[], quarantine=[], counts=counts)
     lines = (out / "quarantine.jsonl").read_text().splitlines()

@@ -61,6 +61,7 @@ def root(tmp_path):
     return folder
 
 
+UNREAD = "a test image that cannot be read: kept out by its id at most"
 PLACES = ("tests/pictures", "tests/mmbench.tsv", "tests/blink", "refcoco/refs(unc).p")
 TALK = (DatasetParams(name="talk", kind="llava", path="talk.json", split="train"),)
 
@@ -75,6 +76,7 @@ def test_every_kind_of_place_is_kept_out(root, tmp_path):
         "coco/train2017/000000000005.jpg": BY_LOOK,
         "coco/train2017/000000000006.jpg": BY_LOOK,
         "gqa/2.png": BY_LOOK,  # it looks like the picture whose id is held out
+        "tests/pictures": "no pictures: 1 files .txt, such as tests/pictures: notes.txt; nothing in them is held out",
     }
     kept = [image.path for image in found.images]
     assert kept == [f"coco/train2017/{n:012d}.jpg" for n in (0, 1, 2, 8, 9)]
@@ -155,7 +157,7 @@ def test_copies_look_alike_and_others_do_not():
 
 
 def read_of(look):
-    return HeldOut(ids=frozenset(), hashes=frozenset([look]), unreadable=())
+    return HeldOut(ids=frozenset(), hashes=frozenset([look]), refused=())
 
 
 def test_one_bit_decides():
@@ -171,16 +173,21 @@ def test_one_bit_decides():
 def test_places_that_are_none(root, tmp_path):
     for place, told in (
         ("absent", "absent is absent"),
-        ("talk.json", r"talk\.json: allowed are folders, \.tsv, \.parquet and REFER"),
+        ("talk.json", r"talk\.json: allowed are folders, pictures, \.tsv, \.parquet and REFER"),
         ("refcoco", "refcoco holds no images"),
     ):
         with pytest.raises(ValueError, match=told):
             read_held_out([place], root=root, max_pixels=10**6)
     (root / "tests/pictures/b.png").write_bytes(b"")
+    (root / "tests/pictures/c").write_bytes(encoded(scene(1), "PNG")[:20])
     held = read_held_out(["tests/pictures"], root=root, max_pixels=10**6)
-    assert held.unreadable == ("tests/pictures: b.png",)
+    assert [(row.file, row.reason) for row in held.refused] == [
+        ("tests/pictures: c", f"{UNREAD} (damaged or cut off: Truncated File Read)"),
+        ("tests/pictures", "no pictures: 1 files .png, such as tests/pictures: b.png; nothing in them is held out"),
+        ("tests/pictures", "no pictures: 1 files .txt, such as tests/pictures: notes.txt; nothing in them is held out"),
+    ]
     found = collected(TALK, root=root, work=tmp_path / "j", held_out=["tests/pictures"])
-    assert "tests/pictures: b.png" in {row.file for row in found.quarantine}
+    assert set(held.refused) <= set(found.quarantine)
     entry = {"name": "a", "kind": "llava", "path": "a.json", "split": "train"}
     outside = {"render": None, "root": "x", "datasets": [entry], "held_out": ["../elsewhere"]}
     with pytest.raises(ValueError, match=r"stay below it: \.\./elsewhere"):

@@ -100,10 +100,10 @@ def test_a_bad_image_is_one_answer_with_a_reason(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "i/3.png")  # 1600 pixels, 1000 are allowed
     answers = run(items, Fake(), tmp_path / "j.jsonl")
     errors = [answer.error or "" for answer in answers]
-    assert "UnidentifiedImageError" in errors[0]
-    assert "FileNotFoundError" in errors[1]
-    assert "OSError" in errors[2]
-    assert "at most 1000" in errors[3]
+    assert errors[0] == "0.png: no picture; allowed are JPEG, PNG, WEBP, GIF, BMP, TIFF"
+    assert errors[1] == "1.png: No such file or directory"
+    assert errors[2].startswith("2.png: damaged or cut off: image file is truncated")
+    assert errors[3] == "3.png: 40 x 40 pixels, at most 1000 are allowed"
     assert errors[4] == ""
     assert answers == run(items, Fake(), tmp_path / "j.jsonl")
 

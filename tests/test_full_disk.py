@@ -112,7 +112,7 @@ image_processor().save_pretrained(made / "foundations/depth_anything")
 data = [dict(name="set", kind="coco", path="set", split="train")]
 profile = types.SimpleNamespace(
     sources=SourcesParams(render=RenderParams(train=1, val=1, test=1), root=None, datasets=data),
-    teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=8, max_pixels=10**6, workers=1),
+    teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=8, workers=1),
     joint_shards=PARAMS.model_copy(update={"images_per_shard": 8, "markers_per_image": 1, "workers": 1}),
 )
 sys.argv[1:] = ["--profile", "t"]

@@ -237,7 +237,7 @@ def test_panels_outside_the_data_root_are_refused(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     row = fake.rows(tmp_path / "root")[0] | {"image": "../secret.png"}
     (tmp_path / "root" / "panels.jsonl").write_text(json.dumps(row))
-    with pytest.raises(ValueError, match=r"image '\.\./secret\.png' of 'res/0' leads out of"):
+    with pytest.raises(ValueError, match=r"panels\.jsonl: '\.\./secret\.png' leads out of the image folder"):
         fake.panels(tmp_path / "root")
 
 

@@ -207,7 +207,7 @@ from stages import joint_shards, teacher_depth
 data = [dict(name="set", kind="coco", path="set", split="train")]
 profile = types.SimpleNamespace(
     sources=SourcesParams(render=RenderParams(train=1, val=1, test=1), root=None, datasets=data),
-    teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=3, max_pixels=10**6, workers=1),
+    teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=3, workers=1),
     joint_shards=JointShardsParams.model_validate_json(sys.argv.pop()),
 )
 sys.argv[1:] = ["--profile", "t"]

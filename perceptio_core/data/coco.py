@@ -42,7 +42,17 @@ def coco_records(
     """
     path = place if place.suffix == ".json" else place / "instances.json"
     name = path.relative_to(root)
-    image_rows, annotations, categories = read_instances(path)
+    incomplete: set[tuple[int, int]] = set()
+    bad: list[Refused] = []
+
+    def refuse(row: Any, told: str) -> None:
+        bad.append(Refused(file=name.as_posix(), reason=told))
+        about = (row.get("image_id"), row.get("category_id")) if isinstance(row, dict) else (None, None)
+        if isinstance(about[0], int) and isinstance(about[1], int):
+            incomplete.add((about[0], about[1]))
+
+    image_rows, annotations, categories = read_instances(path, refuse=refuse)
+    yield from bad
     image_folder = images if images is not None else (path.parent.relative_to(root) / IMAGE_FOLDER).as_posix()
     known = array("q")
     for ann_id, annotation in annotations.items():
@@ -50,14 +60,16 @@ def coco_records(
         if isinstance(image_id, int) and image_id in image_rows and isinstance(category_id, int) and category_id in categories:
             known.extend((image_id, category_id, ann_id))
         else:
-            reason = f"image_id {image_id} or category_id {category_id} is not in the file"
+            reason = f"image_id {image_id!r:.80} or category_id {category_id!r:.80} is not in the file"
             yield Refused(file=f"{name}#annotation/{ann_id}", reason=reason)
     for image_id, category_id, ann_ids in _groups(known):
         image, category = image_rows[image_id], categories[category_id]
         objects = {ann_id: annotations[ann_id] for ann_id in ann_ids}
         crowd = any(annotation.get("iscrowd") for annotation in objects.values())
-        if crowd or len(objects) > max_objects:
+        unknown = (image_id, category_id) in incomplete
+        if crowd or unknown or len(objects) > max_objects:
             reason = "among them a crowd" if crowd else f"at most {max_objects} are asked for at once"
+            reason = "and one more that cannot be used" if unknown else reason
             yield Refused(
                 file=f"{name}#image/{image_id}/category/{category_id}",
                 reason=f"{len(objects)} objects of one kind ({category}), {reason}",
@@ -73,10 +85,15 @@ def coco_records(
                 yield Refused(file=f"{name}#annotation/{ann_id}", reason=str(error))
                 break
             masks.append(mask)
+        try:
+            file = inside(image_folder, image["file_name"], named_in=path)
+        except ValueError as error:
+            yield Refused(file=f"{name}#image/{image_id}", reason=str(error))
+            continue
         if len(masks) == len(objects):
             yield Record(
                 record_id=f"{source}/{image_id}/{category_id}",
-                image=inside(image_folder, image["file_name"], named_in=path),
+                image=file,
                 image_name=f"{image_id:012d}",
                 split=split,
                 task="referring",

@@ -22,6 +22,7 @@ from perceptio_core.data.manifest import QUARANTINE, ImageRow, RecordRow, write_
 from perceptio_core.data.records import Numbers, Refused
 from perceptio_core.data.rle import area
 from perceptio_core.data.spill import Spill, read_dataset
+from perceptio_core.files import stamp
 from perceptio_core.params.sources import DatasetParams
 from perceptio_core.progress import track
 
@@ -38,6 +39,7 @@ def collect(
     *,
     root: Path,
     work: Path,
+    journals: Path,
     out: Path,
     max_pixels: int,
     workers: int,
@@ -52,7 +54,9 @@ def collect(
     Args:
         datasets: what to read, in this order; the first to name an image file gives it its key.
         root: the data root.
-        work: folder for what is needed meanwhile; its journal of checked images lets a killed run go on where it stood.
+        work: folder for what is needed meanwhile.
+        journals: folder of what is known of pictures by their content; lets a killed run go on where it stood, and a later one
+            with other data sets or test images, but the same root and `max_pixels`, look at new pictures alone.
         out: folder of the manifest's three files.
         max_pixels: larger images are refused.
         workers: threads that check images.
@@ -66,8 +70,12 @@ def collect(
     Raises:
         ValueError: a data set's own files are absent or malformed; names file, key and what is allowed.
     """
+    # First, for a place that is wrong must not be found after hours of decoding.
+    tests = read_held_out(
+        held_out, root=root, max_pixels=max_pixels, workers=workers, journal=journals / "held_out.jsonl" if held_out else None
+    )
     with (out / QUARANTINE).open("w", encoding="utf-8") as stream:
-        refused = _Quarantine(stream)
+        refused = _Quarantine(stream, root=root)
         spills: list[Spill] = []
         kept: Counter[_Kind] = Counter()
         dropped: dict[_Kind, Counter[str]] = {}
@@ -77,6 +85,8 @@ def collect(
             spill = Spill(path, read_dataset(dataset, root=root), limit=dataset.limit, refuse=refused.add)
             if spill.count == 0:
                 raise ValueError(f"{root / dataset.path}: no {dataset.split} records of kind {dataset.kind}")
+            if (twice := spill.find_twice()) is not None:
+                raise ValueError(f"{root / dataset.path}: two records have the id {twice}; it must stand for one")
             spills.append(spill)
             over = max(0, spill.count - dataset.limit) if dataset.limit else 0
             why = dropped.setdefault((dataset.split, dataset.task, dataset.name), Counter())
@@ -86,12 +96,10 @@ def collect(
         # Val first: where two data sets share a file, it is a val image.
         for number in sorted(range(len(datasets)), key=lambda number: datasets[number].split != "val"):
             catalogue.add(spills[number].owners())
-        _check(catalogue, root=root, journal=work / "checked.jsonl", max_pixels=max_pixels, workers=workers)
-        if held_out:
-            tests = read_held_out(held_out, root=root, max_pixels=max_pixels)
-            for name in tests.unreadable:
-                refused.add(Refused(file=name, reason="a test image that cannot be read: kept out by its id at most"))
-            catalogue.leave_out(reasons_to_leave_out(catalogue.train_looks, tests))
+        _check(catalogue, root=root, journal=journals / "checked.jsonl", max_pixels=max_pixels, workers=workers)
+        for row in tests.refused:
+            refused.add(row)
+        catalogue.leave_out(reasons_to_leave_out(catalogue.train_looks, tests))
         for row in catalogue.settle():
             refused.add(row)
 
@@ -134,12 +142,16 @@ def collect(
 
 
 class _Quarantine:
-    """Writes quarantine rows and counts them; `reasons` counts those of test images that are held out."""
+    """Writes quarantine rows and counts them; `reasons` counts those of test images that are held out.
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream, self.count, self.reasons = stream, 0, Counter[str]()
+    Where `root` lies is left out of them, so that the same data give the same bytes on every machine.
+    """
+
+    def __init__(self, stream: IO[str], *, root: Path) -> None:
+        self._stream, self._root, self.count, self.reasons = stream, f"{root}/", 0, Counter[str]()
 
     def add(self, row: Refused) -> None:
+        row = replace(row, file=row.file.replace(self._root, ""), reason=row.reason.replace(self._root, ""))
         self.count += write_quarantine(self._stream, [row])
         if row.reason in (BY_ID, BY_LOOK):
             self.reasons[row.reason] += 1
@@ -170,7 +182,7 @@ def _check(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels: int, 
         for line in stream:
             try:
                 row = json.loads(line)
-                if row["stamp"] == _stamp(root / row["path"]):
+                if row["stamp"] == stamp(root / row["path"]):
                     catalogue.check(row["path"], row["reason"] if row["facts"] is None else ImageFacts(**row["facts"]))
             except (ValueError, KeyError, TypeError):  # the line that a killed run left half written
                 continue
@@ -190,18 +202,9 @@ def _check(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels: int, 
         for path, facts in track(checked, total=left, label="checking images", unit="images"):
             row = {
                 "path": path,
-                "stamp": _stamp(root / path),
+                "stamp": stamp(root / path),
                 "facts": asdict(facts) if isinstance(facts, ImageFacts) else None,
                 "reason": facts if isinstance(facts, str) else None,
             }
             stream.write(json.dumps(row) + "\n")
             catalogue.check(path, facts)
-
-
-def _stamp(path: Path) -> list[int] | None:
-    """What changes when a file changes."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]

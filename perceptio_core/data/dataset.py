@@ -127,7 +127,8 @@ class JointDataset:
             content = self.content(number)
             with self._opened(shard) as descriptor:
                 encoded = os.pread(descriptor, image_size, image_offset)
-            image = open_with_format(encoded, name="image").image
+            width, height = self.sizes_S2[number]
+            image = open_with_format(encoded, max_pixels=int(width) * int(height), name="image").image
             return Sample(
                 key=key,
                 record_id=content["record_id"],

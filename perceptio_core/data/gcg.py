@@ -61,9 +61,13 @@ def _grounded(row: dict[str, Any]) -> tuple[str, list[str], list[dict[str, Any]]
     for phrase, grounding in groundings.items():
         try:
             start, end = grounding["token_positives"]
-            places.append((int(start), int(end), phrase, list(grounding["rle_masks"])))
-        except (TypeError, KeyError, ValueError, OverflowError) as error:
-            raise ValueError(f"phrase {phrase!r} needs token_positives [start, end] and rle_masks") from error
+            if type(start) is not int or type(end) is not int:
+                raise TypeError
+            places.append((start, end, phrase, list(grounding["rle_masks"])))
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"phrase {phrase!r} needs token_positives [start, end], two whole numbers, and rle_masks"
+            ) from error
     text, done, phrases, masks = "", 0, [], []
     for start, end, phrase, parts in sorted(places, key=lambda place: place[:2]):
         if not done <= start < end <= len(caption):

@@ -7,34 +7,33 @@ copies at other sizes and JPEG qualities differed by 22 bits at most, different 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import csv
+import contextlib
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from perceptio_core.data.images import difference_hash, open_image
-from perceptio_core.data.instances import read_instance_images
-from perceptio_core.data.refer import read_plain_pickle
+from perceptio_core.data.held_out_places import ALLOWED, Found, Part, Stranger, parts_of, references
+from perceptio_core.data.images import difference_hash, open_with_format
+from perceptio_core.data.records import Refused
+from perceptio_core.files import stamp
 from perceptio_core.progress import track
 
 LARGEST_DISTANCE = 32
 """Bits of 256 by which copies of one picture may differ."""
 BY_ID, BY_LOOK = "a held-out test image by its COCO id", "it looks like a held-out test image"
 """Why a training image is left out."""
+_UNREAD = "a test image that cannot be read: kept out by its id at most"
 
 _COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})\.jpe?g", re.IGNORECASE)
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_POINTER = 64  # a text in a table's column of images that is not longer names another row, as in MMBench
 _BITS = 256
 _CHUNK = 512  # images compared at once with all test images: 60 MB for 30,000 of them
 
@@ -46,12 +45,12 @@ class HeldOut:
     Attributes:
         ids: COCO ids.
         hashes: difference hashes of 32 bytes.
-        unreadable: pictures that could not be read, by what errors call them: they are held out by id at most.
+        refused: pictures that could not be read, which are held out by id at most, and files that are no pictures.
     """
 
     ids: frozenset[int]
     hashes: frozenset[bytes]
-    unreadable: tuple[str, ...]
+    refused: tuple[Refused, ...]
 
 
 def coco_id(path: str) -> int | None:
@@ -60,36 +59,126 @@ def coco_id(path: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def read_held_out(places: Sequence[str], *, root: Path, max_pixels: int) -> HeldOut:
+def read_held_out(
+    places: Sequence[str], *, root: Path, max_pixels: int, workers: int = 1, journal: Path | None = None
+) -> HeldOut:
     """Read the test images of some places below `root`.
 
     Args:
-        places: folders (all images and .parquet below them), tables with images in them (.tsv with base64 in the column image,
-            .parquet with the hub's images), and REFER's ``refs(*).p`` (the images of all splits but train, by their ids).
+        places: folders (all pictures, .parquet and .tsv below them, those in linked folders too), pictures, tables with
+            pictures in them (.tsv with base64 in the column image, .parquet with the hub's images), and REFER's
+            ``refs(*).p`` (the images of all splits but train, by their ids).
         root: the data root.
         max_pixels: larger images count as unreadable.
+        workers: threads that decode.
+        journal: what is known of files from earlier runs; one that has not changed since is not read again.
 
     Raises:
         ValueError: a place is absent, is none of these, or has no image at all; names it.
     """
+    parts = [(place, list(_parts(place, root))) for place in places]  # before the first picture is decoded
+    known = _Journal(journal)
     ids: set[int] = set()
     hashes: set[bytes] = set()
-    unreadable: list[str] = []
-    for place in places:
-        before = len(ids), len(hashes), len(unreadable)
-        for name, image in track(_images(root / place), label=f"held-out images of {place}", unit="images"):
-            number = coco_id(name)
-            if number is not None:
-                ids.add(number)
-            if image is None:
-                continue
-            try:
-                hashes.add(difference_hash(open_image(image, max_pixels=max_pixels)))
-            except ValueError:
-                unreadable.append(f"{place}: {name}")
-        if before == (len(ids), len(hashes), len(unreadable)):
-            raise ValueError(f"sources.held_out: {root / place} holds no images")
-    return HeldOut(ids=frozenset(ids), hashes=frozenset(hashes), unreadable=tuple(unreadable))
+    refused: list[Refused] = []
+    for place, some in parts:
+        if isinstance(some[0], str):
+            numbers = {name: coco_id(name) for name in some if isinstance(name, str)}
+            if unnumbered := sorted(name for name, number in numbers.items() if number is None):
+                reason = f"{len(unnumbered)} test images have no COCO file name, such as {unnumbered[0]}: held out by nothing"
+                refused.append(Refused(file=place, reason=reason))
+            ids.update(number for number in numbers.values() if number is not None)
+            continue
+        files = [part for part in some if isinstance(part, Part)]
+        label = f"held-out images of {place}"
+        for row in known.read(files, label=label, max_pixels=max_pixels, workers=workers):
+            ids.update(row["ids"])
+            hashes.update(bytes.fromhex(look) for look in row["looks"])
+            refused += (Refused(file=name, reason=f"{_UNREAD} ({reason})") for name, reason in row["failed"])
+        strangers = [part for part in some if isinstance(part, Stranger)]
+        ids.update(number for stranger in strangers if (number := coco_id(stranger.name)) is not None)
+        refused += _said(place, strangers)
+    known.close()
+    return HeldOut(ids=frozenset(ids), hashes=frozenset(hashes), refused=tuple(refused))
+
+
+def _parts(place: str, root: Path) -> Iterator[Part | Stranger | str]:
+    """The files of a place, or the names that its references give.
+
+    Raises:
+        ValueError: it is absent, or holds no image.
+    """
+    path, count = root / place, 0
+    found = references(path) if path.suffix == ".p" and path.is_file() else parts_of(place, root=root)
+    for part in found:
+        count += not isinstance(part, Stranger)
+        yield part
+    if count == 0:
+        raise ValueError(f"sources.held_out: {path} holds no images; {ALLOWED}")
+
+
+def _said(place: str, strangers: Sequence[Stranger]) -> Iterator[Refused]:
+    """A line for each kind of file that is no picture."""
+    first = {stranger.suffix: stranger.name for stranger in reversed(strangers)}
+    for suffix, count in sorted(Counter(stranger.suffix for stranger in strangers).items()):
+        reason = (
+            f"no pictures: {count} files {suffix or 'without a suffix'}, such as {first[suffix]}; nothing in them is held out"
+        )
+        yield Refused(file=place, reason=reason)
+
+
+class _Journal:
+    """What files with test images hold, remembered from run to run.
+
+    A line is {name, path, stamp, max_pixels, ids, looks, failed}; all of it is in memory, like the test images.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._known: dict[str, dict[str, Any]] = {}
+        self._stream = None if path is None else path.open("a+", encoding="utf-8")
+        if self._stream is not None:
+            self._stream.seek(0)
+            for line in self._stream:
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # the line that a killed run left half written
+                    row = json.loads(line)
+                    self._known[row["name"]] = row
+            self._stream.write("\n")  # ends a half-written line
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def read(self, parts: Sequence[Part], *, label: str, max_pixels: int, workers: int) -> Iterator[dict[str, Any]]:
+        """The line of each file."""
+
+        def look(part: Part) -> dict[str, Any]:
+            about = {"path": str(part.file), "stamp": stamp(part.file), "max_pixels": max_pixels, "name": part.name}
+            known = self._known.get(part.name, {})
+            return known if about.items() <= known.items() else about | _content(part, max_pixels)
+
+        with ThreadPoolExecutor(workers) as pool:
+            for row in track(pool.map(look, parts), total=len(parts), label=label, unit="files"):
+                if self._stream is not None and self._known.get(row["name"]) is not row:
+                    self._stream.write(json.dumps(row) + "\n")
+                yield row
+
+
+def _content(part: Part, max_pixels: int) -> dict[str, Any]:
+    """COCO ids and difference hashes of the pictures in a file, and (name, reason) of those that cannot be read."""
+    ids: list[int] = []
+    looks: list[str] = []
+    failed: list[tuple[str, str]] = []
+    whole = Found(name=part.name, file_name=part.file.name, picture=part.file)
+    for found in [whole] if part.read is None else part.read(part):
+        number = coco_id(found.file_name)
+        ids += [] if number is None else [number]
+        try:
+            if isinstance(found.picture, str):
+                raise ValueError(found.picture)
+            looks.append(difference_hash(open_with_format(found.picture, max_pixels=max_pixels, name="").image).hex())
+        except ValueError as error:
+            failed.append((found.name, str(error).removeprefix(": ")))
+    return {"ids": ids, "looks": looks, "failed": failed}
 
 
 def reasons_to_leave_out(images: Callable[[], Iterable[tuple[str, bytes]]], held_out: HeldOut) -> Iterator[tuple[str, str]]:
@@ -120,67 +209,3 @@ def _signs(hashes: Sequence[bytes]) -> NDArray[np.float32]:
     """Hashes (n, 256), -1 or 1 for each bit."""
     bits_NB = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(-1, _BITS)
     return bits_NB.astype(np.float32) * 2 - 1
-
-
-def _images(path: Path) -> Iterator[tuple[str, Path | bytes | None]]:
-    """(name, picture or nothing but its name) of all images of a place."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            name = file.relative_to(path).as_posix()
-            if file.suffix.lower() in _SUFFIXES:
-                yield name, file
-            elif file.suffix == ".parquet":
-                yield from ((f"{name}, {row}", picture) for row, picture in _of_parquet(file))
-    elif not path.is_file():
-        raise ValueError(f"sources.held_out: {path} is absent")
-    elif path.suffix == ".tsv":
-        yield from _of_tsv(path)
-    elif path.suffix == ".parquet":
-        yield from _of_parquet(path)
-    elif path.suffix == ".p":
-        yield from ((name, None) for name in _of_references(path))
-    else:
-        raise ValueError(f"sources.held_out: {path}: allowed are folders, .tsv, .parquet and REFER's refs(*).p")
-
-
-def _of_tsv(path: Path) -> Iterator[tuple[str, bytes]]:
-    csv.field_size_limit(1 << 30)
-    with path.open(newline="", encoding="utf-8") as stream:
-        for number, row in enumerate(csv.DictReader(stream, delimiter="\t")):
-            text = row.get("image")
-            if text is None:
-                raise ValueError(f"sources.held_out: {path}: row {number} has no column image")
-            if len(text) > _POINTER:
-                try:
-                    yield f"row {number}", base64.b64decode(text)
-                except binascii.Error:
-                    yield f"row {number}", b""
-
-
-def _of_parquet(path: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"sources.held_out: {path}: {error}") from error
-    pictures = [column.name for column in file.schema_arrow if _is_picture(column.type)]
-    number = 0
-    for batch in file.iter_batches(batch_size=64, columns=pictures):
-        for row in batch.to_pylist():
-            for name, value in row.items():
-                if value is not None and value["bytes"]:
-                    yield f"row {number}, {name}", value["bytes"]
-            number += 1
-
-
-def _is_picture(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-
-
-def _of_references(path: Path) -> Iterator[str]:
-    refs: Any = read_plain_pickle(path)
-    if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
-        raise ValueError(f"{path}: expected a list of references")
-    images = read_instance_images(path.parent / "instances.json")
-    for number in {ref.get("image_id") for ref in refs if ref.get("split") != "train"}:
-        if (image := images.get(number)) is not None:
-            yield image["file_name"]

@@ -15,6 +15,8 @@ from typing import Any
 from perceptio_core.data.json_rows import key_rows
 
 Row = dict[str, Any]
+Refuse = Callable[[Any, str], None]
+"""Is told of a row that is left out, and why."""
 _MOST = 1 << 63
 
 
@@ -25,19 +27,33 @@ class RowsById(Mapping[int, Row]):
         rows: the objects.
         where: what errors call them.
         check: raises a ValueError for an object that may not be there.
+        refuse: is told of such objects, and of those whose id is no whole number; None: they are errors.
 
     Raises:
         ValueError: an id is no whole number, or stands for two objects that differ.
     """
 
-    def __init__(self, rows: Iterable[Any], *, where: str, check: Callable[[Row], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Any],
+        *,
+        where: str,
+        check: Callable[[Row], None] = lambda _: None,
+        refuse: Refuse | None = None,
+    ) -> None:
         self._table = sqlite3.connect("", isolation_level=None)
         self._table.execute("PRAGMA journal_mode = OFF")
         self._table.execute("BEGIN")
         self._table.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, content BLOB NOT NULL)")
         for row in rows:
-            number = whole_number(row, "id", where)
-            check(row)
+            try:
+                number = whole_number(row, "id", where)
+                check(row)
+            except ValueError as error:
+                if refuse is None:
+                    raise
+                refuse(row, str(error))
+                continue
             # marshal is quick, and nobody else writes this table.
             added = self._table.execute("INSERT OR IGNORE INTO rows VALUES (?, ?)", (number, marshal.dumps(row)))
             if added.rowcount == 0 and self[number] != row:
@@ -59,20 +75,28 @@ class RowsById(Mapping[int, Row]):
         return int(self._table.execute("SELECT COUNT(*) FROM rows").fetchone()[0])
 
 
-def read_instances(path: Path) -> tuple[RowsById, RowsById, dict[int, str]]:
+def read_instances(path: Path, *, refuse: Refuse | None = None) -> tuple[RowsById, RowsById, dict[int, str]]:
     """Images by id, annotations by id and category names by id.
+
+    Args:
+        path: the file.
+        refuse: is told of images, annotations and categories that cannot be used; None: they are errors.
 
     Raises:
         ValueError: absent, not JSON, without these lists, or with an id that stands for two different things; names the file
             and the key.
     """
-    images = read_instance_images(path)
-    annotations = RowsById(key_rows(path, "annotations"), where=f"{path}: annotations")
-    named = (row for row in key_rows(path, "categories") if isinstance(row, dict) and isinstance(row.get("id"), int))
-    return images, annotations, {row["id"]: str(row.get("name", "object")) for row in named}
+    images = read_instance_images(path, refuse=refuse)
+    annotations = RowsById(key_rows(path, "annotations"), where=f"{path}: annotations", refuse=refuse)
+
+    def check(category: Row) -> None:
+        text_of(category, "name", f"{path}: category {category['id']}")
+
+    categories = RowsById(key_rows(path, "categories"), where=f"{path}: categories", check=check, refuse=refuse)
+    return images, annotations, {number: row["name"] for number, row in categories.items()}
 
 
-def read_instance_images(path: Path) -> RowsById:
+def read_instance_images(path: Path, *, refuse: Refuse | None = None) -> RowsById:
     """The images alone; raises what `read_instances` does of them."""
 
     def check(image: Row) -> None:
@@ -80,10 +104,21 @@ def read_instance_images(path: Path) -> RowsById:
         for key in ("height", "width"):
             if whole_number(image, key, where) < 1:
                 raise ValueError(f"{where}: {key} must be at least 1")
-        if not isinstance(image.get("file_name"), str):
-            raise ValueError(f"{where}: file_name must be a text")
+        text_of(image, "file_name", where)
 
-    return RowsById(key_rows(path, "images"), where=f"{path}: images", check=check)
+    return RowsById(key_rows(path, "images"), where=f"{path}: images", check=check, refuse=refuse)
+
+
+def text_of(row: Any, key: str, where: str) -> str:
+    """A field that must be a text with something in it.
+
+    Raises:
+        ValueError: it is not; `where` says of what.
+    """
+    value = row.get(key) if isinstance(row, dict) else None
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: {key} must be a text that is not empty, got {value!r:.80}")
+    return value
 
 
 def whole_number(row: Any, key: str, where: str) -> int:
@@ -94,5 +129,5 @@ def whole_number(row: Any, key: str, where: str) -> int:
     """
     value = row.get(key) if isinstance(row, dict) else None
     if not isinstance(value, int) or isinstance(value, bool) or not -_MOST <= value < _MOST:
-        raise ValueError(f"{where}: {key} must be a whole number of 64 bits, got {value!r}")
+        raise ValueError(f"{where}: {key} must be a whole number of 64 bits, got {value!r:.80}")
     return value

@@ -110,7 +110,7 @@ class ShardMaker:
             encoded = (self._root / row.path).read_bytes()
         except OSError as error:
             raise ValueError(str(error.strerror)) from error
-        opened = open_with_format(encoded, max_pixels=self._params.max_pixels, name="the image")
+        opened = open_with_format(encoded, max_pixels=row.width * row.height, name="the image")
         if opened.image.size != (row.width, row.height):
             raise ValueError(f"the image is {opened.image.size} now, not {(row.width, row.height)} as in the manifest")
         extension: Literal["jpg", "png"] = "jpg" if opened.extension == "jpg" else "png"

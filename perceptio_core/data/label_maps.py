@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perceptio_core.data.images import open_image
+from perceptio_core.data.images import open_with_format
+from perceptio_core.data.instances import text_of, whole_number
 from perceptio_core.data.json_rows import key_rows
 from perceptio_core.data.records import SEGMENT_ANSWER, Record, Refused, Split, inside, segment_question
 from perceptio_core.data.rle import encode
@@ -45,17 +46,22 @@ def panoptic_records(
     Raises:
         ValueError: the file is absent or malformed.
     """
-    try:
-        photographs = {row["id"]: row["file_name"] for row in key_rows(path, "images")}
-        names = {row["id"]: _plain_name(row["name"]) for row in key_rows(path, "categories")}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no file in COCO's panoptic format: {type(error).__name__}: {error}") from error
+    photographs: dict[int, str] = {}
+    names: dict[int, str] = {}
+    for key, field, found in (("images", "file_name", photographs), ("categories", "name", names)):
+        for number, row in enumerate(key_rows(path, key)):
+            try:
+                found[whole_number(row, "id", f"{key} {number}")] = text_of(row, field, f"{key} {number}")
+            except ValueError as error:
+                yield Refused(file=path.relative_to(root).as_posix(), reason=str(error))
+    names = {number: _plain_name(name) for number, name in names.items()}
     folder = images if images is not None else (path.parent.relative_to(root) / "images").as_posix()
     annotations = key_rows(path, "annotations")
     for number, annotation in enumerate(track(annotations, label=f"{source} label pictures", unit="images")):
         try:
             name = photographs[annotation["image_id"]]
-            labels_HW = _labels(Path(inside(path.with_suffix("").as_posix(), annotation["file_name"], named_in=path)))
+            file = Path(inside(path.with_suffix("").as_posix(), annotation["file_name"], named_in=path))
+            labels_HW = _labels(file, mode="RGB")
             groups = list(_segments(annotation["segments_info"], labels_HW, names, max_objects=max_objects))
             image = inside(folder, name, named_in=path)
         except (ValueError, KeyError, TypeError) as error:
@@ -78,7 +84,7 @@ def ade_records(folder: Path, *, source: str, split: Split, root: Path) -> Itera
     files = sorted((folder / "annotations" / part).glob("*.png"))
     for file in track(files, label=f"{source} label pictures", unit="images"):
         try:
-            labels_HW = _labels(file) & 255  # a gray picture: three equal channels
+            labels_HW = _labels(file, mode="L") & 255  # three equal channels
         except ValueError as error:
             yield Refused(file=file.relative_to(root).as_posix(), reason=str(error).replace(f"{file}: ", ""))
             continue
@@ -122,9 +128,16 @@ def _segments(
         yield category, sorted(masks, key=lambda mask: int(mask.any(axis=0).argmax()))
 
 
-def _labels(file: Path) -> NDArray[np.uint32]:
-    """Labels (H, W) of a picture: red + 256 green + 65536 blue."""
-    channels_HW3 = np.asarray(open_image(file), np.uint32)
+def _labels(file: Path, *, mode: str) -> NDArray[np.uint32]:
+    """Labels (H, W) of a picture: red + 256 green + 65536 blue.
+
+    Raises:
+        ValueError: it cannot be read, or is of another mode: the colours of a palette, for one, are not its labels.
+    """
+    opened = open_with_format(file)
+    if opened.mode != mode:
+        raise ValueError(f"{file}: a label picture of mode {opened.mode}; allowed is {mode}")
+    channels_HW3 = np.asarray(opened.image, np.uint32)
     return np.asarray(channels_HW3 @ np.array([1, 256, 65536], np.uint32), np.uint32)
 
 
@@ -138,8 +151,8 @@ def _plain_name(name: str) -> str:
 def _ade_names(path: Path) -> dict[int, str]:
     """Class names by number: the first of each line's synonyms."""
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream, delimiter="\t"))
-        return {int(row["Idx"]): row["Name"].split(",")[0].strip() for row in rows}
+        return {int(row["Idx"]): text_of(row, "Name", f"number {row['Idx']}").split(",")[0].strip() for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no list of classes with the columns Idx and Name: {error}") from error

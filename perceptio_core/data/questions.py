@@ -27,7 +27,8 @@ def question_records(path: Path, *, source: str, split: Split, root: Path, image
     Rows with an empty or missing value, or that cannot be read, are refused, each with its number and the reason.
 
     Raises:
-        ValueError: the file is absent, none of the three kinds, malformed as a whole, or lacks a column.
+        ValueError: the file is absent, none of the three kinds, malformed as a whole, lacks a column, or has the pictures
+            themselves in the column image, as tables on the hub have.
     """
     folder = images if images is not None else path.parent.relative_to(root).as_posix()
     for number, row in enumerate(_rows(path)):
@@ -53,13 +54,13 @@ def question_records(path: Path, *, source: str, split: Split, root: Path, image
 def _text(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{column} must be a text that is not empty, got {value!r}"[:200])
+        raise ValueError(f"{column} must be a text that is not empty, got {value!r:.80}")
     return value.strip()
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any] | str]:
     """The rows of a table; of one that cannot be read, what is wrong with it."""
-    read = {".csv": _of_csv, ".jsonl": _of_jsonl, ".parquet": _of_parquet}.get(path.suffix)
+    read = {".csv": _of_csv, ".jsonl": _of_jsonl, ".parquet": _of_parquet}.get(path.suffix.lower())
     if read is None:
         raise ValueError(f"{path}: allowed are tables of questions as {', '.join(SUFFIXES)}")
     try:
@@ -77,8 +78,10 @@ def _of_csv(path: Path) -> Iterator[dict[str, Any] | str]:
 
 
 def _of_jsonl(path: Path) -> Iterator[dict[str, Any] | str]:
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         for line in stream:
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -90,6 +93,12 @@ def _of_jsonl(path: Path) -> Iterator[dict[str, Any] | str]:
 def _of_parquet(path: Path) -> Iterator[dict[str, Any] | str]:
     file = pq.ParquetFile(path)
     _has_columns(path, file.schema_arrow.names)
+    kind = file.schema_arrow.field("image").type
+    if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise ValueError(
+            f"{path}: its column image holds the pictures themselves; allowed are names of files: write each picture to a file "
+            "below the table's folder, and its name into the column"
+        )
     for batch in file.iter_batches(columns=list(COLUMNS)):
         yield from batch.to_pylist()
 

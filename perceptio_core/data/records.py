@@ -87,10 +87,10 @@ def inside(folder: str, name: Any, *, named_in: Path) -> str:
         ValueError: the name is no relative path, or leads out of the folder; names the data file.
     """
     if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
-        raise ValueError(f"{named_in}: {name!r} is not a file name")
+        raise ValueError(f"{named_in}: {name!r:.80} is not a file name")
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts:
-        raise ValueError(f"{named_in}: {name!r} leads out of the image folder")
+        raise ValueError(f"{named_in}: {name!r:.200} leads out of the image folder")
     return (PurePosixPath(folder) / pure).as_posix()
 
 

@@ -20,7 +20,7 @@ from perceptio_core.data.records import Owner, Record, Refused, is_spread
 from perceptio_core.data.refer import refer_records
 from perceptio_core.data.visual_genome import region_records
 from perceptio_core.params.sources import DatasetParams
-from perceptio_core.tables import read_rows, write_rows
+from perceptio_core.tables import find_twice, read_rows, write_rows
 
 _NAME = "image_name"
 _SCHEMA = pa.schema([*RECORDS_SCHEMA, (_NAME, pa.string())])
@@ -85,6 +85,10 @@ class Spill:
                     refuse(Refused(file=name, reason="it holds half a surrogate pair, which is no text"))
 
         self.count = write_rows(path, _SCHEMA, rows(), compression="zstd")
+
+    def find_twice(self) -> str | None:
+        """A record id that stands twice."""
+        return find_twice(self._path, _SCHEMA, "record_id")
 
     def owners(self) -> Iterator[Owner]:
         """The images of the records that are taken."""

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from perceptio_core.data.instances import text_of, whole_number
 from perceptio_core.data.json_rows import list_rows
 from perceptio_core.data.records import Record, Refused, Split, inside, spread
 
 IMAGES, REGIONS = "image_data.json", "region_descriptions.json"
-PICTURE = ("url", "width", "height")
 FOLDERS = ("VG_100K", "VG_100K_2")
 QUESTION = "What is in the region {}?"
 """Ours."""
@@ -38,36 +38,42 @@ def region_records(
         max_objects: turns of a record.
 
     Raises:
-        ValueError: a file is absent or no list of objects.
+        ValueError: a file is absent or no list.
     """
-    pictures: dict[int, tuple[Any, ...]] = {
-        row["image_id"]: tuple(row.get(key) for key in PICTURE)
-        for row in _rows(folder / IMAGES)
-        if isinstance(row.get("image_id"), int)
-    }
-    image_folder = images if images is not None else folder.relative_to(root).as_posix()
-    name = (folder / REGIONS).relative_to(root)
-    for number, row in enumerate(_rows(folder / REGIONS)):
+    pictures: dict[int, tuple[str, int, int]] = {}
+    image_file, name = ((folder / file).relative_to(root) for file in (IMAGES, REGIONS))
+    for number, row in enumerate(list_rows(folder / IMAGES, of="objects")):
         try:
-            url, width, height = pictures[row["id"]]
+            image_id, width, height = (whole_number(row, key, "the row") for key in ("image_id", "width", "height"))
+            pictures[image_id] = text_of(row, "url", "the row"), width, height
+        except ValueError as error:
+            yield Refused(file=f"{image_file}#{number}", reason=str(error))
+    image_folder = images if images is not None else folder.relative_to(root).as_posix()
+    for number, row in enumerate(list_rows(folder / REGIONS, of="objects")):
+        try:
+            image_id = whole_number(row, "id", "the row")
+            if image_id not in pictures:
+                raise ValueError(f"image {image_id} is not in {IMAGES}, or refused there")
+            url, *size = pictures[image_id]
             image = inside(image_folder, "/".join(PurePosixPath(url).parts[-2:]), named_in=folder / IMAGES)
-            size = int(width), int(height)
-            regions = list(row["regions"])
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            yield Refused(file=f"{name}#{number}", reason=f"no image, size or regions: {error}")
+            regions = row.get("regions")
+            if not isinstance(regions, list):
+                raise ValueError(f"regions must be a list, got {regions!r:.80}")
+        except ValueError as error:
+            yield Refused(file=f"{name}#{number}", reason=str(error))
             continue
         turns = []
         for region in spread(regions, max_objects):
             try:
                 turns.append(_turn(region, *size))
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 region_id = region.get("region_id") if isinstance(region, dict) else None
                 yield Refused(file=f"{name}#{number}/{region_id}", reason=str(error))
         if turns:
             yield Record(
-                record_id=f"{source}/{row['id']}",
+                record_id=f"{source}/{image_id}",
                 image=image,
-                image_name=str(row["id"]),
+                image_name=str(image_id),
                 split=split,
                 task="conversation",
                 turns=tuple(turns),
@@ -75,18 +81,11 @@ def region_records(
             )
 
 
-def _turn(region: dict[str, Any], width: int, height: int) -> tuple[str, str]:
-    left, top = max(0, region["x"]), max(0, region["y"])
-    right, bottom = min(width, region["x"] + region["width"]), min(height, region["y"] + region["height"])
-    phrase = region["phrase"].strip() if isinstance(region["phrase"], str) else ""
-    if right <= left or bottom <= top or not phrase:
-        raise ValueError(f"the box {[left, top, right, bottom]} has no pixel in an image of {width} x {height}, or no phrase")
+def _turn(region: Any, width: int, height: int) -> tuple[str, str]:
+    x, y, across, down = (whole_number(region, key, "the region") for key in ("x", "y", "width", "height"))
+    phrase = text_of(region, "phrase", "the region").strip()
+    left, top, right, bottom = max(0, x), max(0, y), min(width, x + across), min(height, y + down)
+    if right <= left or bottom <= top:
+        raise ValueError(f"the box {[left, top, right, bottom]} has no pixel in an image of {width} x {height}")
     box = [round(1000 * value / whole) for value, whole in zip((left, top, right, bottom), (width, height) * 2, strict=True)]
     return QUESTION.format([box]), phrase
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for row in list_rows(path, of="objects"):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: expected a list of objects, got {row!r} in it"[:300])
-        yield row

@@ -6,6 +6,8 @@ scorer sees answers alone, so a file of predictions can be scored again at any t
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +120,34 @@ def unique(keys: Iterable[Hashable], *, what: str, named_in: Path) -> None:
         if key in seen:
             raise ValueError(f"{named_in}: {what} {key!r} occurs twice")
         seen.add(key)
+
+
+def said(row: Mapping[str, Any], key: str, where: str) -> str:
+    """A field of an official file that is put before the model: a text, or a number as one.
+
+    Raises:
+        ValueError: it is absent, null, empty, not finite, or a list or an object; `where` says of which row.
+    """
+    value = row.get(key)
+    if type(value) is int or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: {key} must be a text, got {value!r:.80}")
+    return value
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds; a byte order mark, as Windows writes it, is left out.
+
+    Raises:
+        ValueError: absent or not JSON; names the file.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file")
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
 
 
 def accuracy(hits: Sequence[bool] | Sequence[float], *, name: str, protocol: str, bootstrap: Bootstrap, unit: str) -> Metric:

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from perceptio_core.data.records import spread
-from perceptio_core.evaluation.benchmark import Answer, Item, Scores, unique
+from perceptio_core.evaluation.benchmark import Answer, Item, Scores, said, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.choice import ChoiceQuestion, score_choices
 
@@ -45,7 +45,7 @@ class BlinkDepth:
         if missing := [column for column in COLUMNS if column not in table.column_names]:
             raise ValueError(f"{file}: columns {missing} are missing; there are {table.column_names}")
         rows = table.select(list(COLUMNS)).to_pylist()
-        unique((row["idx"] for row in rows), what="idx", named_in=file)
+        unique((said(row, "idx", f"{file}: row {number}") for number, row in enumerate(rows)), what="idx", named_in=file)
         self.questions = spread([_question(row, file) for row in rows], limit)
         """The questions with their options, in the order of the file."""
         if not self.questions:
@@ -75,12 +75,13 @@ def _question(row: Mapping[str, Any], file: Path) -> ChoiceQuestion:
     where = f"{file}: {row['idx']}"
     if row["sub_task"] != TASK:
         raise ValueError(f"{where}: sub_task {row['sub_task']!r}; allowed is {TASK}")
-    choices = dict(zip(string.ascii_uppercase, row["choices"] or [], strict=False))
+    listed = {f"choice {number}": choice for number, choice in enumerate(row["choices"] or [])}
+    choices = dict(zip(string.ascii_uppercase, (said(listed, key, where) for key in listed), strict=False))
     expected = str(row["answer"]).strip("() ")
     if expected not in choices:
         raise ValueError(f"{where}: answer {row['answer']!r} is none of the options {list(choices)} (only val has answers)")
-    picture = (row["image_1"] or {}).get("bytes")
-    if not picture:
+    picture = row["image_1"].get("bytes") if isinstance(row["image_1"], dict) else None
+    if not isinstance(picture, bytes) or not picture:
         raise ValueError(f"{where}: image_1 holds no picture")
-    item = Item(item_id=row["idx"], image=picture, question=row["prompt"], expected=expected)
+    item = Item(item_id=str(row["idx"]), image=picture, question=said(row, "prompt", where), expected=expected)
     return ChoiceQuestion(item=item, choices=choices)

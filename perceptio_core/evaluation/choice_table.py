@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import string
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,17 @@ def read_table(file: Path) -> list[dict[str, str]]:
         if file.suffix == ".xlsx":
             table = pd.read_excel(file, dtype=str, keep_default_na=False, engine="openpyxl")
         else:
-            table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header is cut without an error
+                table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except Exception as error:  # openpyxl meets broken archives with errors of many kinds
         raise ValueError(f"{file}: cannot be read as a table: {type(error).__name__}: {error}") from error
     if "index" not in table.columns:
         raise ValueError(f"{file}: there is no column index; there are {list(table.columns)}")
     records = [dict(zip(table.columns, values, strict=True)) for values in table.to_numpy().tolist()]
+    for record in records:
+        if missing := [column for column, value in record.items() if not isinstance(value, str)]:
+            raise ValueError(f"{file}: index {record['index']}: the row is too short to have {', '.join(missing)}")
     # A spreadsheet may hold the index as 12.0.
     records = [{**record, "index": str(record["index"]).removesuffix(".0")} for record in records]
     unique((record["index"] for record in records), what="index", named_in=file)

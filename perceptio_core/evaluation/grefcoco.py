@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from perceptio_core.data.grefer import NOTHING, REFERENCES, read_grefs
-from perceptio_core.data.instances import read_instances
+from perceptio_core.data.grefer import NOTHING, REFERENCES
+from perceptio_core.data.instances import read_instances, text_of, whole_number
+from perceptio_core.data.json_rows import list_rows
 from perceptio_core.data.records import inside, spread
 from perceptio_core.data.refer import IMAGE_FOLDER, segment_question
 from perceptio_core.data.rle import Rle, area, from_segmentation
@@ -123,27 +124,28 @@ def _is_empty(masks: tuple[Mapping[str, Any], ...], target: Rle) -> bool:
 
 def _read(folder: Path, *, split: str, images: Path) -> list[_Target]:
     refs_path, instances_path = folder / REFERENCES, folder / "instances.json"
-    refs = list(read_grefs(refs_path))
-    chosen = [ref for ref in refs if ref.get("split") == split]
+    refs = list(enumerate(list_rows(refs_path, of="references")))
+    splits = [text_of(ref, "split", f"{refs_path}: reference {row}") for row, ref in refs]
+    chosen = [ref for (_, ref), one in zip(refs, splits, strict=True) if one == split]
     if not chosen:
-        allowed = sorted({str(ref.get("split")) for ref in refs})
-        raise ValueError(f"{refs_path}: no expressions in split {split!r}; it has {allowed}")
+        raise ValueError(f"{refs_path}: no expressions in split {split!r}; it has {sorted(set(splits))}")
     image_rows, annotations, _ = read_instances(instances_path)
     targets = []
     for ref in chosen:
-        where = f"{refs_path}: reference {ref.get('ref_id')}"
-        image_id, sentences = ref.get("image_id"), ref.get("sentences")
-        image = image_rows.get(image_id) if isinstance(image_id, int) else None
-        if not {"ref_id", "ann_id"} <= ref.keys() or image is None or not isinstance(sentences, list):
-            raise ValueError(f"{where}: lacks ref_id, ann_id, a list of sentences or an image_id that is in {instances_path}")
+        ref_id = whole_number(ref, "ref_id", f"{refs_path}: a reference")
+        where = f"{refs_path}: reference {ref_id}"
+        image, sentences = image_rows.get(whole_number(ref, "image_id", where)), ref.get("sentences")
+        if image is None or "ann_id" not in ref or not isinstance(sentences, list):
+            raise ValueError(f"{where}: lacks ann_id, a list of sentences or an image_id that is in {instances_path}")
         ann_ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
         mask = _mask(ann_ids, annotations, image, where)
         file = inside(images.as_posix(), image["file_name"], named_in=instances_path)
         for sentence in sentences:
-            if not isinstance(sentence, dict) or "sent_id" not in sentence or not isinstance(sentence.get("sent"), str):
-                raise ValueError(f"{where}: a sentence has a sent_id and, in sent, a text")
+            sent_id = whole_number(sentence, "sent_id", where)
+            if not isinstance(sentence.get("sent"), str):
+                raise ValueError(f"{where}: sentence {sent_id}: sent must be a text, got {sentence.get('sent')!r:.80}")
             item = Item(
-                item_id=f"{ref['ref_id']}/{sentence['sent_id']}",
+                item_id=f"{ref_id}/{sent_id}",
                 image=Path(file),
                 question=segment_question(sentence["sent"]),
                 expected=sentence["sent"],
@@ -162,7 +164,7 @@ def _mask(ann_ids: list[Any], annotations: Mapping[int, Any], image: Mapping[str
         if ann_ids == NOTHING:
             break
         if not isinstance(ann_id, int) or ann_id not in annotations:
-            raise ValueError(f"{where}: ann_id {ann_id!r} is not in instances.json; [-1] stands for nothing")
+            raise ValueError(f"{where}: ann_id {ann_id!r:.80} is not in instances.json; [-1] stands for nothing")
         if not annotations[ann_id].get("iscrowd"):
             try:
                 parts.append(from_segmentation(annotations[ann_id].get("segmentation"), height=height, width=width))

@@ -25,7 +25,7 @@ import numpy as np
 
 from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.answers import mentioned_letters, parse_option
-from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, accuracy, grouped, unique
+from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, accuracy, grouped, said, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.jsonl import read_jsonl
 
@@ -191,7 +191,7 @@ def _read_subset(folder: Path, n: int, points: Mapping[tuple[int, str], Any] | N
     rows = read_jsonl(questions_file, keys=("question_id", "image", "text"))
     truths = read_jsonl(answers_file, keys=("question_id", "text"))
     for file, entries in ((questions_file, rows), (answers_file, truths)):
-        unique((row["question_id"] for row in entries), what="question_id", named_in=file)
+        unique((said(row, "question_id", f"{file}: a row") for row in entries), what="question_id", named_in=file)
     truth_of = {row["question_id"]: str(row["text"]) for row in truths}
     if lone := {row["question_id"] for row in rows} ^ truth_of.keys():
         raise ValueError(
@@ -210,7 +210,7 @@ def _read_subset(folder: Path, n: int, points: Mapping[tuple[int, str], Any] | N
             item_id=f"{n}/{key}",
             image=image,
             unmarked=plain if plain.is_file() else None,
-            question=row["text"],
+            question=said(row, "text", f"{questions_file}: question {key}"),
             expected=expected,
         )
         questions.append(_Question(subset=n, item=item, points=None if points is None else points.get((n, str(key)))))

@@ -200,7 +200,7 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
     lines = [line.rstrip("\r") for line in text.split("\n")]
     rows = [(number, line.split("\t")) for number, line in enumerate(lines, start=1) if line.strip()]
     for number, row in rows:
-        if len(row) not in (3, 4) or row[2].strip().lower() not in ("yes", "no"):
+        if len(row) not in (3, 4) or not row[1].strip() or row[2].strip().lower() not in ("yes", "no"):
             raise ValueError(f"{file}:{number}: expected image TAB question TAB Yes or No [TAB prediction]")
     return rows
 

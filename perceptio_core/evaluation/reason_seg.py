@@ -18,8 +18,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from perceptio_core.data.images import upright_size
 from perceptio_core.data.records import segment_question, spread
 from perceptio_core.data.rle import Rle, encode
 from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores
@@ -29,7 +29,6 @@ from perceptio_core.evaluation.res import ciou, exact_ratio, ious, pixel_counts
 
 _IGNORED = 255
 _FARTHEST = 100_000  # of a point, in pixels: painting takes time by the length of an outline, also outside of the picture
-_ORIENTATION, _SIDEWAYS = 0x0112, range(5, 9)  # EXIF: turned by a quarter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +139,7 @@ def _read(file: Path) -> _Target:
     content = file.read_bytes()
     try:
         try:
-            annotation = json.loads(content.decode("utf-8"))
+            annotation = json.loads(content.decode("utf-8-sig"))
         except UnicodeDecodeError:
             annotation = json.loads(content.decode("cp1252"))  # as the official script does
     except ValueError as error:
@@ -151,13 +150,15 @@ def _read(file: Path) -> _Target:
     if not isinstance(text, list) or not text or not isinstance(text[0], str):
         raise ValueError(f"{file}: text must be a list of instructions")
     image = file.with_suffix(".jpg")
-    height, width = _size(image)
+    width, height = upright_size(image)  # that of the masks
     try:
         mask = painted(annotation["shapes"], height=height, width=width)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
     instruction = text[0].strip()
-    is_sentence = bool(annotation["is_sentence"])
+    is_sentence = annotation["is_sentence"]
+    if not isinstance(is_sentence, bool):
+        raise ValueError(f"{file}: is_sentence must be true or false, got {is_sentence!r:.80}")
     target = encode(mask == 1)
     item = Item(
         item_id=file.stem,
@@ -167,13 +168,3 @@ def _read(file: Path) -> _Target:
         truth=target,
     )
     return _Target(item=item, mask=target, counted=encode(mask != _IGNORED), is_sentence=is_sentence)
-
-
-def _size(image: Path) -> tuple[int, int]:
-    """Height and width of the upright picture, by its header."""
-    try:
-        with Image.open(image) as opened:
-            width, height = opened.size
-            return (width, height) if opened.getexif().get(_ORIENTATION) in _SIDEWAYS else (height, width)
-    except OSError as error:
-        raise ValueError(f"{image}: {error}; the size of the masks is the picture's") from error

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceptio_core.data.images import open_image
+from perceptio_core.data.images import open_with_format
 from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.answer_rows import from_row, to_row
 from perceptio_core.evaluation.benchmark import Answer, Item
@@ -124,13 +124,13 @@ def _ask_batch(
     images, asked, pictures = [], [], []
     for item in batch:
         try:
-            image = open_image(item.image, max_pixels=max_pixels)
+            image = _picture(item, max_pixels)
             if item.truth is not None and list(item.truth["size"]) != [image.height, image.width]:
                 raise ValueError(
                     f"{item.item_id}: height and width of the image are not the annotated {list(item.truth['size'])}"
                 )
             if codes and (pictured := codes.pictured(item)):
-                pictures.append(image if pictured is item else open_image(pictured.image, max_pixels=max_pixels))
+                pictures.append(image if pictured is item else _picture(pictured, max_pixels))
             images.append(image)
             asked.append(item)
         except ValueError as error:
@@ -148,6 +148,12 @@ def _ask_batch(
             depth_codes=None if written is None else tuple(int(code) for code in written),
         )
     return [answers[item.item_id] for item in batch]
+
+
+def _picture(item: Item, max_pixels: int) -> Image.Image:
+    """The item's picture; errors do not say where the data lie on this machine, so they are the same on every one."""
+    name = item.image.name if isinstance(item.image, Path) else item.item_id
+    return open_with_format(item.image, max_pixels=max_pixels, name=name).image
 
 
 def _resume(journal: Path) -> dict[str, Answer]:

@@ -7,7 +7,6 @@ the questions with pictures as a table. The prompt is lmms-eval's: the hint come
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.answers import choice_prompt
-from perceptio_core.evaluation.benchmark import Answer, Item, Scores
+from perceptio_core.evaluation.benchmark import Answer, Item, Scores, read_json, said
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.choice import ChoiceQuestion, score_choices
 from perceptio_core.evaluation.choice_table import ChoiceRow, read_choice_rows
@@ -90,24 +89,24 @@ def _read(folder: Path, split: str) -> list[ChoiceQuestion]:
 def _question(key: str, problem: Mapping[str, Any], images: Path, where: str) -> ChoiceQuestion:
     if not isinstance(problem["choices"], list):
         raise ValueError(f"{where}: choices must be a list, got {problem['choices']!r}")
-    choices = dict(zip(string.ascii_uppercase, map(str, problem["choices"]), strict=False))
+    listed = {f"choice {number}": choice for number, choice in enumerate(problem["choices"])}
+    choices = dict(zip(string.ascii_uppercase, (said(listed, key, where) for key in listed), strict=False))
     answer = problem["answer"]
     if type(answer) is not int or not 0 <= answer < len(choices):
         raise ValueError(f"{where}: answer {answer!r} is no number of its {len(choices)} choices")
     item = Item(
         item_id=key,
         image=Path(inside(str(images), problem["image"], named_in=Path(where))),
-        question=_prompt(str(problem["question"]), choices, str(problem.get("hint") or "")),
+        question=_prompt(
+            said(problem, "question", where), choices, said(problem, "hint", where) if problem.get("hint") else ""
+        ),
         expected=string.ascii_uppercase[answer],
     )
     return ChoiceQuestion(item=item, choices=choices, part=str(problem.get("subject", "")))
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected an object")
     return content

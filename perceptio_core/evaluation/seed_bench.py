@@ -8,14 +8,13 @@ beside the file, with or without an extension. VLMEvalKit's ``SEEDBench_IMG.tsv`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.answers import choice_prompt
-from perceptio_core.evaluation.benchmark import Answer, Item, Scores, unique
+from perceptio_core.evaluation.benchmark import Answer, Item, Scores, read_json, said, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.choice import ChoiceQuestion, score_choices
 from perceptio_core.evaluation.choice_table import ChoiceRow, read_choice_rows
@@ -23,7 +22,6 @@ from perceptio_core.evaluation.official_files import described
 
 IMAGE_TYPES = range(1, 10)
 IMAGE_FOLDER = "SEED-Bench-image"
-EXTENSIONS = ("", ".jpg", ".png", ".jpeg", ".webp")
 KEYS = ("answer", "choice_a", "choice_b", "choice_c", "choice_d", "data_id", "data_type", "question", "question_id")
 
 
@@ -63,44 +61,51 @@ class SeedImage:
 
 
 def _read(file: Path) -> list[ChoiceQuestion]:
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error})") from error
+    content = read_json(file)
     listed, named = (content.get(key) for key in ("questions", "question_type")) if isinstance(content, dict) else (None, None)
     if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed) or not isinstance(named, dict):
         raise ValueError(f"{file}: expected an object with questions, a list of objects, and question_type, an object")
     kinds = {str(number): name for name, number in named.items()}
-    rows = [row for row in listed if row.get("question_type_id") in IMAGE_TYPES]
+    for number, row in enumerate(listed):
+        if type(row.get("question_type_id")) is not int:  # or it would pass for a question about a video
+            kind = row.get("question_type_id")
+            raise ValueError(f"{file}: row {number}: question_type_id must be a whole number, got {kind!r:.80}")
+    rows = [row for row in listed if row["question_type_id"] in IMAGE_TYPES]
     if not rows:
         raise ValueError(f"{file}: no question has a question_type_id from 1 to 9")
-    unique((row.get("question_id") for row in rows), what="question_id", named_in=file)
-    return [_question(row, kinds, file) for row in rows]
+    unique((said(row, "question_id", f"{file}: a question") for row in rows), what="question_id", named_in=file)
+    pictures = _Pictures(file.parent / IMAGE_FOLDER)
+    return [_question(row, kinds, file, pictures) for row in rows]
 
 
-def _question(row: Mapping[str, Any], kinds: Mapping[str, str], file: Path) -> ChoiceQuestion:
-    where = f"{file}: question {row.get('question_id')}"
+def _question(row: Mapping[str, Any], kinds: Mapping[str, str], file: Path, pictures: _Pictures) -> ChoiceQuestion:
+    where = f"{file}: question {row['question_id']}"
     if missing := [key for key in KEYS if key not in row]:
         raise ValueError(f"{where}: {missing} missing")
     if row["data_type"] != "image":
         raise ValueError(f"{where}: data_type {row['data_type']!r}; SEED-Bench's types 1-9 have 'image'")
     if row["answer"] not in ("A", "B", "C", "D"):
         raise ValueError(f"{where}: answer {row['answer']!r} is none of A, B, C, D")
-    choices = {letter: str(row[f"choice_{letter.lower()}"]) for letter in "ABCD"}
+    choices = {letter: said(row, f"choice_{letter.lower()}", where) for letter in "ABCD"}
     item = Item(
         item_id=str(row["question_id"]),
-        image=_image_file(str(row["data_id"]), file),
-        question=choice_prompt(str(row["question"]), choices),
+        image=pictures.find(said(row, "data_id", where), named_in=file),
+        question=choice_prompt(said(row, "question", where), choices),
         expected=row["answer"],
     )
     number = str(row["question_type_id"])
     return ChoiceQuestion(item=item, choices=choices, part=kinds.get(number, number))
 
 
-def _image_file(data_id: str, file: Path) -> Path:
-    """The picture of a data_id; the bare name where there is none, which the runner then reports as missing."""
-    bare = Path(inside(str(file.parent / IMAGE_FOLDER), data_id, named_in=file))
-    found = (path for extension in EXTENSIONS if (path := bare.with_name(bare.name + extension)).is_file())
-    return next(found, bare)
+class _Pictures:
+    """The folder of the pictures, which have their names with or without a suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        files = sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
+        self._by_stem = {file.stem: file for file in files} | {file.name: file for file in files}
+
+    def find(self, data_id: str, *, named_in: Path) -> Path:
+        """The picture of a data_id; the bare name where there is none, which the runner then reports as missing."""
+        bare = Path(inside(str(self._folder), data_id, named_in=named_in))
+        return self._by_stem.get(data_id, bare)

@@ -35,7 +35,5 @@ class JointShardsParams(Section):
     """Further turns of such a sample, each about two of its points."""
     depth_map_share: Annotated[float, Field(ge=0, le=1)]
     """Share of the images that also give a sample whose answer is the depth codes alone."""
-    max_pixels: PositiveInt = 64_000_000
-    """Larger images are quarantined before they are decoded."""
     workers: Annotated[int, Field(ge=1, le=256)] | None = 2
     """Processes; 1 works in the stage's own, null: one per processor core that is there."""

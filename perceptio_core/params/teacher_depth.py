@@ -14,7 +14,5 @@ class TeacherDepthParams(Section):
     """Maps are stored at the image's size, or scaled down to this many pixels on the longer side."""
     images_per_shard: PositiveInt
     """Maps in one tar; what a killed run loses at most."""
-    max_pixels: PositiveInt
-    """Larger images are quarantined before they are decoded."""
     workers: PositiveInt
     """Threads that decode images ahead of the model and encode maps behind it."""

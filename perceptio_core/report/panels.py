@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from perceptio_core.data.images import MAX_PIXELS, open_image
+from perceptio_core.data.records import inside
 from perceptio_core.data.rle import decode
 from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
 
 SIDE = 448
-MAX_PIXELS = 100_000_000
 _DEPTH_SPAN = re.compile(r"<depth_start>.*?(?:<depth_end>|$)", re.DOTALL)
 _TITLES = {
     "res": "referring segmentation",
@@ -64,6 +65,7 @@ def read_panels(
     count: int,
     decode_depth: Callable[[Sequence[int]], NDArray[np.float32]],
     teacher: Callable[[Image.Image], NDArray[np.float32]],
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Panel]:
     """At most `count` panels of a `panels.jsonl`, in turn from each benchmark.
 
@@ -73,12 +75,16 @@ def read_panels(
         count: most panels.
         decode_depth: codes -> depth map.
         teacher: picture -> the teacher's depth map; asked only where the model wrote depth codes.
+        max_pixels: of the pictures, as `evaluate` had it.
 
     Raises:
-        ValueError: an image's path leads out of `root`, or its header names too many pixels.
+        ValueError: an image's path leads out of `root`, or it cannot be opened.
     """
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    return [_panel(row, path=path, root=root, decode_depth=decode_depth, teacher=teacher) for row in _in_turn(rows)[:count]]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [
+        _panel(row, path=path, root=root, decode_depth=decode_depth, teacher=teacher, max_pixels=max_pixels)
+        for row in _in_turn(rows)[:count]
+    ]
 
 
 def panel_html(panel: Panel) -> str:
@@ -146,14 +152,10 @@ def _panel(
     root: Path,
     decode_depth: Callable[[Sequence[int]], NDArray[np.float32]],
     teacher: Callable[[Image.Image], NDArray[np.float32]],
+    max_pixels: int,
 ) -> Panel:
-    file = (root / row["image"]).resolve()
-    if not file.is_relative_to(root.resolve()):
-        raise ValueError(f"{path}: image {row['image']!r} of {row['item_id']!r} leads out of {root}")
-    with Image.open(file) as opened:
-        if opened.width * opened.height > MAX_PIXELS:
-            raise ValueError(f"{file}: {opened.width} x {opened.height} pixels, at most {MAX_PIXELS} are allowed")
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+    # By its words: the folders that they name may be links, as the user laid them out.
+    image = open_image(root / inside("", row["image"], named_in=path), max_pixels=max_pixels)
     codes = row["depth_codes"]
     return Panel(
         row=row,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from perceptio_core.data.images import open_image
 from perceptio_core.data.manifest import data_root
+from perceptio_core.data.records import inside
 from perceptio_core.data.rle import decode
 from perceptio_core.depth.store import DepthRow, decode_depth
 from perceptio_core.params import load_profile
@@ -47,7 +48,7 @@ def pictures_of(stage: str, *, profile: str) -> list[Picture]:
 def _images(paths: StagePaths, out: Path) -> Iterator[Picture]:
     root = data_root(load_profile(paths.profile).sources, out)
     for row in _first_rows(out / "images.parquet"):
-        yield _picture(open_image(root / row["path"]), row["image_key"])
+        yield _picture(open_image(root / row["path"], max_pixels=row["width"] * row["height"]), row["image_key"])
 
 
 def _teacher_maps(_: StagePaths, out: Path) -> Iterator[Picture]:
@@ -87,11 +88,13 @@ def _curves(_: StagePaths, out: Path) -> Iterator[Picture]:
 
 
 def _predicted_masks(paths: StagePaths, out: Path) -> Iterator[Picture]:
-    root = data_root(load_profile(paths.profile).sources, paths.out("sources"))
+    profile = load_profile(paths.profile)
+    root = data_root(profile.sources, paths.out("sources"))
     with (out / "panels.jsonl").open(encoding="utf-8") as lines:
         rows = (json.loads(line) for line in lines if line.strip())
         for row in islice((row for row in rows if row["mask"] and row["truth"]), _COUNT):
-            image = open_image(root / row["image"])
+            file = root / inside("", row["image"], named_in=out / "panels.jsonl")
+            image = open_image(file, max_pixels=profile.evaluate.max_pixels)
             drawn = overlay(image=image, predicted_HW=decode(row["mask"]), true_HW=decode(row["truth"]))
             yield _picture(drawn, f"{row['question']} Tint: its mask; outline: the right one")
 
