@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
 
+from perceptio_core.weights import load_pretrained
+
 LEAST_DEPTH = 1e-2  # metres; bounds the inverse of a metric teacher's depth
 Key = TypeVar("Key")
 
@@ -31,8 +33,12 @@ class Teacher:
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
-        """Load a checkpoint directory in `transformers`' format (safetensors) in float32, on the GPU where there is one."""
-        model = DepthAnythingForDepthEstimation.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
+        """Load a checkpoint directory in `transformers`' format (safetensors) in float32, on the GPU where there is one.
+
+        Raises:
+            ValueError: weights are missing, not used, or of another shape; every one is named.
+        """
+        model = load_pretrained(DepthAnythingForDepthEstimation, folder, use_safetensors=True, dtype=torch.float32).eval()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model=model.to(device), processor=DPTImageProcessor.from_pretrained(folder))
 
