@@ -53,6 +53,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def follow_umask(*files: Path) -> None:
+    """Give files the mode that a new file gets where they lie: safetensors writes 0600, whatever the umask is."""
+    for file in files:
+        probe = _beside(file)  # to read the umask is to change it, for all threads; and a folder may have defaults of its own
+        try:
+            probe.touch()
+            file.chmod(probe.stat().st_mode)
+        finally:
+            probe.unlink(missing_ok=True)
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from perceptio_core.weights import settle_tying
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -131,7 +133,8 @@ def add_rows(
     nearness that they stand for, may start from words for levels instead: the first code's rows from the first word's, the
     last code's from the last word's, the others' between them, all drawn apart by `APART` (ours). What the base knows of
     levels then holds for codes from the first step on. The old rows stay equal to the bit. Matrices that the base model
-    padded beyond its tokenizer are never shrunk.
+    padded beyond its tokenizer are never shrunk. An output head that differs from the input embedding stays a matrix of its
+    own, whatever the model's configuration says of it; the configuration is set right.
 
     Args:
         model: a causal language model with input and output embeddings, tied or not.
@@ -140,6 +143,7 @@ def add_rows(
         code_word_ids: ids of words for levels, the farthest first; none: codes are drawn like the other added tokens.
         seed: of the draw; independent of torch's global generators.
     """
+    settle_tying(model)
     rows = model.get_input_embeddings().weight.shape[0]
     if vocabulary_size > rows:
         # The library's own initialisation of the new rows, which are overwritten below, draws from the global generator.

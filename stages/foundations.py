@@ -105,7 +105,8 @@ def fetch_all(params: FoundationsParams, work: Path) -> None:
         if isinstance(model, HubSam2):
             _convert_sam2(source, model=model, folder=unfinished)
         else:
-            shutil.copytree(source, unfinished, ignore=_others_than_patterns)
+            # Contents alone: the mode of a file is that of one made here, not that of a folder from elsewhere.
+            shutil.copytree(source, unfinished, ignore=_others_than_patterns, copy_function=shutil.copyfile)
         unfinished.rename(work / name)
         log.info("%s: %s at %s", name, model.repo, model.revision)
 

@@ -11,7 +11,7 @@ import foreign
 from perceptio_core.convert import sam2 as sam2_conversion
 from perceptio_core.convert.internvl import convert_internvl
 from perceptio_core.convert.sa2va import convert_sa2va
-from perceptio_core.model.assembly import SEGMENTATION_START, assemble
+from perceptio_core.model.assembly import SEGMENTATION_START, WIRING, assemble
 from perceptio_core.segmentation.sam2 import build_sam2, load_sam2, mini_config
 from tiny import LOSS_WEIGHTS, tiny_foundations, tiny_sample
 
@@ -177,9 +177,9 @@ def test_without_the_file_nothing_changes(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"seg.output": None}, r"seg\.output missing instead of \(32,\)"),
+        ({"seg.output": None}, r"1 missing: seg\.output"),
         ({"prompt.2.bias": torch.ones(7)}, r"prompt\.2\.bias \(7,\) instead of \(96,\)"),
-        ({"stranger": torch.ones(1)}, r"stranger \(1,\) instead of none"),
+        ({"stranger": torch.ones(1)}, r"1 unexpected: stranger"),
     ],
 )
 def test_a_start_that_does_not_fit_is_refused(tmp_path, change, told):
@@ -187,7 +187,7 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path, change, told):
     start = {"seg.input": torch.ones(32), "seg.output": torch.ones(32)}
     start |= {f"prompt.{name}": value for name, value in prompt_mlp().items()}
     changed = {key: value for key, value in (start | change).items() if value is not None}
-    save_file(changed, foundations / "internvl" / SEGMENTATION_START)
+    save_file(changed, foundations / "internvl" / SEGMENTATION_START, metadata={WIRING: "sa2va"})
     with pytest.raises(ValueError, match=told):
         assembled(foundations, codebook)
 

@@ -13,8 +13,9 @@ import re
 from pathlib import Path
 
 from perceptio_core.convert.files import new_folder, read_weights
-from perceptio_core.convert.rules import refuse, renames, shapes, translate
+from perceptio_core.convert.rules import renames, translate
 from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.weights import refuse, shapes
 
 _RULES = renames(
     {

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
+
+from perceptio_core.weights import read_safetensors
 
 _NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _REQUIRED = object()
@@ -132,14 +132,12 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def _read_file(path: Path, under: Sequence[str]) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     if not path.is_file():
         raise ValueError(f"{path}: not found")
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error})") from error
     except Exception as error:  # torch raises half a dozen types for a file that it cannot or will not read
         # Its refusals come with the advice to let the file run code; the reason alone is told.
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition(" Please use")[0].partition("\n")[0]

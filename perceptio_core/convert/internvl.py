@@ -24,8 +24,10 @@ from transformers import (
 from perceptio_core.convert.files import Section, new_folder, read_weights
 from perceptio_core.convert.internvl_config import QWEN2, Tiling, internvl_config, language_model, tiling
 from perceptio_core.convert.lora import merge_lora
-from perceptio_core.convert.rules import Rule, refuse, renames, shapes, translate
+from perceptio_core.convert.rules import Rule, renames, translate
 from perceptio_core.convert.tokenizer import read_tokenizer
+from perceptio_core.files import follow_umask
+from perceptio_core.weights import shapes
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1: the original's, whatever its files say
 
@@ -74,6 +76,10 @@ _INTERNLM2 = renames(
         f"{_DEEP}ffn_norm.weight": f"{_DECODER}post_attention_layernorm.weight",
     }
 )
+_HEADS = {
+    "language_model.lm_head.weight": "language_model.model.embed_tokens.weight",
+    "language_model.output.weight": "language_model.model.tok_embeddings.weight",
+}
 _DROPPED = {
     "language_model.model.layers.{n}.self_attn.rotary_emb.inv_freq": "a function of rope_theta and the size of a head",
     "language_model.model.layers.{n}.attention.rotary_emb.inv_freq": "a function of rope_theta and the size of a head",
@@ -122,17 +128,19 @@ def write_internvl(
     rules = (*_VISION, *(_QWEN2 if language_model(config) == QWEN2 else _internlm2(native.text_config)))
     rank = config.get("use_llm_lora", int, 0)
     merged = merge_lora(weights, prefix="language_model.", rank=rank, source=source)
+    tied = _drop_copied_head(merged, tied=native.tie_word_embeddings)
+    native.tie_word_embeddings = native.text_config.tie_word_embeddings = tied
     with torch.device("meta"):  # names and shapes only: a model of 8 B parameters is held once, not twice
         model = InternVLForConditionalGeneration(native)
     expected = shapes(model)
-    if native.tie_word_embeddings:
-        _drop_tied_head(merged, source)
+    if tied:
         del expected["lm_head.weight"]
     state = translate(merged, rules, expected=expected, dropped=_DROPPED, source=source)
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(folder)
+    follow_umask(*folder.glob("*.safetensors"))
     _processor(tokenizer, tiling(config)).save_pretrained(folder)
     return model, tokenizer
 
@@ -162,16 +170,19 @@ def split_wqkv(packed: Tensor, *, groups: int, key_heads: int) -> Sequence[Tenso
     return heads[:, :groups].flatten(0, 2), heads[:, groups].flatten(0, 1), heads[:, groups + 1].flatten(0, 1)
 
 
-def _drop_tied_head(weights: dict[str, Tensor], source: Path) -> None:
-    names = {
-        "language_model.lm_head.weight": "language_model.model.embed_tokens.weight",
-        "language_model.output.weight": "language_model.model.tok_embeddings.weight",
-    }
-    for head, embedding in names.items():
+def _drop_copied_head(weights: dict[str, Tensor], *, tied: bool) -> bool:
+    """Whether the output head is the input embedding; if so, a copy of it is taken out of `weights`, in place.
+
+    Args:
+        weights: of the original layout, merged.
+        tied: whether the configuration says so. Two matrices that differ are two all the same.
+    """
+    for head, embedding in _HEADS.items():
         if head in weights and embedding in weights:
-            if not torch.equal(weights[head], weights[embedding]):
-                refuse({f"that config.json ties, but that differ from {embedding}": [head]}, source=source)
-            del weights[head]
+            tied = tied and torch.equal(weights[head], weights[embedding])
+            if tied:
+                del weights[head]
+    return tied
 
 
 def _processor(tokenizer: PreTrainedTokenizerFast, tiles: Tiling) -> InternVLProcessor:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from perceptio_core.convert.rules import refuse
+from perceptio_core.weights import refuse
 
 _WRAPPER = "base_model.model."  # what peft puts before the names of the model that it wraps
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from perceptio_core.weights import refuse
 
 PLACEHOLDERS = {"n": r"\d+", "m": r"\d+", "p": "weight|bias", "rest": ".+"}
 """What each placeholder of a template matches: numbers, the kind of a parameter, and anything."""
@@ -84,26 +86,6 @@ def translate(
     faults["missing"] = sorted({_origin(target, rules) for target in expected.keys() - found.keys()})
     refuse(faults, source=source)
     return found
-
-
-def refuse(faults: Mapping[str, Sequence[str]], *, source: Path) -> None:
-    """Raise for keys that do not fit.
-
-    Args:
-        faults: keys by what is wrong with them; empty lists are fine.
-        source: where the keys come from.
-
-    Raises:
-        ValueError: there are any; every key is listed.
-    """
-    told = "; ".join(f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in faults.items() if keys)
-    if told:
-        raise ValueError(f"{source}: not the weights that were expected; keys {told}")
-
-
-def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shape of every entry of a module's state, for `translate`."""
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 @cache

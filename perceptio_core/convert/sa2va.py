@@ -2,7 +2,8 @@
 
 Source: ByteDance/Sa2VA-* (arXiv 2501.04001), as its `convert_to_hf.py` writes them: an InternVL with merged LoRA, the prompt
 MLP as `text_hidden_fcs`, SAM2 as `grounding_encoder.sam2_model`. Its rows of ``[SEG]`` and its prompt MLP go to a small file
-in ``internvl/``, which `perceptio_core.model.assembly.assemble` starts from. Sa2VA speaks in the turns of the chat template
+in ``internvl/``, which `perceptio_core.model.assembly.assemble` starts from, and which says that its masks are to be asked
+for and read as Sa2VA does (`perceptio_core.segmentation.bridge`). Sa2VA speaks in the turns of the chat template
 that its configuration names; Perceptio goes on in those of InternVL2.5.
 """
 
@@ -10,15 +11,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from perceptio_core.convert.files import Section, new_folder, read_weights
 from perceptio_core.convert.internvl import write_internvl
-from perceptio_core.convert.rules import refuse
 from perceptio_core.convert.sam2 import write_official
-from perceptio_core.model.assembly import SEGMENTATION_START
+from perceptio_core.model.assembly import SEGMENTATION_START, WIRING
 from perceptio_core.vocabulary import SEG
+from perceptio_core.weights import refuse, save_tensors
 
 _SAM2, _PROMPT = "grounding_encoder.sam2_model.", "text_hidden_fcs."
 _INTERNVL = ("vision_model.", "mlp1.", "language_model.")
@@ -66,4 +66,4 @@ def convert_sa2va(source: Path, out: Path) -> None:
             **{f"seg.{name}": row.detach().float().clone() for name, row in rows.items()},
             **{f"prompt.{name}": value.float().contiguous() for name, value in parts["prompt"].items()},
         }
-        save_file(start, internvl / SEGMENTATION_START)
+        save_tensors(start, internvl / SEGMENTATION_START, metadata={WIRING: "sa2va"})

@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import Sam2Config
 
 from perceptio_core.convert.files import Section, new_folder, read_weights
-from perceptio_core.convert.rules import Rule, refuse, renames, shapes, translate
+from perceptio_core.convert.rules import Rule, renames, translate
 from perceptio_core.segmentation.sam2 import OFFICIAL, build_sam2, official_config, save_sam2, still_image_config
+from perceptio_core.weights import refuse, shapes
 
 _ENCODER, _PROMPT, _DECODER = "image_encoder.trunk.", "sam_prompt_encoder.", "sam_mask_decoder."
 

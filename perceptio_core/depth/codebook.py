@@ -21,8 +21,9 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from perceptio_core.weights import load_exactly, read_safetensors, save_tensors
 
 EPSILON = 1e-5  # of the Laplace smoothing of code counts (AURORA)
 KMEANS_ROUNDS = 10
@@ -231,11 +232,16 @@ class DepthCodebook(nn.Module):
         """Write `config.json` and `model.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors")
+        save_tensors({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors")
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
-        """Read what `save_pretrained` wrote, in evaluation mode; missing or unknown keys are an error that lists them."""
+        """Read what `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            ValueError: the weights are missing, or not exactly those of the configuration; every key is listed.
+        """
         model = cls(**json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
-        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        weights = Path(folder) / "model.safetensors"
+        load_exactly(model, read_safetensors(weights), source=weights)
         return model.eval()

@@ -29,6 +29,7 @@ from perceptio_core.depth.store import DepthStore
 from perceptio_core.files import whole
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from perceptio_core.progress import duration
+from perceptio_core.weights import load_exactly
 
 log = logging.getLogger(__name__)
 WARMUP = 20  # steps
@@ -158,7 +159,7 @@ def _load(work: Path, codebook: DepthCodebook, optimizer: torch.optim.Optimizer)
     if not path.exists():
         return 0, []
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    codebook.load_state_dict(state["model"])
+    load_exactly(codebook, state["model"], source=path)
     optimizer.load_state_dict(state["optimizer"])
     log.info("going on at step %d", state["step"])
     return state["step"], json.loads(state["curve"])

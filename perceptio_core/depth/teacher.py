@@ -23,6 +23,8 @@ from PIL import Image
 from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 
+from perceptio_core.weights import load_pretrained
+
 LEAST_DEPTH = 1e-2  # metres; bounds the inverse of a metric teacher's depth
 LONGEST = 8  # times the model's side: images that would be longer are compressed along that side
 POSITION_OFFSET = 0.1  # cells, added to the size that the position table is stretched to (DINOv2)
@@ -50,8 +52,12 @@ class Teacher:
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
-        """Load a checkpoint directory in `transformers`' format (safetensors) in float32, on the GPU where there is one."""
-        model = DepthAnythingForDepthEstimation.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
+        """Load a checkpoint directory in `transformers`' format (safetensors) in float32, on the GPU where there is one.
+
+        Raises:
+            ValueError: weights are missing, not used, or of another shape; every one is named.
+        """
+        model = load_pretrained(DepthAnythingForDepthEstimation, folder, use_safetensors=True, dtype=torch.float32).eval()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model=model.to(device), processor=DPTImageProcessor.from_pretrained(folder))
 

@@ -18,16 +18,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from perceptio_core.data.markers import sample_markers
+from perceptio_core.files import follow_umask
 from perceptio_core.foundations.cache import SceneCache, scene_cache
 from perceptio_core.foundations.run import PretrainingRun, begin, hardware
 from perceptio_core.foundations.vision_tower import tower_config
 from perceptio_core.scenes.render import SKY_DEPTH
+from perceptio_core.weights import read_safetensors
 
 log = logging.getLogger(__name__)
 SIZE, PATCH = 128, 16
@@ -214,7 +215,7 @@ def pretrain(
     """
     torch.manual_seed(seed)
     # Channels-last weights make a step a sixth faster on a CPU, but safetensors keeps contiguous tensors only.
-    model = with_encoder(load_file(tower)).to(memory_format=torch.channels_last)
+    model = with_encoder(read_safetensors(tower)).to(memory_format=torch.channels_last)
     model.register_state_dict_post_hook(_contiguous)
     run = PretrainingRun(
         modules={"depth_anything": model}, steps=steps, lr=lr, warmup=min(100, steps), weight_decay=0.02, work=work
@@ -237,6 +238,7 @@ def pretrain(
     figures = scores(model, val, scenes=VAL_SCENES)
     log.info("validation: %s", figures)
     model.half().save_pretrained(out)
+    follow_umask(*out.glob("*.safetensors"))
     image_processor().save_pretrained(out)
     card = {
         "command": command,

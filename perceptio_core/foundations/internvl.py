@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from perceptio_core.files import follow_umask
 from perceptio_core.foundations.cache import scene_cache
 from perceptio_core.foundations.internvl_model import IMAGE_TOKENS, SIZE
 from perceptio_core.foundations.language import language_scores, pretrain_language
@@ -38,6 +39,7 @@ TEMPLATE = (
 def save(model: InternVLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write a checkpoint directory that `transformers` loads by itself."""
     model.save_pretrained(out)
+    follow_umask(*out.glob("*.safetensors"))
     InternVLProcessor(
         image_processor=GotOcr2ImageProcessor(
             size={"height": SIZE, "width": SIZE},

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
@@ -48,6 +47,7 @@ from perceptio_core.foundations.run import PretrainingRun
 from perceptio_core.foundations.vision_tower import DenseTargets, dense_batch, marked_images, pixel_tensor, random_markers
 from perceptio_core.scenes.view import look
 from perceptio_core.training.precision import detect_precision
+from perceptio_core.weights import load_exactly, read_safetensors
 
 log = logging.getLogger(__name__)
 ALIGNMENT, POINTING, BOXES, GROWTH = 0.1, 0.5, 0.2, 1.0  # weights of the helper losses
@@ -170,7 +170,8 @@ def pretrain_language(
     tokenizer = make_tokenizer(train, seed)
     model = InternVLForConditionalGeneration(model_config(tokenizer))
     initialise_language(model)
-    model.model.vision_tower.load_state_dict(load_file(tower / "tower.safetensors"))
+    weights = tower / "tower.safetensors"
+    load_exactly(model.model.vision_tower, read_safetensors(weights), source=weights)
     boxes = nn.Linear(model.config.text_config.hidden_size, 4)
     alignment = WordAlignment(tokenizer)
     align_projector(model, alignment, train=train, steps=align_steps, seed=seed, work=work / "alignment", workers=workers)

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import send_to_device
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
+from perceptio_core.weights import load_exactly, read_safetensors, save_tensors
 
 log = logging.getLogger(__name__)
 CHECKPOINT_EVERY = 200
@@ -169,7 +170,7 @@ class PretrainingRun:
     def save(self) -> None:
         """Write a checkpoint; state.json is written last and names the step that the other files belong to."""
         for name, module in self.modules.items():
-            save_file(module.state_dict(), self.work / f"{name}.safetensors")
+            save_tensors(module.state_dict(), self.work / f"{name}.safetensors")
         torch.save(
             {"optimizer": self.optimizer.state_dict(), "schedule": {"last_epoch": self.schedule.last_epoch}},
             self.work / "optimizer.pt",
@@ -192,7 +193,8 @@ class PretrainingRun:
     def _load(self) -> None:
         state = json.loads((self.work / "state.json").read_text())
         for name, module in self.modules.items():
-            module.load_state_dict(load_file(self.work / f"{name}.safetensors"))
+            weights = self.work / f"{name}.safetensors"
+            load_exactly(module, read_safetensors(weights), source=weights)
         saved = torch.load(self.work / "optimizer.pt", weights_only=True)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.last_epoch = saved["schedule"]["last_epoch"]

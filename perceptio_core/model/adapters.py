@@ -14,7 +14,6 @@ from peft import LoraConfig, LoraModel
 from torch import nn
 
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
-from perceptio_core.segmentation.bridge import UNREAD
 
 ADAPTER = "perceptio"
 LORA_TARGETS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -60,8 +59,7 @@ def add_adapters(
     model.vlm.model.vision_tower.requires_grad_(train_vision_tower)
     if model.segments:
         model.bridge.prompt.requires_grad_(True)
-        for name, parameter in model.bridge.sam.sam_mask_decoder.named_parameters():
-            parameter.requires_grad_(not name.startswith(UNREAD))
+        model.bridge.train_decoder()
     for parameter in model.parameters():
         if parameter.requires_grad:  # published checkpoints are bf16, in which a small step of the optimizer rounds to none
             parameter.data = parameter.data.float()

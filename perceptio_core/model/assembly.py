@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from sam2.modeling.sam2_base import SAM2Base
 from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
@@ -17,13 +17,15 @@ from perceptio_core.grammar import Span
 from perceptio_core.model.configuration import LOSSES, PerceptioConfig
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
-from perceptio_core.segmentation.bridge import SegmentationBridge
+from perceptio_core.segmentation.bridge import WIRINGS, SegmentationBridge, Wiring
 from perceptio_core.segmentation.sam2 import load_sam2
 from perceptio_core.vocabulary import Vocabulary, add_rows
+from perceptio_core.weights import load_pretrained, read_safetensors, require_shapes
 
 SEGMENTATION_START = "segmentation_start.safetensors"
 """File in ``internvl/`` of a base that segments already: ``seg.input`` and ``seg.output`` (D,), the rows of ``[SEG]``, and
-``prompt.0.weight`` and so on, the prompt MLP."""
+``prompt.0.weight`` and so on, the prompt MLP. Its metadata hold `WIRING`: in which of the bridge's wirings it learned."""
+WIRING = "segmentation_wiring"
 
 END_TOKEN = "<|im_end|>"
 """What closes a turn in the chat template of every InternVL on a Qwen2.5 or InternLM2.5 language model."""
@@ -41,7 +43,8 @@ def assemble(
 ) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
     """Join the parts; only the added token rows and the prompt MLP are new, drawn from `seed`.
 
-    Where ``internvl/`` holds `SEGMENTATION_START`, the rows of ``[SEG]`` and the prompt MLP start from that file. The
+    Where ``internvl/`` holds `SEGMENTATION_START`, the rows of ``[SEG]`` and the prompt MLP start from that file, and the
+    bridge has the wiring that it names. The
     tokens of both spans are added whatever `order` says, so that a control has the same vocabulary as the full model.
 
     Args:
@@ -55,10 +58,11 @@ def assemble(
 
     Raises:
         ValueError: a loss weight is missing, unknown or negative; a word of `code_words` is not a single token of the base;
-            or `SEGMENTATION_START` does not fit the model.
+            `SEGMENTATION_START` does not fit the model; or a part's weights are not exactly those of its configuration.
     """
+    start = foundations / "internvl" / SEGMENTATION_START
     model, processor = join(
-        vlm=InternVLForConditionalGeneration.from_pretrained(foundations / "internvl"),
+        vlm=load_pretrained(InternVLForConditionalGeneration, foundations / "internvl"),
         processor=InternVLProcessor.from_pretrained(foundations / "internvl"),
         sam=load_sam2(foundations / "sam2"),
         sam2_config=json.loads((foundations / "sam2" / "config.json").read_text(encoding="utf-8")),
@@ -68,8 +72,8 @@ def assemble(
         max_tiles=max_tiles,
         seed=seed,
         code_words=code_words,
+        wiring=_wiring(start) if start.is_file() else "perceptio",
     )
-    start = foundations / "internvl" / SEGMENTATION_START
     if start.is_file():
         _start_segmentation(model, start)
     return model, processor
@@ -87,6 +91,7 @@ def join(
     max_tiles: int,
     seed: int,
     code_words: Sequence[str] = (),
+    wiring: Wiring = "perceptio",
 ) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
     """`assemble` for parts that are there already, on whatever device; what is new lies on torch's default device.
 
@@ -101,6 +106,7 @@ def join(
         max_tiles: most tiles per image for the vision tower.
         seed: of the new weights.
         code_words: as `assemble` has them.
+        wiring: of the segmentation bridge.
 
     Raises:
         ValueError: a loss weight is missing, unknown or negative, or a word of `code_words` is not a single token.
@@ -121,7 +127,7 @@ def join(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         hidden = vlm.config.text_config.hidden_size
-        bridge = SegmentationBridge(sam=sam, hidden_dim=hidden)
+        bridge = SegmentationBridge(sam=sam, hidden_dim=hidden, wiring=wiring)
     config = PerceptioConfig(
         vlm_config=vlm.config,
         sam2_config=dict(sam2_config),
@@ -132,6 +138,7 @@ def join(
         order=list(order),
         loss_weights=dict(loss_weights),
         max_tiles=max_tiles,
+        segmentation_wiring=wiring,
         # A composite configuration overwrites its parts' choice with its own, which would be none.
         attn_implementation=vlm.config._attn_implementation,
     )
@@ -140,18 +147,23 @@ def join(
     return model, PerceptioProcessor(vlm=processor, config=config)
 
 
+def _wiring(path: Path) -> Wiring:
+    with safe_open(path, framework="pt") as file:
+        told = (file.metadata() or {}).get(WIRING)
+    for wiring in WIRINGS:
+        if wiring == told:
+            return wiring
+    raise ValueError(f"{path}: its metadata name {WIRING} {told!r}; allowed are {', '.join(WIRINGS)}")
+
+
 @torch.no_grad()
 def _start_segmentation(model: PerceptioForConditionalGeneration, path: Path) -> None:
     seg = model.config.vocabulary.seg
     places = {f"prompt.{name}": value for name, value in model.bridge.prompt.state_dict().items()}
     places["seg.output"] = model.vlm.get_output_embeddings().weight[seg]
     places["seg.input"] = model.vlm.get_input_embeddings().weight[seg]
-    tensors = load_file(path)
-    expected, found = ({key: tuple(value.shape) for key, value in group.items()} for group in (places, tensors))
-    if found != expected:
-        differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-        told = ", ".join(f"{key} {found.get(key, 'missing')} instead of {expected.get(key, 'none')}" for key in differing)
-        raise ValueError(f"{path}: does not fit the model: {told}")
+    tensors = read_safetensors(path)
+    require_shapes(tensors, expected={key: tuple(place.shape) for key, place in places.items()}, source=path)
     for key, place in places.items():
         place.copy_(tensors[key])
     model.fresh_prompt = False

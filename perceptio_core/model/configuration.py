@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, InternVLConfig, PreTrainedConfig
 
 from perceptio_core.grammar import PAPER_ORDER, Grammar
+from perceptio_core.segmentation.bridge import Wiring
 from perceptio_core.vocabulary import Vocabulary
 
 LOSSES = ("llm", "seg_ce", "seg_dice", "marker", "token", "count", "reconstruction")
@@ -27,6 +28,7 @@ class PerceptioConfig(PreTrainedConfig):
         loss_weights: weight >= 0 of each of `LOSSES` in the total; a loss of weight 0 is not computed.
         max_tiles: most 1:1 tiles that an image is cut into for the vision tower (a thumbnail comes on top where it is
             more than one); 1 = the whole image as a single tile.
+        segmentation_wiring: how SAM2 is asked and its masks are read, see `perceptio_core.segmentation.bridge`.
     """
 
     model_type = "perceptio"
@@ -41,6 +43,7 @@ class PerceptioConfig(PreTrainedConfig):
     order: list[str] | tuple[str, ...] = PAPER_ORDER
     loss_weights: dict[str, float] | None = None
     max_tiles: int = 1
+    segmentation_wiring: Wiring = "perceptio"
 
     def __post_init__(self, **kwargs: Any) -> None:
         # Versions of `transformers` before `sub_configs_defaults` leave what a file says of a part a plain mapping.

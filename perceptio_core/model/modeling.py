@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.files import follow_umask
 from perceptio_core.grammar import Parsed, Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.configuration import LOSSES, PerceptioConfig
@@ -44,9 +45,10 @@ from perceptio_core.model.losses import (
 )
 from perceptio_core.model.packed_attention import PACKED, packed_places
 from perceptio_core.model.processing import Prompts
-from perceptio_core.segmentation.bridge import SegmentationBridge, sam2_pixels, to_original
+from perceptio_core.segmentation.bridge import SegmentationBridge, sam2_pixels
 from perceptio_core.segmentation.losses import mask_losses
 from perceptio_core.segmentation.sam2 import build_sam2
+from perceptio_core.weights import require_used, settle_tying
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,8 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             # transformers builds models on the meta device before it loads their weights; `sam2`, where there is a GPU, copies
             # a table to it on the way, and nothing can be copied from there.
             with torch.device("cpu"):
-                bridge = SegmentationBridge(sam=build_sam2(config.sam2_config or {}), hidden_dim=hidden)
+                sam = build_sam2(config.sam2_config or {})
+                bridge = SegmentationBridge(sam=sam, hidden_dim=hidden, wiring=config.segmentation_wiring)
         self.bridge = bridge
         self.codebook = (codebook or DepthCodebook(**config.codebook_config or {})).requires_grad_(False)
         self.adapters: list[LoraModel] = []  # a list, so that torch does not take it for a part
@@ -124,6 +127,20 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         self.codebook.eval()
         return self
 
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """Read a checkpoint, as `PreTrainedModel.from_pretrained` has it.
+
+        Raises:
+            ValueError: weights are missing, not used, or of another shape than the configuration says; every one is named.
+        """
+        wants_report = options.pop("output_loading_info", False)
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = super().from_pretrained(*arguments, **options)
+        require_used(report, source=model.name_or_path)
+        settle_tying(model.vlm)
+        return (model, report) if wants_report else model
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write the checkpoint, as `PreTrainedModel.save_pretrained` has it.
 
@@ -133,6 +150,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         if self.adapters:
             raise ValueError("a model with adapters is not a checkpoint: merge them first (perceptio_core.model.adapters)")
         super().save_pretrained(save_directory, **kwargs)
+        follow_umask(*Path(save_directory).glob("*.safetensors"))
 
     def checkpoint_layers(self, wanted: bool) -> None:
         """Gradient checkpointing of every layer of the language model and the vision tower, in place (arXiv 1604.06174).
@@ -241,15 +259,14 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         if not rows:
             return masks
         owners = [i for i, row in enumerate(rows) for _ in states[row]]
+        pixels = sam2_pixels([prompts.images[row] for row in rows], size=self.config.sam_size, wiring=self.bridge.wiring)
         logits_Mhw = self.bridge.masks(
-            self.bridge.image_features(
-                sam2_pixels([prompts.images[row] for row in rows], size=self.config.sam_size).to(self.device)
-            ),
+            self.bridge.image_features(pixels.to(self.device)),
             image_index_M=torch.tensor(owners, device=self.device),
             hidden_MD=torch.cat([states[row] for row in rows]),
         )
         sizes = [(height, width) for height, width, _ in (prompts.images[rows[owner]].shape for owner in owners)]
-        for owner, mask in zip(owners, to_original(logits_Mhw, sizes), strict=True):
+        for owner, mask in zip(owners, self.bridge.at_original_size(logits_Mhw, sizes), strict=True):
             masks[rows[owner]].append(mask)
         return masks
 

@@ -161,7 +161,9 @@ class PerceptioProcessor:
             positions_T=torch.cat([torch.arange(len(row)) for row in ids]),
             roles_T=torch.tensor(list(chain.from_iterable(roles))),
             pixels_PCHW=pixels,
-            sam_pixels_SCHW=sam2_pixels([np.array(s.image) for s in segmented], size=self.config.sam_size),
+            sam_pixels_SCHW=sam2_pixels(
+                [np.array(s.image) for s in segmented], size=self.config.sam_size, wiring=self.config.segmentation_wiring
+            ),
             masks_M=tuple(_mask(sample, mask) for sample in segmented for mask in sample.masks),
             mask_image_M=torch.tensor(owners, dtype=torch.int64),
         )

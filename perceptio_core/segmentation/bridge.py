@@ -2,42 +2,58 @@
 
 Source: Sa2VA (arXiv 2501.04001): Linear(d, d) - ReLU - Linear(d, 256) turns the last hidden state at `[SEG]` into a sparse
 prompt of SAM2's mask decoder; one `[SEG]` is one object; SAM2 sees the image by plain resize. Frozen: the image and the
-prompt encoder. Trained: the MLP and the mask decoder. Ours: the prompt is the only sparse prompt (no padding points), and
-the single-mask output is always the one taken.
+prompt encoder. Trained: the MLP and the mask decoder.
+
+What lies between the prompt and the mask is a `Wiring`, in training and prediction alike:
+
+| | ``perceptio`` (ours) | ``sa2va`` (Sa2VA's code) |
+|---|---|---|
+| the image becomes a square | bilinear with antialiasing, as the `sam2` package does it | bicubic on bytes, by Pillow |
+| sparse prompts | the prompt alone | two padding points, then the prompt |
+| the mask | of the single-mask token | of tokens 1 to 3, the one of the highest predicted IoU |
+| to the image's own size | bilinear | bilinear to the square, then bilinear |
+
+Weights that learned in one wiring segment badly in the other.
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from perceptio_core.segmentation.sam2 import ImageFeatures, decode_masks, encode_images
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1; SAM2's
-# Heads of the mask decoder that a single mask without a score never reads. Training them is not only useless: a parameter
-# without a gradient stalls distributed training, and weight decay would wear away one whose gradient is zero.
-UNREAD = (
-    "iou_prediction_head.",
-    "pred_obj_score_head.",
-    "output_hypernetworks_mlps.1.",
-    "output_hypernetworks_mlps.2.",
-    "output_hypernetworks_mlps.3.",
-)
+Wiring = Literal["perceptio", "sa2va"]
+WIRINGS: tuple[Wiring, ...] = get_args(Wiring)
 
 
-def sam2_pixels(images: Sequence[np.ndarray], *, size: int) -> Tensor:
+def unread(wiring: Wiring) -> tuple[str, ...]:
+    """Prefixes of the mask decoder's parameters that no gradient of a mask reaches: those of other masks, and of scores.
+
+    Training them is not only useless: a parameter without a gradient stalls distributed training, and weight decay would wear
+    away one whose gradient is zero.
+    """
+    other_masks = (0,) if wiring == "sa2va" else (1, 2, 3)
+    heads = ("iou_prediction_head.", "pred_obj_score_head.")
+    return (*heads, *(f"output_hypernetworks_mlps.{token}." for token in other_masks))
+
+
+def sam2_pixels(images: Sequence[np.ndarray], *, size: int, wiring: Wiring = "perceptio") -> Tensor:
     """Images as SAM2 wants them: resized to a square without regard to their shape, then normalised.
 
     Args:
         images: RGB, each (H, W, 3) uint8 of any size.
         size: S, the `image_size` of the model.
+        wiring: how they are resized.
 
     Returns:
-        (B, 3, S, S) float32; bilinear with antialiasing, as the `sam2` package resizes.
+        (B, 3, S, S) float32.
 
     Raises:
         ValueError: an image is not (H, W, 3) uint8.
@@ -47,27 +63,33 @@ def sam2_pixels(images: Sequence[np.ndarray], *, size: int) -> Tensor:
     for number, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"image {number}: {image.shape} {image.dtype}; allowed is (H, W, 3) uint8, not empty")
+        if wiring == "sa2va":
+            image = np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
-        if image.shape[:2] != (size, size):
+        if pixels.shape[2:] != (size, size):
             pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
         squares.append((pixels[0] - mean) / std)
     return torch.stack(squares) if squares else torch.empty(0, 3, size, size)
 
 
-def to_original(logits_Mhw: Tensor, sizes_M: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+def to_original(logits_Mhw: Tensor, sizes_M: Sequence[tuple[int, int]], *, through: int | None = None) -> list[np.ndarray]:
     """Masks at the resolution of their images: logits resized (bilinear), then positive or not.
 
     Args:
         logits_Mhw: mask logits at any resolution.
         sizes_M: (height, width) in pixels of the image of each mask.
+        through: side of a square that the logits are resized to first; none: straight to the image's size.
 
     Returns:
         M arrays (height, width) bool.
     """
-    return [
-        (F.interpolate(logits[None, None].float(), size=size, mode="bilinear", align_corners=False)[0, 0] > 0).cpu().numpy()
-        for logits, size in zip(logits_Mhw.detach(), sizes_M, strict=True)
-    ]
+    masks = []
+    for logits, size in zip(logits_Mhw.detach(), sizes_M, strict=True):
+        resized = logits[None, None].float()
+        for step in (size,) if through is None else ((through, through), size):
+            resized = F.interpolate(resized, size=step, mode="bilinear", align_corners=False)
+        masks.append((resized[0, 0] > 0).cpu().numpy())
+    return masks
 
 
 class SegmentationBridge(nn.Module):
@@ -76,16 +98,21 @@ class SegmentationBridge(nn.Module):
     Args:
         sam: the model; its encoders are frozen here, its mask decoder trains (but for the heads that are never read).
         hidden_dim: d, width of the language model.
+        wiring: one of `WIRINGS`.
     """
 
-    def __init__(self, *, sam: SAM2Base, hidden_dim: int) -> None:
+    def __init__(self, *, sam: SAM2Base, hidden_dim: int, wiring: Wiring = "perceptio") -> None:
         super().__init__()
-        self.sam = sam
+        self.sam, self.wiring = sam, wiring
         self.prompt = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, sam.hidden_dim))
         sam.requires_grad_(False)
-        for name, parameter in sam.sam_mask_decoder.named_parameters():
-            parameter.requires_grad_(not name.startswith(UNREAD))
+        self.train_decoder()
         self.train(self.training)
+
+    def train_decoder(self) -> None:
+        """Let the mask decoder train, but for what is `unread`."""
+        for name, parameter in self.sam.sam_mask_decoder.named_parameters():
+            parameter.requires_grad_(not name.startswith(unread(self.wiring)))
 
     @property
     def image_size(self) -> int:
@@ -121,4 +148,15 @@ class SegmentationBridge(nn.Module):
             hidden_MD = torch.cat([hidden_MD, hidden_MD.new_zeros(1, hidden_MD.shape[1])])
             image_index_M = image_index_M.new_zeros(1)
         prompts = self.prompt(hidden_MD.to(next(self.prompt.parameters()).dtype))[:, None]
-        return decode_masks(self.sam, features, image_index_M=image_index_M, sparse_MNC=prompts)[:masks]
+        best_of_three = self.wiring == "sa2va"
+        if best_of_three:
+            # The package puts one in the place of points that are not given, and its prompt encoder another in that of a box.
+            padding = self.sam.sam_prompt_encoder.not_a_point_embed.weight.to(prompts.dtype).expand(len(prompts), 2, -1)
+            prompts = torch.cat([padding, prompts], dim=1)
+        return decode_masks(self.sam, features, image_index_M=image_index_M, sparse_MNC=prompts, best_of_three=best_of_three)[
+            :masks
+        ]
+
+    def at_original_size(self, logits_Mhw: Tensor, sizes_M: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """`to_original` of this wiring."""
+        return to_original(logits_Mhw, sizes_M, through=self.image_size if self.wiring == "sa2va" else None)

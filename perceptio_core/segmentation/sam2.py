@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
@@ -24,6 +22,8 @@ from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
+
+from perceptio_core.weights import load_exactly, read_safetensors, save_tensors
 
 # What a config may name: these classes and nothing else, so that reading a config never runs foreign code.
 CLASSES = {
@@ -172,7 +172,7 @@ def save_sam2(model: SAM2Base, *, config: Mapping[str, Any], folder: Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    save_tensors(weights, folder / "model.safetensors")
 
 
 def load_sam2(folder: Path) -> SAM2Base:
@@ -191,11 +191,7 @@ def load_sam2(folder: Path) -> SAM2Base:
         model = build_sam2(config)
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
-    try:
-        weights = load_file(weights_path)
-    except SafetensorError as error:
-        raise ValueError(f"{weights_path}: not a safetensors file ({error})") from error
-    _load_exactly(model, weights, weights_path)
+    load_exactly(model, read_safetensors(weights_path), source=weights_path)
     return model
 
 
@@ -211,7 +207,7 @@ def load_official(checkpoint: Path, *, name: str) -> SAM2Base:
         weights = content["model"]
     except Exception as error:  # torch raises half a dozen types for a file that it cannot or will not read
         raise ValueError(f"{checkpoint}: not a SAM2 checkpoint, a file of tensors under the key 'model' ({error})") from error
-    _load_exactly(model, weights, checkpoint)
+    load_exactly(model, weights, source=checkpoint)
     return model
 
 
@@ -226,25 +222,36 @@ def encode_images(sam: SAM2Base, pixels_B3SS: Tensor) -> ImageFeatures:
     return ImageFeatures(embedding=embedding, stride8=stride8, stride4=stride4)
 
 
-def decode_masks(sam: SAM2Base, features: ImageFeatures, *, image_index_M: Tensor, sparse_MNC: Tensor) -> Tensor:
+def decode_masks(
+    sam: SAM2Base, features: ImageFeatures, *, image_index_M: Tensor, sparse_MNC: Tensor, best_of_three: bool = False
+) -> Tensor:
     """Mask logits (M, 4h, 4w) float32 of M prompts, each N sparse embeddings about one image of the batch.
 
-    One mask a prompt (the decoder's single-mask token), high-resolution features in, no dense prompt.
+    High-resolution features in, no dense prompt.
+
+    Args:
+        sam: the model.
+        features: of the images.
+        image_index_M: int64, the row of `features` that each prompt is about.
+        sparse_MNC: the prompts.
+        best_of_three: of the masks that the decoder draws for an ambiguous prompt (tokens 1 to 3) the one that it scores
+            highest; else the mask of the single-mask token.
     """
     decoder = sam.sam_mask_decoder
     _, dense = sam.sam_prompt_encoder(points=None, boxes=None, masks=None)
     # The decoder's own 1 x 1 convolutions come before the copying, so that they run once an image, not once a mask.
     high_resolution = [decoder.conv_s0(features.stride4), decoder.conv_s1(features.stride8)]
-    masks_M1HW: Tensor = decoder(
+    masks_MKHW, iou_MK, _, _ = decoder(
         image_embeddings=features.embedding[image_index_M],
         image_pe=sam.sam_prompt_encoder.get_dense_pe(),
         sparse_prompt_embeddings=sparse_MNC,
         dense_prompt_embeddings=dense.expand(len(sparse_MNC), -1, -1, -1),
-        multimask_output=False,
+        multimask_output=best_of_three,
         repeat_image=False,
         high_res_features=[level[image_index_M] for level in high_resolution],
-    )[0]
-    return masks_M1HW[:, 0].float()
+    )
+    chosen: Tensor = masks_MKHW[torch.arange(len(iou_MK)), iou_MK.argmax(-1)] if best_of_three else masks_MKHW[:, 0]
+    return chosen.float()
 
 
 def _node(kind: type, **arguments: Any) -> dict[str, Any]:
@@ -265,21 +272,3 @@ def _build(node: Any, where: str) -> Any:
         return CLASSES[target](**arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{where}: {target} refuses its arguments: {error}") from error
-
-
-def _load_exactly(model: SAM2Base, weights: Mapping[str, Tensor], path: Path) -> None:
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items()}
-    faults = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - expected.keys()),
-        "of another shape": [
-            f"{key} {found[key]} instead of {expected[key]}"
-            for key in sorted(expected.keys() & found.keys())
-            if found[key] != expected[key]
-        ],
-    }
-    if any(faults.values()):
-        told = "; ".join(f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in faults.items() if keys)
-        raise ValueError(f"{path}: not the weights that the config describes; keys {told}")
-    model.load_state_dict(dict(weights))

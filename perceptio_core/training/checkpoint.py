@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from perceptio_core.files import naming
 from perceptio_core.training.sharding import divided_like, whole
+from perceptio_core.weights import read_safetensors, require_shapes, save_tensors
 
 SCHEMA = 1
 
@@ -78,7 +78,7 @@ def save_checkpoint(
         for name, tensors in (("parameters", weights), ("optimizer", slots)):
             path = temporary / f"{name}.safetensors"
             with naming(path):
-                save_file(tensors, path)
+                save_tensors(tensors, path)
                 _flush(path)
         path = temporary / "state.json"
         with naming(path):
@@ -110,7 +110,7 @@ def load_checkpoint(
     if state["schema"] != SCHEMA:
         raise ValueError(f"{path / 'state.json'}: schema {state['schema']}, this version reads {SCHEMA}")
     load_parameters(path, parameters)
-    for key, value in load_file(path / "optimizer.safetensors").items():
+    for key, value in read_safetensors(path / "optimizer.safetensors").items():
         name, _, slot = key.rpartition("//")
         parameter = parameters[name]
         optimizer.state[parameter][slot] = divided_like(value, parameter)
@@ -121,15 +121,11 @@ def load_parameters(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
     """Load the parameters of the checkpoint `path`, whole or sharded.
 
     Raises:
-        ValueError: they are not the model's (names or shapes).
+        ValueError: they are not the model's (names or shapes); every one that differs is named.
     """
-    saved = load_file(path / "parameters.safetensors")
-    if saved.keys() != parameters.keys():
-        odd = sorted(saved.keys() ^ parameters.keys())
-        raise ValueError(f"{path}: {len(odd)} parameters are in the checkpoint or the model alone, such as {odd[0]}")
+    saved = read_safetensors(path / "parameters.safetensors")
+    require_shapes(saved, expected={name: tuple(one.shape) for name, one in parameters.items()}, source=path)
     for name, parameter in parameters.items():
-        if saved[name].shape != parameter.shape:
-            raise ValueError(f"{path}: {name} has shape {tuple(saved[name].shape)}, the model {tuple(parameter.shape)}")
         parameter.data.copy_(divided_like(saved[name], parameter))
 
 
