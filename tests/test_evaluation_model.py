@@ -43,7 +43,8 @@ def test_suite_with_a_model(perceptor: Perceptor, tmp_path: Path) -> None:
         journals=tmp_path / "j",
         out=tmp_path / "out",
     )
-    assert [(metric.name, metric.n) for metric in metrics] == [("res_ciou", 3), ("res_giou", 3)]
+    assert [(metric.name, metric.n) for metric in metrics] == [("res_ciou", 3), ("res_giou", 3), ("decode_passes", 3)]
+    assert 1 <= metrics[-1].value <= 32 + 4 + 4, "a mask, a code or a token of text cost at most a pass each"
     assert all(0 <= metric.value <= 100 for metric in metrics)
     rows = [json.loads(line) for line in (tmp_path / "out/predictions/res.jsonl").read_text().splitlines()]
     for row in rows:

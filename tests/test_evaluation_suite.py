@@ -28,6 +28,7 @@ class Said:
     text: str
     masks: list[NDArray[np.bool_]] = field(default_factory=list)
     depth_codes: NDArray[np.int64] | None = None
+    passes: int = 3
 
 
 @dataclass
@@ -165,6 +166,7 @@ def test_suite_writes_everything(tmp_path: Path) -> None:
     assert metrics["seed_image"].value == 25.0
     assert metrics["unparsed"].value == 25.0
     assert metrics["unparsed"].protocol.startswith("1 of 4")
+    assert (metrics["decode_passes"].value, metrics["decode_passes"].n) == (3.0, 3), "not of the picture that is missing"
     rows = read(tmp_path / "out/predictions/seedbench.jsonl")
     assert [(row["item_id"], row["text"], row["expected"], row["correct"]) for row in rows] == [
         ("0", "B", "B", 1.0),
@@ -195,10 +197,10 @@ def test_a_control_gets_other_codes_and_one_line_of_its_own(tmp_path: Path) -> N
     params = EvaluateParams.from_mapping({**PARAMS, "benchmarks": entries}, where="test")
     fake = Fake()
     metrics = {metric.name: metric for metric in run_suite(params, root=tmp_path, out="out", predict=fake)}
-    assert list(metrics) == ["seed_image", "codes_other_seed_image", "blind_seed_image", "unparsed"]
+    assert list(metrics) == ["seed_image", "codes_other_seed_image", "blind_seed_image", "unparsed", "decode_passes"]
     assert "other depth codes in place of the model's own" in metrics["codes_other_seed_image"].protocol
     assert "no depth span" in metrics["blind_seed_image"].protocol
-    assert metrics["unparsed"].n == 4, "controls do not count"
+    assert metrics["unparsed"].n == metrics["decode_passes"].n == 4, "controls do not count"
     assert [(options["depth"], options.get("depth_codes")) for options in fake.options[:2]] == [(None, None)] * 2
     assert [options["depth"] for options in fake.options[2:]] == [True, True, False, False]
     # each picture is grey by its number; the next one's number is what its codes say

@@ -15,6 +15,7 @@ def to_row(answer: Answer) -> dict[str, Any]:
         "text": answer.text,
         "masks": [dict(mask) for mask in answer.masks],
         "depth_codes": None if answer.depth_codes is None else list(answer.depth_codes),
+        "passes": answer.passes,
         "error": answer.error,
     }
 
@@ -28,5 +29,6 @@ def from_row(row: dict[str, Any]) -> Answer:
         text=row["text"],
         masks=tuple(row["masks"]),
         depth_codes=None if codes is None else tuple(codes),
+        passes=row.get("passes"),
         error=row["error"],
     )

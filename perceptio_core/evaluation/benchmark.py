@@ -51,6 +51,8 @@ class Answer:
     masks: tuple[Mapping[str, Any], ...] = ()
     """One compressed COCO RLE per [SEG], at the image's original resolution."""
     depth_codes: tuple[int, ...] | None = None
+    passes: int | None = None
+    """Forward passes of the language model that read the answer, where they are known."""
     error: str | None = None
     """Why there is no answer (an unreadable image): the item counts as wrong."""
 

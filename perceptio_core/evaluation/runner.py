@@ -47,6 +47,11 @@ class Prediction(Protocol):
         """The depth codes, or None."""
         ...
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of the language model that read the answer."""
+        ...
+
 
 class Predict(Protocol):
     """A model as the runner calls it; `perceptio_core.model.inference.Perceptor.predict` is one."""
@@ -146,6 +151,7 @@ def _ask_batch(
             text=strip_perception(prediction.text),
             masks=tuple(encode(mask) for mask in prediction.masks),
             depth_codes=None if written is None else tuple(int(code) for code in written),
+            passes=prediction.passes,
         )
     return [answers[item.item_id] for item in batch]
 

@@ -53,6 +53,7 @@ def evaluate(
     headline: list[Metric] = []
     breakdown: list[Metric] = []
     plain: list[Scores] = []
+    passes: list[int] = []
     quarantine: list[dict[str, Any]] = []
     panels: list[dict[str, Any]] = []
     for entry, benchmark in benchmarks:
@@ -78,6 +79,7 @@ def evaluate(
             headline += score.headline + score.baselines
             breakdown += score.breakdown
             plain.append(score)
+            passes += [answer.passes for answer in given if answer.passes is not None and answer.depth_codes is not None]
         _write_predictions(out / "predictions" / f"{entry.label}.jsonl", benchmark, answers, score)
         quarantine += [{"file": f"{entry.path}: {answer.item_id}", "reason": answer.error} for answer in given if answer.error]
         panels += panel_rows(entry.label, benchmark.items, answers, correct=score.correct, root=root, count=entry.panels)
@@ -86,7 +88,15 @@ def evaluate(
     write_jsonl(out / "quarantine.jsonl", quarantine)
     write_jsonl(out / "panels.jsonl", panels)
     write_jsonl(out / "breakdown.jsonl", (metric.to_json() for metric in breakdown))
-    return headline + unparsed_share(plain, bootstrap)
+    return headline + unparsed_share(plain, bootstrap) + _decode_passes(passes)
+
+
+def _decode_passes(passes: Sequence[int]) -> list[Metric]:
+    """The metric ``decode_passes``; none where no answer has a depth span."""
+    if not passes:
+        return []
+    protocol = "forward passes of the language model for an answer with depth codes of its own, mean"
+    return [Metric(name="decode_passes", value=sum(passes) / len(passes), low=None, high=None, n=len(passes), protocol=protocol)]
 
 
 def _renamed(metric: Metric, entry: BenchmarkParams) -> Metric:

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, InternVLForConditionalGeneration, LogitsProcessor
 
 from perceptio_core.grammar import Grammar
+from perceptio_core.model.depth_draft import DepthDraft
 from perceptio_core.model.processing import Prompts
 from perceptio_core.vocabulary import Vocabulary
 
@@ -148,12 +149,12 @@ class Decoded:
     Attributes:
         ids: tokens of each row, the end token included.
         seg_states: per row (masks, D): last hidden states *at* its [SEG] tokens.
-        passes: forward passes that it took.
+        passes: forward passes that read each row.
     """
 
     ids: list[list[int]]
     seg_states: list[Tensor]
-    passes: int
+    passes: list[int]
 
 
 @torch.inference_mode()
@@ -166,12 +167,14 @@ def decode(vlm: InternVLForConditionalGeneration, prompts: Prompts, *, constrain
         constraint: what is admitted; its `prompt_length` is not used here.
     """
     device, size = vlm.device, vlm.config.text_config.vocab_size
-    rows = len(prompts.input_ids_BT)
+    rows, vocabulary = len(prompts.input_ids_BT), constraint.vocabulary
     places_T = torch.arange(constraint.longest, device=device)
     answer_BT = torch.full((rows, constraint.longest), NOTHING, device=device)
-    length_B, read_B = torch.zeros(2, rows, dtype=torch.int64, device=device)
+    length_B, read_B, passes_B = torch.zeros(3, rows, dtype=torch.int64, device=device)
     ended_B = torch.zeros(rows, dtype=torch.bool, device=device)
     reader = _Reader(vlm=vlm, prompts=prompts)
+    draft = DepthDraft(rows=rows, depth_tokens=constraint.depth_tokens, vocabulary=vocabulary, device=device)
+    codes = slice(vocabulary.first_code, vocabulary.first_code + vocabulary.num_codes)
     states: list[list[Tensor]] = [[] for _ in range(rows)]
 
     def write(token_B: Tensor, where_B: Tensor) -> None:
@@ -186,19 +189,37 @@ def decode(vlm: InternVLForConditionalGeneration, prompts: Prompts, *, constrain
             admitted_BV = constraint.admitted(answer_BT, size=size)
         unread_BT = (places_T >= read_B[:, None]) & (places_T < length_B[:, None])
         # An answer that has ended is read on only for the state at a [SEG].
-        wanted_B = ~ended_B | (unread_BT & (answer_BT == constraint.vocabulary.seg)).any(1)
+        wanted_B = ~ended_B | (unread_BT & (answer_BT == vocabulary.seg)).any(1)
         if not wanted_B.any():
             break
-        ids_BT, hidden_BTD, last_B = reader.read(answer_BT, unread_BT & wanted_B[:, None], filler=constraint.end_id)
-        for row, place in torch.nonzero(ids_BT == constraint.vocabulary.seg).tolist():
-            states[row].append(hidden_BTD[row, place])
+        unread_BT &= wanted_B[:, None]
+        filled_BT, guess_BT = draft.fill(answer_BT, length_B)
+        ids_BC, hidden_BCD, newest_B = reader.read(filled_BT, unread_BT, guess_BT, filler=constraint.end_id)
+        for row, place in torch.nonzero(ids_BC == vocabulary.seg).tolist():
+            states[row].append(hidden_BCD[row, place])
+        passes_B += wanted_B
         read_B = torch.where(wanted_B, length_B, read_B)
-        logits_BV = vlm.get_output_embeddings()(hidden_BTD[torch.arange(rows), last_B])
+        if guess_BT.any():
+            first_B, count_B = vocabulary.is_code(answer_BT).sum(1), guess_BT.sum(1)
+            place_BW = newest_B[:, None] + torch.arange(int(count_B.max()), device=device)
+            place_BW = place_BW.clamp(max=ids_BC.shape[1] - 1)
+            hidden_BWD = hidden_BCD.gather(1, place_BW[..., None].expand(-1, -1, hidden_BCD.shape[2]))
+            right_B = draft.learn(
+                vlm.get_output_embeddings()(hidden_BWD)[..., codes],
+                first_B=first_B,
+                guesses_BW=ids_BC.gather(1, (place_BW + 1).clamp(max=ids_BC.shape[1] - 1)),
+                count_B=count_B,
+            )
+            answer_BT = torch.where(places_T < (length_B + right_B)[:, None], filled_BT, answer_BT)
+            length_B, read_B, newest_B = length_B + right_B, read_B + right_B, newest_B + right_B
+            reader.forget_after(newest_B)
+            admitted_BV = constraint.admitted(answer_BT, size=size)
+        logits_BV = vlm.get_output_embeddings()(hidden_BCD[torch.arange(rows), newest_B])
         write(logits_BV.masked_fill(~admitted_BV, -torch.inf).argmax(1), ~ended_B)
     return Decoded(
         ids=[row[:length] for row, length in zip(answer_BT.tolist(), length_B.tolist(), strict=True)],
         seg_states=[torch.stack(row) if row else torch.zeros(0, vlm.config.text_config.hidden_size) for row in states],
-        passes=reader.passes,
+        passes=passes_B.tolist(),
     )
 
 
@@ -211,36 +232,46 @@ class _Reader:
     def __init__(self, *, vlm: InternVLForConditionalGeneration, prompts: Prompts) -> None:
         self._vlm, self._prompts, self._cache = vlm, prompts, DynamicCache()
         self._mask_BT = torch.zeros(len(prompts.input_ids_BT), 0, dtype=torch.int64, device=vlm.device)
-        self.passes = 0
 
-    def read(self, answer_BT: Tensor, new_BT: Tensor, *, filler: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One forward pass over the tokens of `answer_BT` where `new_BT`; the first one begins with the prompts.
+    def read(self, ids_BT: Tensor, settled_BT: Tensor, guess_BT: Tensor, *, filler: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One forward pass over the tokens of `ids_BT` where settled or guessed; the first one begins with the prompts.
 
         Returns:
-            The new tokens (B, T), `filler` in the holes and in the place of the prompts, whose [SEG] tokens are of earlier
-            turns; the last hidden states there (B, T, D); of each row the place of its newest token.
+            The tokens read (B, C), each row's side by side, guesses last; `filler` where it has fewer, and in the place of the
+            prompts, whose [SEG] tokens are of earlier turns; the last hidden states there (B, C, D); of each row the place of
+            its newest settled token.
         """
-        device = self._vlm.device
-        order_BT = torch.sort(~new_BT, dim=1, stable=True).indices[:, : int(new_BT.sum(1).max())]
-        mask_BT = new_BT.gather(1, order_BT).long()
-        ids_BT = torch.where(mask_BT > 0, answer_BT.gather(1, order_BT), filler)
-        fed_BT, pixels = ids_BT, None
-        if not self.passes:
-            fed_BT = torch.cat([self._prompts.input_ids_BT.to(device), ids_BT], 1)
-            ids_BT = torch.nn.functional.pad(ids_BT, (fed_BT.shape[1] - ids_BT.shape[1], 0), value=filler)
-            mask_BT = torch.cat([self._prompts.attention_mask_BT.to(device), mask_BT], 1)
+        device, new_BT = self._vlm.device, settled_BT | guess_BT
+        order_BC = torch.sort(~new_BT, dim=1, stable=True).indices[:, : int(new_BT.sum(1).max())]
+        mask_BC = new_BT.gather(1, order_BC).long()
+        read_BC = torch.where(mask_BC > 0, ids_BT.gather(1, order_BC), filler)
+        fed_BC, pixels, newest_B = read_BC, None, settled_BT.sum(1) - 1
+        if not self._mask_BT.shape[1]:
+            fed_BC = torch.cat([self._prompts.input_ids_BT.to(device), read_BC], 1)
+            prompt = fed_BC.shape[1] - read_BC.shape[1]
+            newest_B = newest_B + prompt
+            read_BC = torch.nn.functional.pad(read_BC, (prompt, 0), value=filler)
+            mask_BC = torch.cat([self._prompts.attention_mask_BT.to(device), mask_BC], 1)
             pixels = self._prompts.pixels_PCHW.to(device, self._vlm.dtype)
-        read_B1 = self._mask_BT.sum(1, keepdim=True)
-        self._mask_BT = torch.cat([self._mask_BT, mask_BT], 1)
+        before_B1 = self._mask_BT.sum(1, keepdim=True)
+        self._mask_BT = torch.cat([self._mask_BT, mask_BC], 1)
+        self._first = self._mask_BT.shape[1] - mask_BC.shape[1]
         with sdpa_kernel(_KERNELS):
             output = self._vlm.model(
-                input_ids=fed_BT,
+                input_ids=fed_BC,
                 attention_mask=self._mask_BT,
-                position_ids=(read_B1 + mask_BT.cumsum(1) - 1).clamp(min=0),
+                position_ids=(before_B1 + mask_BC.cumsum(1) - 1).clamp(min=0),
                 pixel_values=pixels,
                 past_key_values=self._cache,
                 use_cache=True,
             )
-        self.passes += 1
-        newest_B = (mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=device)).argmax(1)
-        return ids_BT, output.last_hidden_state, newest_B
+        return read_BC, output.last_hidden_state, newest_B.clamp(min=0)
+
+    def forget_after(self, newest_B: Tensor) -> None:
+        """Drop what the last pass read behind the places `newest_B` (its tokens count from 0)."""
+        places_C = torch.arange(self._mask_BT.shape[1] - self._first, device=newest_B.device)
+        self._mask_BT[:, self._first :] *= places_C <= newest_B[:, None]
+        surplus = len(places_C) - 1 - int(newest_B.max())
+        if surplus:
+            self._cache.crop(-surplus)
+            self._mask_BT = self._mask_BT[:, :-surplus]

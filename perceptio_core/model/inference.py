@@ -27,6 +27,7 @@ class Prediction:
         masks: one bool (H, W) at the image's own size per [SEG].
         depth_codes: (N,) int64 in [0, K), row-major; None without a depth span.
         depth_map: (R, R) float32 decoded from them, in [-1, 1] up to the decoder's overshoot, near = high; or None.
+        passes: forward passes of the language model that read the answer.
     """
 
     raw: str
@@ -34,6 +35,7 @@ class Prediction:
     masks: list[NDArray[np.bool_]]
     depth_codes: NDArray[np.int64] | None
     depth_map: NDArray[np.float32] | None
+    passes: int
 
 
 class Perceptor:
@@ -122,4 +124,5 @@ class Perceptor:
             masks=answer.masks,
             depth_codes=None if codes is None else np.asarray(codes, dtype=np.int64),
             depth_map=answer.depth_map,
+            passes=answer.passes,
         )

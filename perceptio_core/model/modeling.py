@@ -60,12 +60,14 @@ class Generated:
         parsed: the same taken apart: spans, and ids of the text.
         masks: one bool (H, W) at the image's own size per [SEG].
         depth_map: (R, R) float32 decoded from the depth codes, in [-1, 1] up to the decoder's overshoot, near = high; or None.
+        passes: forward passes of the language model that read it.
     """
 
     ids: list[int]
     parsed: Parsed
     masks: list[NDArray[np.bool_]]
     depth_map: NDArray[np.float32] | None
+    passes: int
 
 
 class PerceptioForConditionalGeneration(PreTrainedModel):
@@ -250,8 +252,11 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         )
         decoded = decode(self.vlm, prompts, constraint=constraint)
         parsed = [config.grammar.parse(ids, vocabulary=config.vocabulary, end_id=config.end_token_id) for ids in decoded.ids]
-        rows = zip(decoded.ids, parsed, self._masks(prompts, decoded.seg_states), self._depth_maps(parsed), strict=True)
-        return [Generated(ids=ids[:-1], parsed=one, masks=masks, depth_map=depth_map) for ids, one, masks, depth_map in rows]
+        masks, depth_maps = self._masks(prompts, decoded.seg_states), self._depth_maps(parsed)
+        return [
+            Generated(ids=ids[:-1], parsed=one, masks=masks[row], depth_map=depth_maps[row], passes=decoded.passes[row])
+            for row, (ids, one) in enumerate(zip(decoded.ids, parsed, strict=True))
+        ]
 
     def _masks(self, prompts: Prompts, states: Sequence[Tensor]) -> list[list[NDArray[np.bool_]]]:
         masks: list[list[NDArray[np.bool_]]] = [[] for _ in states]
