@@ -13,9 +13,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import httpx
+
 from perceptio_core.progress import track
 
 _CHUNK = 1 << 20
+_ASK_S = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,27 @@ def download(repo: str, *, revision: str, patterns: Sequence[str]) -> Path:
         return Path(snapshot_download(repo_id=repo, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise (HubUnreachableError if _may_pass(error) else ValueError)(f"{type(error).__name__}: {error}") from error
+
+
+def find(repo: str, *, revision: str, patterns: Sequence[str]) -> None:
+    """Look whether the cache has files of a repository, or else the hub the commit; nothing is fetched.
+
+    Raises:
+        HubUnreachableError: no answer, or trouble on the hub's side.
+        ValueError: there is no such repository or commit, or an account is needed for it.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(repo_id=repo, revision=revision, allow_patterns=list(patterns), local_files_only=True)
+    except LocalEntryNotFoundError:
+        try:
+            HfApi().model_info(repo, revision=revision, timeout=_ASK_S)
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx.HTTPError) as error:
+            lost = _may_pass(error) or isinstance(error, httpx.HTTPError)
+            first = str(error).strip().partition("\n")[0]
+            raise (HubUnreachableError if lost else ValueError)(f"{type(error).__name__}: {first}") from error
 
 
 def verify(folder: Path, files: Iterable[Path], *, revision: str) -> None:

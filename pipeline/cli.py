@@ -163,6 +163,9 @@ def _repro(arguments: argparse.Namespace) -> None:
     for stage in sorted({name.partition("@")[0] for name in planned.stale | planned.forced}):
         cluster_for(stage, machine.launch.get(stage, Launch()))  # a refusal comes before DVC removes the stage's output
     if planned.stale or planned.forced:
+        from pipeline.preflight import look_ahead
+
+        look_ahead(planned, profile=active.profile, machine=machine)
         from pipeline.flow import reproduce  # brings Prefect, which takes seconds
 
         try:
