@@ -12,10 +12,12 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from perceptio_core.progress import track
+from perceptio_core.progress import Transfer, track
 
 _CHUNK = 1 << 20
+_ASK_S = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,70 @@ def download(repo: str, *, revision: str, patterns: Sequence[str]) -> Path:
         return Path(snapshot_download(repo_id=repo, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise (HubUnreachableError if _may_pass(error) else ValueError)(f"{type(error).__name__}: {error}") from error
+
+
+def find(repo: str, *, revision: str, patterns: Sequence[str]) -> None:
+    """Look whether the cache has files of a repository, or else the hub the commit; nothing is fetched.
+
+    Raises:
+        HubUnreachableError: no answer, or trouble on the hub's side.
+        ValueError: there is no such repository or commit, or an account is needed for it.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot_download(repo_id=repo, revision=revision, allow_patterns=list(patterns), local_files_only=True)
+    except LocalEntryNotFoundError:
+        try:
+            HfApi().model_info(repo, revision=revision, timeout=_ASK_S)
+        except Exception as error:
+            raise _failure(error) from error
+
+
+def download_file(repo: str, file: str, *, revision: str, folder: Path, progress: Transfer) -> Path:
+    """Fetch one file of a data set into a folder, compared with the hub's hash of it; a broken transfer goes on.
+
+    Args:
+        repo: owner/name.
+        file: its path in the repository.
+        revision: a commit, or a branch where no commit is known.
+        folder: where it goes, at its path in the repository.
+        progress: is told the bytes.
+
+    Raises:
+        HubUnreachableError: no answer, or trouble on the hub's side.
+        ValueError: there is no such repository, commit or file, an account is needed for it, or it is not what the hub says.
+    """
+    from huggingface_hub import hf_hub_download
+
+    bar = _bytes_to(progress)
+    try:
+        got = Path(hf_hub_download(repo, file, repo_type="dataset", revision=revision, local_dir=folder, tqdm_class=bar))
+    except Exception as error:
+        raise _failure(error) from error
+    metadata = folder / ".cache/huggingface/download" / f"{file}.metadata"
+    _, etag, *_ = [*metadata.read_text(encoding="utf-8").splitlines(), "", ""]
+    if (expected := _plausible(etag)) is not None and _hash(got, like=expected) != expected:
+        got.unlink()
+        raise ValueError(f"{repo}: {file}: its hash is not {expected}, the hub's for it; it was removed")
+    return got
+
+
+def _bytes_to(progress: Transfer) -> type:
+    """What huggingface_hub takes for its bar, which tells a `Transfer` instead."""
+    from huggingface_hub.utils import tqdm
+
+    class Bytes(tqdm):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **(named | {"disable": True}))
+            progress.expect(int(named.get("total") or 0))
+            progress.add(int(named.get("initial") or 0), moved=False)
+
+        def update(self, n: float | None = 1) -> None:
+            progress.add(int(n or 0))
+
+    return Bytes
 
 
 def verify(folder: Path, files: Iterable[Path], *, revision: str) -> None:
@@ -94,6 +160,13 @@ def _hash(file: Path, *, like: str) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _failure(error: Exception) -> ValueError:
+    """An error of huggingface_hub, or of the HTTP library that its version is on, as one of ours."""
+    lost = _may_pass(error) or not isinstance(error, OSError | ValueError)
+    first = str(error).strip().partition("\n")[0]
+    return (HubUnreachableError if lost else ValueError)(f"{type(error).__name__}: {first}")
 
 
 def _may_pass(error: Exception) -> bool:

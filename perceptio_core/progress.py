@@ -4,6 +4,7 @@ Lines rather than a bar that redraws itself, because a stage's output is read th
 """
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
@@ -45,6 +46,56 @@ def line(*, label: str, unit: str, done: int, total: int | None, seconds: float)
     if total is not None and done < total and rate > 0:
         return f"{text}, {duration((total - done) / rate)} left"
     return f"{text}, {duration(seconds)}" + ("" if total is None or done < total else " in all")
+
+
+class Transfer:
+    """Progress of several transfers at once in bytes, as one line every ten seconds; any thread may add to it.
+
+    Args:
+        label: what is being done.
+        total: bytes of all of them, as far as they are known; `expect` adds to it.
+    """
+
+    def __init__(self, *, label: str, total: int = 0) -> None:
+        self._label, self._total, self._lock = label, total, threading.Lock()
+        self._done = self._moved = 0
+        self._start = time.monotonic()
+        self._next_line = self._start + _FIRST_LINE_S
+
+    def expect(self, count: int) -> None:
+        """Some more bytes are to come, or fewer."""
+        with self._lock:
+            self._total += count
+
+    def add(self, count: int, *, moved: bool = True) -> None:
+        """Some bytes are there; those not `moved` were there before, and say nothing of the rate."""
+        with self._lock:
+            self._done += count
+            self._moved += count if moved else 0
+            now = time.monotonic()
+            if now >= self._next_line:
+                _write(self._line(now - self._start))
+                self._next_line = now + _LINES_EVERY_S
+
+    def end(self) -> None:
+        """Write the last line."""
+        with self._lock:
+            _write(self._line(time.monotonic() - self._start))
+
+    def _line(self, seconds: float) -> str:
+        rate = self._moved / seconds if seconds > 0 else 0.0
+        text = f"{self._label}: {amount(self._done)} of {amount(max(self._total, self._done))}, {amount(rate)}/s"
+        left = self._total - self._done
+        return f"{text}, {duration(left / rate)} left" if left > 0 and rate > 0 else f"{text}, {duration(seconds)} in all"
+
+
+def amount(size: float) -> str:
+    """Bytes as a person says them: ``1_230_000 -> "1.23 MB"``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
 
 
 def duration(seconds: float) -> str:

@@ -108,11 +108,16 @@ def main() -> None:
     push.add_argument("store", metavar="STORE", help="s3://BUCKET[/PREFIX]; endpoint and credentials from the AWS_ variables")
     push.add_argument("--profile", help="whose shards (default: the active profile's)")
 
-    data = commands.add_parser("data", help="check the data that a profile reads, before anything runs")
-    data.add_argument(
-        "action", choices=["check"], help="what is there, what is missing and where to get it, and the disk it takes"
+    data = commands.add_parser("data", help="get and check the data that a profile reads, before anything runs (docs/data.md)")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    checked = actions.add_parser(
+        "check", help="what is there, can be read, is missing and where to get it, and the disk it takes"
     )
-    data.add_argument("--profile", help="profiles/PROFILE.yaml (default: the active one)")
+    got = actions.add_parser("get", help="fetch what is missing from where its makers serve it, and lay it out")
+    for action in (checked, got):
+        action.add_argument("--profile", help="profiles/PROFILE.yaml (default: the active one)")
+    got.add_argument("--only", metavar="NAMES", help="only these data sets, benchmarks or archives, as in refcoco,coco")
+    got.add_argument("--accept-licences", action="store_true", help="accept the licences that it names, without being asked")
 
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
@@ -163,6 +168,9 @@ def _repro(arguments: argparse.Namespace) -> None:
     for stage in sorted({name.partition("@")[0] for name in planned.stale | planned.forced}):
         cluster_for(stage, machine.launch.get(stage, Launch()))  # a refusal comes before DVC removes the stage's output
     if planned.stale or planned.forced:
+        from pipeline.preflight import look_ahead
+
+        look_ahead(planned, profile=active.profile, machine=machine)
         from pipeline.flow import reproduce  # brings Prefect, which takes seconds
 
         try:
@@ -315,10 +323,18 @@ def _shards(arguments: argparse.Namespace) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    from pipeline.data_check import check
     from pipeline.settings import read_active
 
-    if not check(arguments.profile or read_active().profile):
+    profile = arguments.profile or read_active().profile
+    if arguments.action == "check":
+        from pipeline.data_check import check
+
+        well = check(profile)
+    else:
+        from pipeline.data_get import get
+
+        well = get(profile, only=arguments.only.split(",") if arguments.only else (), accept=arguments.accept_licences)
+    if not well:
         sys.exit(1)
 
 

@@ -1,4 +1,6 @@
-"""``perceptio data check``: what of a profile's data is there, what is missing and where to get it, and the disk it takes."""
+"""``perceptio data check``: what of a profile's data is there, what is missing and where to get it, whether it can be read, and
+the disk it takes.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from perceptio_core.data.images import is_picture
+from perceptio_core.data.records import spread
 from perceptio_core.data.refer import read_plain_pickle
 from perceptio_core.evaluation.official_files import MD5, described
+from perceptio_core.inputs import look_at_inputs
 from perceptio_core.params import Profile, load_profile
-from perceptio_core.progress import track
+from perceptio_core.progress import amount, track
 from pipeline.data_places import EXPRESSIONS, IMAGE_COUNTS, Place, places
+from stages.inputs import disk_needed
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_LOOKED_AT = 200  # files of a folder whose names do not tell what they are
+_OTHERS = {".txt", ".json", ".jsonl", ".md", ".parquet", ".tsv", ".csv", ".py", ".npy", ".zip", ".p"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +62,19 @@ def check(name: str) -> bool:
     for place, state in zip(wanted, states, strict=True):
         print(f"{state.word:<8} {place.path:<{width}}  {state.told}")
         if state.word != "ok":
-            print(f"{'':<8} for {', '.join(place.used_by)}; to be had from {place.origin}")
+            print(f"{'':<8} for {', '.join(place.used_by)}; to be had from {place.source.origin}")
     bad = Counter(state.word for state in states)
     rest = "".join(f", {bad[word]} {said}" for word, said in (("missing", "missing"), ("differs", "different")) if bad[word])
-    print(f"\n{bad['ok']} of {len(states)} places are there{rest}")
+    print(f"\n{bad['ok']} of {len(states)} places are there{rest}\n")
+    findings = list(track(look_at_inputs(profile, root=root), label="opening what the stages read", unit="inputs"))
+    for finding in findings:
+        print(
+            f"{'opened' if finding.fault is None else 'fault':<8} {finding.what}: {finding.fault or finding.note}".rstrip(": ")
+        )
+    faults = sum(finding.fault is not None for finding in findings)
+    print(f"\n{len(findings) - faults} of {len(findings)} inputs can be read\n")
     print("\n".join(_disk(profile, wanted, states)))
-    return bad["ok"] == len(states)
+    return bad["ok"] == len(states) and not faults
 
 
 def look(place: Place, *, root: Path) -> State:
@@ -75,7 +90,7 @@ def look(place: Place, *, root: Path) -> State:
     if not path.is_file():
         return State(word="missing", told="")
     size = path.stat().st_size
-    told = _bytes(size)
+    told = amount(size)
     if size == 0:
         return State(word="differs", told="the file is empty")
     if path.stem in MD5.values():
@@ -89,14 +104,19 @@ def look(place: Place, *, root: Path) -> State:
 
 def _look_at_folder(path: Path) -> State:
     images = size = files = 0
+    bare: list[str] = []  # names that tell nothing, such as SEED-Bench's
     for entry in _files(path):
+        suffix = Path(entry.name).suffix.lower()
         files += 1
-        images += Path(entry.name).suffix.lower() in _IMAGES
+        images += suffix in _SUFFIXES
+        bare += [] if suffix in _SUFFIXES | _OTHERS else [entry.path]
         size += entry.stat().st_size
+    some = spread(bare, _LOOKED_AT)
+    images += round(len(bare) * sum(is_picture(Path(file)) for file in some) / max(1, len(some)))
     if size == 0:
         return State(word="missing", told="the folder is empty")
     published = IMAGE_COUNTS.get(path.name)
-    told = f"{f'{images:,} images' if images else f'{files:,} files'}, {_bytes(size)}"
+    told = f"{f'{images:,} images' if images else f'{files:,} files'}, {amount(size)}"
     if published is not None and images != published:
         return State(word="differs", told=f"{told}; published are {published:,} images", images=images, size=size)
     return State(word="ok", told=told, images=images, size=size)
@@ -129,18 +149,10 @@ def _disk(profile: Profile, wanted: list[Place], states: list[State]) -> Iterato
     """What the stages keep of the training pictures that are there now."""
     pictures = [state for place, state in zip(wanted, states, strict=True) if place.pictures]
     images, size = sum(state.images for state in pictures), sum(state.size for state in pictures)
-    maps = images * 2 * profile.teacher_depth.long_side**2 * 3 // 4
+    needed = disk_needed(profile, images=images, size=size)
     free = shutil.disk_usage(Path()).free
-    yield f"Disk for the {images:,} training pictures that are there, {_bytes(size)}; here {_bytes(free)} are free:"
-    yield f"  teacher_depth  at most {_bytes(maps)} (16 bits a pixel at {profile.teacher_depth.long_side} x 3/4 of it)"
-    yield f"  joint_shards   {_bytes(size)} for each sample that is made of a picture (each holds it)"
+    yield f"Disk for the {images:,} training pictures that are there, {amount(size)}; here {amount(free)} are free:"
+    long_side = profile.teacher_depth.long_side
+    yield f"  teacher_depth  at most {amount(needed['teacher_depth'])} (16 bits a pixel at {long_side} x 3/4 of it)"
+    yield f"  joint_shards   {amount(needed['joint_shards'])} for each sample that is made of a picture (each holds it)"
     yield "  foundations, cotrain  as the first lines of the profile say"
-
-
-def _bytes(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"

@@ -19,7 +19,7 @@ def pipeline(profile: str | None = None, variants: list[str] | None = None, forc
         force: run every stage even if nothing has changed.
 
     Raises:
-        ValueError: no such profile or variant.
+        ValueError: no such profile or variant, or an input that a stage will read cannot be read.
         RuntimeError: a stage failed; holds its last lines.
     """
     _repro([], profile=profile, variants=variants, force=force)
@@ -36,7 +36,7 @@ def stage(name: str, profile: str | None = None, variants: list[str] | None = No
         force: run this stage, not those before it, even if nothing has changed.
 
     Raises:
-        ValueError: no such stage, profile or variant.
+        ValueError: no such stage, profile or variant, or an input that a stage will read cannot be read.
         RuntimeError: a stage failed; holds its last lines.
     """
     _repro([name], profile=profile, variants=variants, force=force)
@@ -48,7 +48,10 @@ def _repro(wanted: list[str], *, profile: str | None, variants: list[str] | None
     from pipeline.dag import plan
     from pipeline.flow import reproduce
     from pipeline.machine import read_machine
+    from pipeline.preflight import look_ahead
 
-    outcome = reproduce(plan(wanted=wanted, force=force), profile=active.profile, limits=read_machine().limits)
+    planned, machine = plan(wanted=wanted, force=force), read_machine()
+    look_ahead(planned, profile=active.profile, machine=machine)
+    outcome = reproduce(planned, profile=active.profile, limits=machine.limits)
     if outcome.failures:
         raise RuntimeError(outcome.failures)

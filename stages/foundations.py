@@ -99,7 +99,7 @@ def fetch_all(params: FoundationsParams, work: Path) -> None:
         source = offline / name if offline else _download(model)
         if not source.is_dir():
             raise ValueError(f"foundations.offline: {source} is not a folder; it must hold {model.repo} as the hub serves it")
-        verify(source, (file for pattern in _patterns(model) for file in source.glob(pattern)), revision=model.revision)
+        verify(source, (file for pattern in patterns(model) for file in source.glob(pattern)), revision=model.revision)
         unfinished = work / f"{name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         if isinstance(model, HubSam2):
@@ -113,7 +113,7 @@ def fetch_all(params: FoundationsParams, work: Path) -> None:
 
 def _download(model: HubModel) -> Path:
     try:
-        return download(model.repo, revision=model.revision, patterns=_patterns(model))
+        return download(model.repo, revision=model.revision, patterns=patterns(model))
     except ValueError as error:
         raise type(error)(
             f"{model.repo} at {model.revision} could not be fetched: {error}\n"
@@ -124,7 +124,7 @@ def _download(model: HubModel) -> Path:
         ) from error
 
 
-def _patterns(model: HubModel) -> tuple[str, ...]:
+def patterns(model: HubModel) -> tuple[str, ...]:
     """Of SAM2 as published one file, of everything else what `transformers` reads."""
     return (model.checkpoint,) if isinstance(model, HubSam2) and model.checkpoint is not None else PATTERNS
 

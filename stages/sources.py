@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import PIL
@@ -17,7 +19,8 @@ from stages.common import StagePaths, fingerprint, publish, stage_arguments, wri
 DESCRIPTION = """Make the manifest of all training images and records.
 
 Reads   the profile's section `sources`; with `root`, the data sets below that folder (never written to).
-Does    with `render`, renders the procedural world and writes it in the official layouts; then, for rendered and real
+Does    with `root`, first looks at every input of every stage (stages.inputs), and ends with 1 where one cannot be read;
+        with `render`, renders the procedural world and writes it in the official layouts; then, for rendered and real
         data alike, reads every data set, decodes every image once, keeps train and val images apart, and the
         test images of `held_out` out of training. A killed run goes on where it stood; with other data sets or test images,
         pictures that earlier runs have looked at are not decoded again (.work/<profile>/sources-pictures).
@@ -34,6 +37,11 @@ def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION)
     params = load_profile(arguments.profile).sources
+    if params.render is None:
+        # What later stages will read, too. A process of its own: what reads benchmarks is none of what this stage depends on.
+        look = subprocess.run([sys.executable, "-m", "stages.inputs", "--profile", arguments.profile], check=False)
+        if look.returncode != 0:
+            sys.exit(look.returncode)
     workers = params.workers or cores()
     paths = StagePaths(arguments.profile)
     paths.claim("sources")

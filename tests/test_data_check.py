@@ -124,13 +124,15 @@ def test_the_paper_profiles_know_an_origin_for_everything_they_read() -> None:
     for name in ("perceptio-1b", "perceptio-4b", "perceptio-8b"):
         found = places(load_profile(name))
         assert len(found) == len({place.path for place in found}) >= 28
-        assert all(place.origin.startswith("http") for place in found), "a place that only held_out names would have none"
+        assert all(place.source.origin.startswith("http") for place in found), (
+            "a place that only held_out names would have none"
+        )
         by_path = {place.path: place for place in found}
         assert by_path["coco/train2017"].used_by == ["psg", "coco", "llava"]
-        assert "groundingLMM" in by_path["GranDf_HA_images/train"].origin
-        assert "Aurora-perception" in by_path["aurora/train_depth_annealing_data.json"].origin
+        assert "groundingLMM" in by_path["GranDf_HA_images/train"].source.origin
+        assert "Aurora-perception" in by_path["aurora/train_depth_annealing_data.json"].source.origin
         assert by_path["coco/train2017"].pictures
-        assert json.dumps(by_path["scienceqa/images"].used_by) == '["scienceqa", "held_out"]'
+        assert json.dumps(by_path["scienceqa/images/test"].used_by) == '["scienceqa", "held_out"]'
 
 
 def test_a_rendered_profile_needs_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

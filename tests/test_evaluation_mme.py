@@ -95,3 +95,47 @@ def test_real_files() -> None:
     assert len(benchmark.items) == 2 * 3 * 17
     scores = benchmark.score(answer(benchmark, [item.expected for item in benchmark.items]), bootstrap=BOOTSTRAP)
     assert [(metric.name, metric.value) for metric in scores.headline] == [("mme_perception", 600.0)]
+
+
+def write_release(folder: Path, tasks: dict[str, list[str]], *, parted: tuple[str, ...] = ("posters",)) -> Path:
+    """The same questions as `write_mme`, in the layout of the makers' download."""
+    for task, images in tasks.items():
+        pictures = folder / task / "images" if task in parted else folder / task
+        texts = folder / task / "questions_answers_YN" if task in parted else folder / task
+        for place in (pictures, texts):
+            place.mkdir(parents=True, exist_ok=True)
+        for image in images:
+            (pictures / image).write_bytes(b"")
+            (texts / f"{Path(image).stem}.txt").write_text("Is it x?\tYes\nIs it y?\tNo\n\n")
+    return folder
+
+
+@pytest.mark.parametrize("below", ["", "MME_Benchmark_release_version", "MME_Benchmark_release_version/MME_Benchmark"])
+def test_the_makers_own_layout_gives_the_same_questions(tmp_path: Path, below: str) -> None:
+    tasks = {"OCR": ["0001.jpg", "0002.jpg"], "posters": ["tt1.jpg", "tt2.jpg"], "code_reasoning": ["0001.png"]}
+    write_release(tmp_path / "release" / below, tasks)
+    (tmp_path / "release" / below / "eval_tool").mkdir()
+    listed, packed = MME(write_mme(tmp_path / "listed", tasks)), MME(tmp_path / "release")
+    assert [(item.item_id, item.question, item.expected) for item in packed.items] == [
+        (item.item_id, item.question, item.expected) for item in listed.items
+    ]
+    assert [item.image.name for item in packed.items if isinstance(item.image, Path)] == [
+        item.image.name for item in listed.items if isinstance(item.image, Path)
+    ]
+    assert all(isinstance(item.image, Path) and item.image.is_file() for item in packed.items)
+
+
+@pytest.mark.parametrize(
+    "text", ["Is it x?\tYes\n", "Is it x?\tYes\nIs it y?\tmaybe\n", "Is it x? Yes\nIs it y? No\n", "a\tYes\n" * 3]
+)
+def test_a_malformed_text_of_the_makers_layout_is_named(tmp_path: Path, text: str) -> None:
+    write_release(tmp_path, {"OCR": ["1.jpg"]})
+    (tmp_path / "OCR/1.txt").write_text(text)
+    with pytest.raises(ValueError, match=r"OCR/1\.txt: expected two lines, each question TAB Yes or No"):
+        MME(tmp_path)
+
+
+def test_a_picture_that_the_makers_layout_lacks_leaves_its_pair_out(tmp_path: Path) -> None:
+    write_release(tmp_path, {"OCR": ["1.jpg", "2.jpg"]})
+    (tmp_path / "OCR/1.jpg").unlink()
+    assert [item.item_id for item in MME(tmp_path).items] == ["OCR/3", "OCR/4"]

@@ -1,7 +1,8 @@
 """MME (arXiv 2306.13394): yes-or-no questions in pairs, 10 perception and 4 cognition subtasks.
 
 Official files: one ``<task>.txt`` per subtask, a line is ``image TAB question TAB answer [TAB prediction]``, two
-consecutive lines ask about one image. Read from ``questions/<task>.txt``, pictures from ``images/<task>/``.
+consecutive lines ask about one image. Read from ``questions/<task>.txt``, pictures from ``images/<task>/``; or in the layout
+of the makers' own download (`perceptio_core.evaluation.mme_release`).
 
 Score of a subtask = 100 * (acc + acc+), acc over its questions, acc+ over its images (both questions right); perception
 (at most 2000) and cognition (at most 800) are sums over their subtasks. Public scorers read the same answer differently;
@@ -21,6 +22,7 @@ import numpy as np
 from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, grouped
 from perceptio_core.evaluation.bootstrap import Bootstrap, Floats
+from perceptio_core.evaluation.mme_release import read_release, release_folders
 
 PERCEPTION = (
     "existence",
@@ -86,8 +88,8 @@ class MME:
     """The subtasks found below one folder. Pairs whose image is absent are left out, and the protocol says so.
 
     Args:
-        folder: has ``questions/`` and ``images/``; without pictures, the ``<task>.txt`` may lie in it directly, as those of a
-            results folder do.
+        folder: has ``questions/`` and ``images/``, or a folder per subtask as in the makers' download; without pictures, the
+            ``<task>.txt`` may lie in it directly, as those of a results folder do.
         limit: at most this many images.
         pictures: whether only pairs whose image is there are kept; to score answers none is needed.
 
@@ -97,15 +99,12 @@ class MME:
     """
 
     def __init__(self, folder: Path, *, limit: int | None = None, pictures: bool = True) -> None:
-        read = {
-            file.stem: _read_task(file, folder / "images" / file.stem)
-            for file in task_files(folder if not pictures and not (folder / "questions").is_dir() else folder / "questions")
-        }
+        read = _read(folder, pictures=pictures)
         self.found = {task: len(pairs) for task, pairs in read.items()}
         pairs = [pair for task in PERCEPTION + COGNITION for pair in read.get(task, [])]
         present = [pair for pair in pairs if not pictures or Path(str(pair.items[0].image)).is_file()]
         if not present:
-            raise ValueError(f"{folder / 'images'}: none of the images that the questions ask about is there")
+            raise ValueError(f"{folder}: none of the images that the questions ask about is there")
         self._pairs = spread(present, limit)
         scored = {task: len(pairs) for task, pairs in grouped(self._pairs, lambda pair: pair.task).items()}
         self._scored = scored
@@ -203,6 +202,23 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
         if len(row) not in (3, 4) or not row[1].strip() or row[2].strip().lower() not in ("yes", "no"):
             raise ValueError(f"{file}:{number}: expected image TAB question TAB Yes or No [TAB prediction]")
     return rows
+
+
+def _read(folder: Path, *, pictures: bool) -> dict[str, list[_Pair]]:
+    """The pairs of each subtask, in whichever layout they lie."""
+    listed = (folder / "questions").is_dir()
+    if not listed and (folders := release_folders(folder, tasks=PERCEPTION + COGNITION)):
+        return {task: _of_release(task, place) for task, place in folders.items()}
+    files = task_files(folder / "questions" if listed or pictures else folder)
+    return {file.stem: _read_task(file, folder / "images" / file.stem) for file in files}
+
+
+def _of_release(task: str, folder: Path) -> list[_Pair]:
+    items = [
+        Item(item_id=f"{task}/{number}", image=image, question=question, expected=answer.strip().lower())
+        for number, (image, question, answer) in enumerate(read_release(folder), start=1)
+    ]
+    return [_Pair(task=task, items=pair) for pair in zip(items[::2], items[1::2], strict=True)]
 
 
 def _read_task(file: Path, images: Path) -> list[_Pair]:
