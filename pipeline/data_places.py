@@ -44,6 +44,7 @@ ORIGINS: Mapping[str, str] = {
     "mme": "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models (branch Evaluation)",
     "ai2d": f"{_VLMEVALKIT}/VLMEval/<name of the file>",
     "scienceqa": "https://github.com/lupantech/ScienceQA",
+    **dict.fromkeys(("questions", "masks"), "the one who made it"),
 }
 _AURORA_PICTURES = (
     "https://ade20k.csail.mit.edu; those with circles are not published: AURORA's AiT/vae/add_marks_ade.ipynb draws them"
@@ -128,7 +129,7 @@ def _of_dataset(dataset: DatasetParams) -> Iterator[tuple[str, str, bool]]:
         yield from ((f"{path}/{name}", ORIGINS["vg"], False) for name in (IMAGES, REGIONS))
         yield from (_pictures(f"{dataset.images or path}/{name}") for name in FOLDERS)
     elif dataset.kind in ("gcg", "questions"):
-        yield path, ORIGINS["gcg"] if dataset.kind == "gcg" else "the one who made it", False
+        yield path, ORIGINS[dataset.kind], False
         folder = dataset.images or Path(path).parent.as_posix()
         yield _pictures(f"{folder}/train2017" if Path(path).name.startswith(_PSG) else folder)
     elif dataset.kind == "aurora":

@@ -19,6 +19,9 @@ SIDE = 448
 MAX_PIXELS = 100_000_000
 _DEPTH_SPAN = re.compile(r"<depth_start>.*?(?:<depth_end>|$)", re.DOTALL)
 _TITLES = {
+    "questions": "your questions",
+    "masks": "your masks",
+    "objects": "objects of your COCO file",
     "res": "referring segmentation",
     "hardblink": "HardBLINK",
     "mmbench": "MMBench",
