@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.check_profile import inconsistencies
 from perceptio_core.data.mask_pictures import is_numbered, read_mask
 from perceptio_core.data.own_split import of_split, place
 from perceptio_core.data.questions import mask_question, question_records, table_columns
@@ -20,6 +21,7 @@ from perceptio_core.data.rle import area, decode, encode
 from perceptio_core.data.spill import read_dataset
 from perceptio_core.params import load_profile
 from perceptio_core.params.sources import DatasetParams
+from pipeline.data_places import places
 from pipeline.new import new
 from pipeline.own_data import read_own, validation_share
 from pipeline.settings import select
@@ -264,6 +266,8 @@ def test_a_new_profile_says_what_it_assumed(checkout: Path, tmp_path: Path, caps
     assert 4 <= val <= 10
     assert train_masks + val_masks == 5
     assert val_masks >= 1
+    assert [place.path for place in places(profile)] == ["q.csv", "pictures"]
+    assert list(inconsistencies(profile)) == []
     before = (checkout / "profiles/mine.yaml").read_bytes()
     with pytest.raises(ValueError, match=r"profiles/mine\.yaml exists already; remove it, or choose another name"):
         made("mine", tmp_path / "data")
