@@ -83,7 +83,7 @@ def read_own(name: str, *, pictures: Path, questions: Path | None, coco: Path | 
     if questions is None and coco is None:
         raise ValueError("give --questions TABLE, --coco FILE, or both: there is nothing to learn from pictures alone")
     for option, file, suffixes in (("--questions", questions, SUFFIXES), ("--coco", coco, (".json",))):
-        if file is not None and file.suffix not in suffixes:
+        if file is not None and file.suffix.lower() not in suffixes:
             raise ValueError(f"{option} {file}: allowed are {', '.join(suffixes)}")
         if file is not None and not file.is_file():
             raise ValueError(f"{option} {file}: no such file")

@@ -46,7 +46,8 @@ def question_records(
         masks: folder below `root` that the paths of the masks are relative to; None: the table's.
 
     Raises:
-        ValueError: the file is absent, none of the four kinds, malformed as a whole, or lacks a column.
+        ValueError: the file is absent, none of the four kinds, malformed as a whole, lacks a column, or has the pictures
+            themselves in the column image, as tables on the hub have.
     """
     beside = path.parent.relative_to(root).as_posix()
     image_folder, mask_folder = (beside if folder is None else folder for folder in (images, masks))
@@ -104,7 +105,7 @@ def _is_empty(value: Any) -> bool:
 def _text(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{column} must be a text that is not empty, got {value!r}"[:200])
+        raise ValueError(f"{column} must be a text that is not empty, got {value!r:.80}")
     return value.strip()
 
 
@@ -116,10 +117,11 @@ def table_rows(path: Path) -> Iterator[dict[str, Any] | str]:
         ".jsonl": _of_jsonl,
         ".parquet": _of_parquet,
     }
-    if path.suffix not in read:
+    suffix = path.suffix.lower()
+    if suffix not in read:
         raise ValueError(f"{path}: allowed are tables of questions as {', '.join(SUFFIXES)}")
     try:
-        yield from read[path.suffix](path)
+        yield from read[suffix](path)
     except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -141,8 +143,10 @@ def _csv_reader(stream: IO[str]) -> csv.DictReader[str]:
 
 
 def _of_jsonl(path: Path) -> Iterator[dict[str, Any] | str]:
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         for line in stream:
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -160,6 +164,12 @@ def _of_jsonl(path: Path) -> Iterator[dict[str, Any] | str]:
 def _of_parquet(path: Path) -> Iterator[dict[str, Any] | str]:
     file = pq.ParquetFile(path)
     columns = _checked_columns(path, file.schema_arrow.names)
+    kind = file.schema_arrow.field(columns["image"]).type
+    if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise ValueError(
+            f"{path}: its column {columns['image']} holds the pictures themselves; allowed are names of files: write each picture "
+            "to a file below the table's folder, and its name into the column"
+        )
     for batch in file.iter_batches(columns=list(columns.values())):
         for row in batch.to_pylist():
             yield {column: row[name] for column, name in columns.items()}
@@ -181,15 +191,15 @@ def table_columns(path: Path) -> dict[str, str]:
     Raises:
         ValueError: as `question_records`; or the first line of a .jsonl is no object with the columns.
     """
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         try:
-            with path.open(encoding="utf-8") as stream:
+            with path.open(encoding="utf-8-sig") as stream:
                 row = json.loads(stream.readline())
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: a .jsonl has an object a line, each a row of the table: {error}") from error
         return _checked_columns(path, row if isinstance(row, dict) else ())
     next(table_rows(path), None)  # raises where it is no table
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return columns_of(pq.read_schema(path).names)
     with path.open(newline="", encoding="utf-8-sig") as stream:
         return columns_of(_csv_reader(stream).fieldnames or ())
