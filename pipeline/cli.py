@@ -46,6 +46,18 @@ def main() -> None:
     repro.add_argument("--profile", help="make profiles/PROFILE.yaml the active one (writes params.yaml)")
     repro.add_argument("--variants", help="the variants to train, as in full,control, or all (writes params.yaml)")
 
+    new = commands.add_parser("new", help="make a profile for your own pictures and questions, and say what it assumes")
+    new.add_argument("name", metavar="NAME", help="of the profile: writes profiles/NAME.yaml")
+    new.add_argument("--pictures", type=Path, required=True, metavar="FOLDER", help="your pictures")
+    new.add_argument(
+        "--questions", type=Path, metavar="TABLE", help=".csv, .tsv, .jsonl or .parquet: image, question, answer, maybe mask"
+    )
+    new.add_argument("--coco", type=Path, metavar="FILE", help="objects of the pictures in COCO's instances format")
+    new.add_argument(
+        "--base", metavar="PROFILE", help="take models and sizes from it, as perceptio-1b (default: the small ones)"
+    )
+    new.add_argument("--steps", type=int, metavar="N", help="of the training (default: by the number of questions)")
+
     predict = commands.add_parser("predict", help="answer a question about an image; write its mask and depth pictures")
     predict.add_argument("image", type=Path, metavar="IMAGE")
     predict.add_argument("question", metavar="QUESTION")
@@ -200,6 +212,19 @@ def _headline(planned: Plan, profile: str) -> None:
         print(headline(profile))
 
 
+def _new(arguments: argparse.Namespace) -> None:
+    from pipeline.new import BUNDLED, new
+
+    new(
+        arguments.name,
+        pictures=arguments.pictures,
+        questions=arguments.questions,
+        coco=arguments.coco,
+        base=arguments.base or BUNDLED,
+        steps=arguments.steps,
+    )
+
+
 def _run(arguments: argparse.Namespace) -> None:
     from pipeline.settings import prepare_environment
 
@@ -347,6 +372,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 _COMMANDS = {
+    "new": _new,
     "repro": _repro,
     "run": _run,
     "lineage": _lineage,

@@ -43,7 +43,8 @@ def read_active() -> Active:
 def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
     """Check the selection against the profile's file, and write what differs into params.yaml (comments stay).
 
-    The one variant `all` stands for all of the profile's. With another profile and no variants, the variants are `full`.
+    The one variant `all` stands for all of the profile's. With another profile and no variants,
+    the variants are those of its `default_variants`.
 
     Raises:
         ValueError: no such profile or variant, a profile that does not validate, or no `full` among the variants.
@@ -52,7 +53,7 @@ def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
     parameters = load_profile(profile or current.profile)
     if variants == [ALL]:
         variants = list(parameters.variants)
-    kept = current.variants if parameters.name == current.profile else (MAIN,)
+    kept = current.variants if parameters.name == current.profile else parameters.default_variants
     wanted = Active(profile=parameters.name, variants=tuple(variants or kept))
     for name in wanted.variants:
         parameters.variant(name)

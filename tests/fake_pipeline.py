@@ -237,6 +237,21 @@ def copy_of(pipeline: FakePipeline, root: Path) -> FakePipeline:
     return FakePipeline(root)
 
 
+def as_cloned(folder: Path, *, profile: str) -> Path:
+    """A new git repository with the files that a clone of this one would have, and a profile active."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listing.split("\0")):
+        if name != "dvc.lock" and (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    (folder / "params.yaml").write_text(f"profile: {profile}\nvariants: [full]\n")
+    author = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    for step in (("init", "-q"), ("add", "-A"), (*author, "commit", "-q", "-m", "As cloned")):  # DVCLive asks for the commit
+        subprocess.run(["git", *step], cwd=folder, check=True)
+    return folder
+
+
 def gone(pid: int, *, within_s: float = 20.0, kill: bool = True) -> bool:
     """Whether the process ends (or is a zombie) in time; one that does not is killed unless it may go on."""
     end = time.monotonic() + within_s

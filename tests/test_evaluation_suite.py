@@ -222,7 +222,7 @@ def test_a_control_gets_other_codes_and_one_line_of_its_own(tmp_path: Path) -> N
         (lambda p: p["benchmarks"][0].update(kind="refer"), "split is required"),
         (lambda p: p["benchmarks"][0].update(kind="grefcoco"), "split is required"),
         (lambda p: p["benchmarks"][0].update(kind="hardblink", split="6"), '"3", "4" or "5"'),
-        (lambda p: p["benchmarks"][0].update(images="x"), "refer and grefcoco only"),
+        (lambda p: p["benchmarks"][0].update(images="x"), "refer, grefcoco, questions and masks only"),
         (lambda p: p["benchmarks"][0].update(split_by="umd"), "refer only"),
         (lambda p: p["benchmarks"].append(dict(p["benchmarks"][0])), "same name: seedbench"),
         (lambda p: p["benchmarks"][0].update(codes="random"), "needs a name"),

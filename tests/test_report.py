@@ -20,7 +20,7 @@ from perceptio_core.report.plots import smooth, usage_plot
 from perceptio_core.report.provenance import git_state, read_lock
 from perceptio_core.report.published import read_published
 from perceptio_core.report.readme_figure import readme_figure
-from perceptio_core.report.tables import headline_table, number
+from perceptio_core.report.tables import headline_table, number, tiles
 
 
 def written(path: Path, figures: list[Figure]) -> Path:
@@ -84,6 +84,24 @@ def test_headline_table_puts_control_and_published_beside() -> None:
     assert "control_mmbench" not in rows  # it stands in the row of mmbench
     alone = headline_table(figures=fake.figures()[:5], control=None, published=read_published(fake.PUBLISHED))
     assert "control" not in alone
+
+
+def test_own_figures_stand_first_without_columns_of_figures_that_nobody_published() -> None:
+    own = [fake.figure("codebook_usage", 98.0), fake.figure("questions_exact", 40.0), fake.figure("masks_giou", 30.0)]
+    own += [fake.figure("questions_majority", 20.0), fake.figure("control_questions_exact", 35.0)]
+    table = headline_table(figures=own, control="control", published=read_published(fake.PUBLISHED))
+    assert re.findall(r'<tr class="group"><th colspan="5">(.*?)</th>', table) == [
+        "Your own validation pictures",
+        "Depth codebook",
+    ]
+    assert "Perceptio-8B" not in table
+    rows = {match[1]: match[0] for match in re.finditer(r'<tr[^>]*><th title="(\w+)">.*?</tr>', table)}
+    assert list(rows) == ["questions_exact", "questions_majority", "masks_giou", "codebook_usage"]
+    assert "35.0" in rows["questions_exact"]
+    assert "not asked: it needs tokens" in rows["masks_giou"]
+    shown = tiles(own, control="control")
+    assert "Your questions, exact answer</span><b>40.0</b>" in shown
+    assert "control 35.0" in shown
 
 
 @pytest.mark.parametrize(

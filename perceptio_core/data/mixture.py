@@ -71,7 +71,10 @@ class MixtureSampler:
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"mixture: the weight of {task} is {weight}; allowed are finite numbers from 0")
             if weight > 0 and len(tasks.get(task, ())) == 0:
-                raise ValueError(f"mixture: {task} has weight {weight} but no samples; there are {sorted(tasks)}")
+                raise ValueError(
+                    f"mixture: {task} has weight {weight} but no samples (with weight 0 it is left out); "
+                    f"there are {', '.join(name for name in sorted(tasks) if len(tasks[name]))}"
+                )
         self._names = [task for task, weight in sorted(weights.items()) if weight > 0]
         if not self._names:
             raise ValueError("mixture: at least one task needs a weight above 0")

@@ -15,6 +15,7 @@ from perceptio_core.data.grefer import grefer_records
 from perceptio_core.data.label_maps import ade_records, panoptic_records
 from perceptio_core.data.llava import llava_records
 from perceptio_core.data.manifest import RECORDS_SCHEMA, RecordRow
+from perceptio_core.data.own_split import of_split
 from perceptio_core.data.questions import question_records
 from perceptio_core.data.records import Owner, Record, Refused, is_spread
 from perceptio_core.data.refer import refer_records
@@ -33,6 +34,9 @@ def read_dataset(dataset: DatasetParams, *, root: Path) -> Iterator[Record | Ref
     Raises:
         ValueError: its files are absent or malformed.
     """
+    if dataset.validation_share is not None:
+        whole = dataset.model_copy(update={"validation_share": None})
+        return of_split(read_dataset(whole, root=root), split=dataset.split, share=dataset.validation_share)
     path = root / dataset.path
     where: dict[str, Any] = {"source": dataset.name, "split": dataset.split, "root": root}
     if dataset.kind == "ade20k":
@@ -44,13 +48,9 @@ def read_dataset(dataset: DatasetParams, *, root: Path) -> Iterator[Record | Ref
     if dataset.kind in ("coco", "panoptic", "vg"):
         read_objects = {"coco": coco_records, "panoptic": panoptic_records, "vg": region_records}[dataset.kind]
         return read_objects(path, max_objects=dataset.max_objects, **where)
-    read = {
-        "grefer": grefer_records,
-        "gcg": gcg_records,
-        "llava": llava_records,
-        "aurora": aurora_records,
-        "questions": question_records,
-    }[dataset.kind]
+    if dataset.kind == "questions":
+        return question_records(path, masks=dataset.masks, **where)
+    read = {"grefer": grefer_records, "gcg": gcg_records, "llava": llava_records, "aurora": aurora_records}[dataset.kind]
     return read(path, **where)
 
 

@@ -27,6 +27,7 @@ from perceptio_core.depth.codebook import LEVELS, DepthCodebook
 from perceptio_core.depth.lookup import Point, nearest_is_right
 from perceptio_core.depth.store import DepthStore
 from perceptio_core.files import whole
+from perceptio_core.intervals import wilson
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from perceptio_core.progress import duration
 from perceptio_core.weights import load_exactly
@@ -246,14 +247,6 @@ def validate_codebook(
             row = _metric(f"codebook_lookup_{count}", 100 * float(np.mean(right)), len(right), protocol)
             metrics.append(row | dict(zip(("low", "high"), wilson(sum(right), len(right)), strict=True)))
     return CodebookScores(metrics=metrics, code_counts=counts.tolist(), maps=maps, decoded=decoded)
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, in percent."""
-    z, share = 1.959964, hits / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return 100 * (middle - reach), 100 * (middle + reach)
 
 
 def _metric(name: str, value: float, n: int, protocol: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from perceptio_core.evaluation.grefcoco import GeneralisedReferring
 from perceptio_core.evaluation.hardblink import SUBSETS, HardBlink
 from perceptio_core.evaluation.mmbench import MMBench
 from perceptio_core.evaluation.mme import MME
+from perceptio_core.evaluation.own import OwnMasks, OwnQuestions
 from perceptio_core.evaluation.reason_seg import ReasonSeg
 from perceptio_core.evaluation.res import ReferringSegmentation
 from perceptio_core.evaluation.scienceqa import ScienceQA
@@ -63,3 +64,7 @@ def load_benchmark(params: BenchmarkParams, *, root: Path, pictures: bool = True
             return AI2D(path, limit=params.limit, pictures=pictures)
         case "scienceqa":
             return ScienceQA(path, split=params.split, limit=params.limit, pictures=pictures)
+        case "questions":
+            return OwnQuestions(params, root=root)
+        case "masks":
+            return OwnMasks(params, root=root)

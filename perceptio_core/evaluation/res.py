@@ -103,17 +103,6 @@ class ReferringSegmentation:
         given = [answers[item.item_id].masks for item in self._items]
         counts_n2 = pixel_counts(given, self._targets)
         with_mask_n = np.array([bool(masks) for masks in given])
-        ious_n = ious(counts_n2)
-        values_n3 = np.column_stack([counts_n2, ious_n]).astype(np.float64)
-        protocol = (
-            f"{self._label}, original resolution, predicted masks merged by union; "
-            f"{np.count_nonzero(~with_mask_n)} answers without a mask count as empty masks; per expression"
-        )
-        bounds = bootstrap.intervals([values_n3], [lambda means: ciou(means[0]), lambda means: 100.0 * means[0][:, 2]])
-        rows = (
-            ("ciou", 100.0 * exact_ratio(counts_n2), bounds[0], "cIoU"),
-            ("giou", 100.0 * float(ious_n.mean()), bounds[1], "gIoU"),
-        )
         breakdown = []
         if self._protocol.absent_skipped and with_mask_n.any():
             answered = counts_n2[with_mask_n]
@@ -129,21 +118,40 @@ class ReferringSegmentation:
                 )
             )
         return Scores(
-            headline=[
-                Metric(
-                    name=f"{self._name}_{suffix}",
-                    value=value,
-                    low=low,
-                    high=high,
-                    n=len(self._items),
-                    protocol=f"{label}, {protocol}",
-                )
-                for suffix, value, (low, high), label in rows
-            ],
+            headline=iou_metrics(counts_n2, with_mask_n, name=self._name, label=self._label, bootstrap=bootstrap),
             main=f"{self._name}_ciou",
             breakdown=breakdown,
-            correct={item.item_id: float(iou) for item, iou in zip(self._items, ious_n, strict=True)},
+            correct={item.item_id: float(iou) for item, iou in zip(self._items, ious(counts_n2), strict=True)},
         )
+
+
+def iou_metrics(
+    counts_n2: NDArray[np.int64], with_mask_n: NDArray[np.bool_], *, name: str, label: str, bootstrap: Bootstrap
+) -> list[Metric]:
+    """<name>_ciou and <name>_giou, in percent.
+
+    Args:
+        counts_n2: pixels in the intersection and in the union of each expression's answer and target (`pixel_counts`).
+        with_mask_n: whether the answer has a mask at all.
+        name: first part of the metrics' names.
+        label: what was asked, as the protocol states it.
+        bootstrap: how intervals are computed.
+    """
+    ious_n = ious(counts_n2)
+    values_n3 = np.column_stack([counts_n2, ious_n]).astype(np.float64)
+    protocol = (
+        f"{label}, original resolution, predicted masks merged by union; "
+        f"{np.count_nonzero(~with_mask_n)} answers without a mask count as empty masks; per expression"
+    )
+    bounds = bootstrap.intervals([values_n3], [lambda means: ciou(means[0]), lambda means: 100.0 * means[0][:, 2]])
+    rows = (
+        ("ciou", 100.0 * exact_ratio(counts_n2), bounds[0], "cIoU"),
+        ("giou", 100.0 * float(ious_n.mean()), bounds[1], "gIoU"),
+    )
+    return [
+        Metric(name=f"{name}_{suffix}", value=value, low=low, high=high, n=len(counts_n2), protocol=f"{measure}, {protocol}")
+        for suffix, value, (low, high), measure in rows
+    ]
 
 
 def pixel_counts(given: Sequence[Sequence[Rle]], targets: Sequence[Rle]) -> NDArray[np.int64]:

@@ -42,6 +42,10 @@ SECTIONS = (
 )
 """The sections of a profile = the stages, in the order of the pipeline."""
 
+_DEFAULT_VARIANTS = "default_variants"
+MAIN_ALONE = ("full",)
+"""The variants of a run where neither a person nor the profile says which."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
@@ -58,6 +62,8 @@ class Profile:
     report: ReportParams
     variants: Mapping[str, CotrainParams]
     """Per variant name, `cotrain` with that variant's overrides put on top."""
+    default_variants: tuple[str, ...]
+    """Those that a run makes where nobody says which: the file's key `default_variants`, or else `full` alone."""
 
     def variant(self, name: str) -> CotrainParams:
         """The co-training parameters of one variant.
@@ -83,15 +89,21 @@ def load_profile(name: str, *, folder: Path = PROFILES) -> Profile:
         allowed = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
         raise ValueError(f"there is no profile {path}; profiles here: {allowed}")
     values = read_yaml(path)
-    required = {*SECTIONS, "variants"}
-    if unknown := values.keys() - required:
-        raise ValueError(f"{path}: unknown sections {sorted(unknown)}; allowed are {sorted(required)}")
+    required, optional = {*SECTIONS, "variants"}, {_DEFAULT_VARIANTS}
+    if unknown := values.keys() - required - optional:
+        raise ValueError(f"{path}: unknown sections {sorted(unknown)}; allowed are {sorted(required | optional)}")
     if missing := required - values.keys():
         raise ValueError(f"{path}: missing sections {sorted(missing)}")
     sections = {
         section: _section_class(section).from_mapping(values[section] or {}, where=f"{path}: {section}") for section in SECTIONS
     }
-    return Profile(name=name, variants=_variants(values, path), **cast("dict[str, Any]", sections))
+    variants = _variants(values, path)
+    default = values.get(_DEFAULT_VARIANTS, list(MAIN_ALONE))
+    if not isinstance(default, list) or not default or not all(isinstance(one, str) and one in variants for one in default):
+        raise ValueError(
+            f"{path}: {_DEFAULT_VARIANTS}: expected a list of names under variants ({', '.join(variants)}), got {default!r}"
+        )
+    return Profile(name=name, variants=variants, default_variants=tuple(default), **cast("dict[str, Any]", sections))
 
 
 def _section_class(section: str) -> type[Section]:

@@ -8,9 +8,14 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from perceptio_core.params.base import Section
 
-Kind = Literal["refer", "grefcoco", "reasonseg", "hardblink", "blink_depth", "mmbench", "seedbench", "mme", "ai2d", "scienceqa"]
+OwnKind = Literal["questions", "masks"]
+Kind = Literal[
+    "refer", "grefcoco", "reasonseg", "hardblink", "blink_depth", "mmbench", "seedbench", "mme", "ai2d", "scienceqa", OwnKind
+]
+OWN = ("questions", "masks")
+"""Kinds that ask what stands in the user's own files, as `sources.datasets` reads them."""
 SPLIT_REQUIRED = ("refer", "grefcoco")
-SETS = (*SPLIT_REQUIRED, "reasonseg")
+SETS = (*SPLIT_REQUIRED, "reasonseg", *OWN)
 """Kinds of which several sets stand side by side: a name tells their metrics apart."""
 SPLIT_ALLOWED = (*SPLIT_REQUIRED, "mmbench", "scienceqa", "hardblink")
 ResProtocolName = Literal["canonical", "lisa", "sa2va", "xsam"]
@@ -24,19 +29,24 @@ class BenchmarkParams(Section):
 
     kind: Kind
     name: str | None = Field(default=None, pattern=r"^[a-z0-9_+]+$")
-    """For refer, grefcoco and reasonseg: the first part of the metrics' names, in place of res, grefcoco or reasonseg. For the
-    others: the entry is a control, of which the headline holds the benchmark's main metric alone, with the name and _ in front.
-    Also in the predictions' file name."""
+    """For refer, grefcoco, reasonseg, questions and masks: the first part of the metrics' names, in place of res or the kind.
+    For the others: the entry is a control, of which the headline holds the benchmark's main metric alone, with the name and _
+    in front. Also in the predictions' file name."""
     path: str
     """Below the data root: a folder (reasonseg: of the split); mmbench, ai2d: the TSV; seedbench: the JSON or TSV; scienceqa:
-    the folder or TSV; blink_depth: the parquet or its folder."""
+    the folder or TSV; blink_depth: the parquet or its folder; questions: the table of questions, of which the rows without a
+    mask are asked; masks: the table, of which those with a mask are asked, or a .json of COCO instances."""
     split: str | None = None
     """refer: val, testA, testB or test. grefcoco: val, testA or testB. scienceqa's folder: val or test (null).
     hardblink: 3, 4 or 5, as text, for one subset; null keeps all. mmbench: a value of the column split; null keeps all rows."""
     split_by: str | None = None
     """refer: unc, umd or google; null where the folder holds one file of references."""
     images: str | None = None
-    """refer, grefcoco: folder of the COCO train2014 images below the data root; null: <path>/images/mscoco/images/train2014."""
+    """refer, grefcoco: folder of the COCO train2014 images below the data root; null: <path>/images/mscoco/images/train2014.
+    questions, masks: as in `sources.datasets`, and so are the next two."""
+    masks: str | None = None
+    validation_share: float | None = Field(default=None, gt=0, lt=1)
+    """Null: all that is in the file is asked; else only what `sources.datasets` takes for validation by the same share."""
     protocol: ResProtocolName = "canonical"
     """refer: by whose rules it is scored. LISA's answers are teacher-forced: segment: true is the nearest to that."""
     limit: PositiveInt | None = None
@@ -70,7 +80,7 @@ class BenchmarkParams(Section):
         """Whether the entry asks a benchmark in another way than it is meant to be asked."""
         return self.name is not None and self.kind not in SETS
 
-    @field_validator("path", "images")
+    @field_validator("path", "images", "masks")
     @classmethod
     def _inside(cls, path: str | None) -> str | None:
         if path is not None and (PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts):
@@ -85,8 +95,10 @@ class BenchmarkParams(Section):
             raise ValueError(f"split is allowed for {', '.join(SPLIT_ALLOWED)} only")
         if self.kind == "hardblink" and self.split not in (None, "3", "4", "5"):
             raise ValueError('split of hardblink must be "3", "4" or "5"')
-        if self.kind not in SPLIT_REQUIRED and self.images is not None:
-            raise ValueError("images is allowed for refer and grefcoco only")
+        if self.kind not in (*SPLIT_REQUIRED, *OWN) and self.images is not None:
+            raise ValueError("images is allowed for refer, grefcoco, questions and masks only")
+        if self.kind not in OWN and (self.masks is not None or self.validation_share is not None):
+            raise ValueError("masks and validation_share are allowed for questions and masks only")
         if self.kind != "refer" and (self.split_by is not None or self.protocol != "canonical"):
             raise ValueError("split_by and protocol are allowed for refer only")
         return self

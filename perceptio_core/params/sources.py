@@ -20,7 +20,7 @@ class DatasetParams(Section):
     path: str
     """refer, grefer: the folder with instances.json; coco: that, or a file such as annotations/instances_train2017.json;
     panoptic, gcg, llava, aurora: the JSON file; ade20k: the folder ADEChallengeData2016; vg: the folder with
-    region_descriptions.json; questions: the .csv, .jsonl or .parquet. Relative to the data root."""
+    region_descriptions.json; questions: the .csv, .tsv, .jsonl or .parquet. Relative to the data root."""
     split: Literal["train", "val"]
     """What its records are for; for refer and grefer also which official split is read."""
     split_by: str | None = None
@@ -29,6 +29,12 @@ class DatasetParams(Section):
     """Folder of the image files, relative to the data root. Null: the place that is usual for the kind (refer,
     grefer: <path>/images/mscoco/images/train2014, coco, panoptic: images beside the file, llava: the data root, vg: <path>,
     gcg, aurora and questions: where the file lies). ade20k has its own."""
+    masks: str | None = None
+    """questions: folder, relative to the data root, that the paths in the column mask are relative to. Null: the table's."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """questions, coco: where nobody has split the data, about this share of the pictures is for validation, chosen by their
+    paths (`perceptio_core.data.own_split`): an entry with split: train and one with split: val read the same file. Null: all
+    that is in the file is of the entry's split."""
     descriptions: str | None = None
     """refer: a .jsonl of {ref_id, description}, relative to the data root: what a captioner, or you, say of an object. It then
     stands in the answers to all expressions for that object, as in the paper (where it has its descriptions from is not known).
@@ -40,12 +46,12 @@ class DatasetParams(Section):
 
     @property
     def task(self) -> Literal["referring", "conversation", "depth_map"]:
-        """What its records are. Of aurora, whose records are marker and conversation too: what an unreadable row counts as."""
+        """What its records are. Where they are of several (aurora; questions with masks): what an unreadable row counts as."""
         if self.kind == "aurora":
             return "depth_map"
         return "conversation" if self.kind in ("llava", "vg", "questions") else "referring"
 
-    @field_validator("path", "images", "descriptions")
+    @field_validator("path", "images", "masks", "descriptions")
     @classmethod
     def _inside(cls, path: str | None) -> str | None:
         if path is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
@@ -58,6 +64,10 @@ class DatasetParams(Section):
             raise ValueError(f"split_by is for kind refer only, not for {self.kind}")
         if self.descriptions is not None and self.kind != "refer":
             raise ValueError(f"descriptions is for kind refer only, not for {self.kind}")
+        if self.masks is not None and self.kind != "questions":
+            raise ValueError(f"masks is for kind questions only, not for {self.kind}")
+        if self.validation_share is not None and self.kind not in ("questions", "coco"):
+            raise ValueError(f"validation_share is for kinds questions and coco only, not for {self.kind}")
         if self.images is not None and self.kind == "ade20k":
             raise ValueError("images: ade20k has its images in its own folder")
         return self

@@ -80,7 +80,7 @@ def page(content: Content) -> str:
         f'<header class="page"><div class="kicker">Perceptio · profile {escape(content.profile)}</div>'
         f"<h1>{escape(content.title)}</h1>"
         '<p class="soft">A vision-language model that writes down what it sees, first segmentation tokens, then depth'
-        " tokens, before it answers; measured by the official rules of each benchmark.</p>"
+        " tokens, before it answers; measured by the rules that stand below the name of each figure.</p>"
         f"<nav>{links}</nav>{tiles(content.figures, control=content.control)}</header><main>{body}"
         f"<footer>Perceptio, profile <code>{escape(content.profile)}</code>, commit <code>{escape(content.commit)}</code>."
         " This file holds everything it shows.</footer></main></body></html>\n"
@@ -89,7 +89,7 @@ def page(content: Content) -> str:
 
 def _results(content: Content) -> str:
     note = f'<div class="note">{escape(content.caveat)}</div>' if content.caveat else ""
-    lead = "Fractions in percent, with 95 % bootstrap intervals. "
+    lead = "Fractions in percent, with 95 % intervals. "
     if content.control:
         lead += (
             "The <b>control</b> is trained on the same base, the same data and the same number of samples (in place of depth"

@@ -20,6 +20,9 @@ from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shr
 SIDE = 448
 _DEPTH_SPAN = re.compile(r"<depth_start>.*?(?:<depth_end>|$)", re.DOTALL)
 _TITLES = {
+    "questions": "your questions",
+    "masks": "your masks",
+    "objects": "objects of your COCO file",
     "res": "referring segmentation",
     "hardblink": "HardBLINK",
     "mmbench": "MMBench",

@@ -20,6 +20,19 @@ class Label:
 
 GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
     (
+        "Your own validation pictures",
+        (
+            Label(name="questions_exact", title="questions: exact answer"),
+            Label(name="questions_contained", title="questions: right answer contained"),
+            Label(name="questions_majority", title="baseline: most frequent answer", baseline=True),
+            Label(name="questions_majority_by_kind", title="baseline: most frequent answer of the kind", baseline=True),
+            Label(name="masks_giou", title="masks, gIoU (mean IoU)"),
+            Label(name="masks_ciou", title="masks, cIoU"),
+            Label(name="objects_giou", title="objects of the COCO file, gIoU (mean IoU)"),
+            Label(name="objects_ciou", title="objects of the COCO file, cIoU"),
+        ),
+    ),
+    (
         "Depth order: HardBLINK",
         (
             Label(name="blink_depth", title="2 points (BLINK)"),
@@ -95,10 +108,14 @@ def headline_table(*, figures: Sequence[Figure], control: str | None, published:
     Args:
         figures: all of them; those of the control have its name and `_` in front.
         control: name of the control variant, if one was evaluated.
-        published: its models marked `beside` get a column.
+        published: its models marked `beside` get a column, where they have any of these figures.
     """
     by_name = {figure.name: figure for figure in figures}
-    beside = [model for model in published.models if model.beside]
+    beside = [
+        model
+        for model in published.models
+        if model.beside and any(published.value(model=model, metric=name) is not None for name in by_name)
+    ]
     rows = []
     for group, labels in GROUPS:
         shown = [label for label in labels if label.name in by_name]
@@ -150,6 +167,9 @@ def tiles(figures: Sequence[Figure], *, control: str | None) -> str:
     """The four figures that matter most, large."""
     by_name = {figure.name: figure for figure in figures}
     chosen = {
+        "questions_exact": "Your questions, exact answer",
+        "masks_giou": "Your masks, gIoU",
+        "objects_giou": "Your objects, gIoU",
         "hardblink_mean": "Depth order, 3 to 5 points",
         "res_ciou": "Referring segmentation, cIoU",
         "mmbench": "MMBench, circular",
