@@ -239,11 +239,11 @@ class Bench:
     def generation(self, *, questions: int) -> dict[str, Any]:
         """Answers with up to `MASKS` masks, a depth map and up to 8 tokens of text, after `finish`; first, masks alone."""
         images = [Image.fromarray(_noise(number)) for number in range(questions)]
-        prompts = self.processor(images, ["Please segment the cup, and tell me what is on the table."] * questions)
+        prompts = self.processor.prompts(images, ["Please segment the cup, and tell me what is on the table."] * questions)
         self._forget_peak()
-        self.model.generate(prompts, segment=True, depth=False, max_masks=MASKS, max_new_tokens=1)
+        self.model.answer(prompts, segment=True, depth=False, max_masks=MASKS, max_new_tokens=1)
         started = now(self.device)
-        answers = self.model.generate(prompts, segment=True, depth=True, max_masks=MASKS, max_new_tokens=8)
+        answers = self.model.answer(prompts, segment=True, depth=True, max_masks=MASKS, max_new_tokens=8)
         seconds = now(self.device) - started
         tokens = sum(len(answer.ids) + 1 for answer in answers)
         result = {

@@ -161,7 +161,7 @@ def test_perceptio_is_assembled_on_a_converted_model(tmp_path, llm):
         max_tiles=6,
         seed=0,
     )
-    prompts = processor([Image.new("RGB", (foreign.SIDE, 2 * foreign.SIDE))], [QUESTION])
+    prompts = processor.prompts([Image.new("RGB", (foreign.SIDE, 2 * foreign.SIDE))], [QUESTION])
     assert len(prompts.pixels_PCHW) == 3
     assert model.vlm.get_input_embeddings().weight.shape[0] > max(model.config.vocabulary.ids)
     losses = model(processor.collate([tiny_sample(0, masks=1, depth=True), tiny_sample(1, masks=0, depth=True)]))

@@ -86,7 +86,7 @@ def test_counts_at_full_size(name: str, a: Architecture) -> None:
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
     rows = max(a.rows, a.tokens + K + 3)  # rows that the base model has to spare are used first
-    assert len(processor.vlm.tokenizer) == a.tokens + K + 3
+    assert len(processor.tokenizer) == a.tokens + K + 3
     for layer in (model.vlm.get_input_embeddings(), model.vlm.get_output_embeddings()):
         assert tuple(layer.weight.shape) == (rows, a.width)
     assert model.config.vocabulary.ids == list(range(a.tokens, a.tokens + K + 3))

@@ -39,7 +39,7 @@ def constraint(parts, **options):
         grammar=model.config.grammar,
         vocabulary=model.config.vocabulary,
         end_id=model.config.end_token_id,
-        never=processor.vlm.image_token_ids,
+        never=processor.image_token_ids,
         **{"max_text_tokens": LONGEST_TEXT} | options,
     )
 
@@ -202,7 +202,7 @@ def test_a_model_that_obeys_writes_the_same_without_constraint(tmp_path, monkeyp
     again = Perceptor(model=model, processor=processor).predict(pictures(), QUESTIONS, max_new_tokens=LONGEST_TEXT)
     model.vlm.double()
     parts = (model.eval(), processor)
-    prompts = processor(pictures(), QUESTIONS)
+    prompts = processor.prompts(pictures(), QUESTIONS)
     free = plain_generate(parts, prompts, processors=[], longest=40)
     told = decode(model.vlm, prompts, constraint=constraint(parts))
     assert told.ids == free

@@ -139,8 +139,8 @@ def test_answers_are_the_same_by_flash_attention(
     questions = ["yes", "Which point is the closest?", "no"]
 
     def answers(chosen: slice) -> list[Generated]:
-        prompts = processor(pictures[chosen], questions[chosen])
-        return model.generate(prompts, segment=True, depth=True, max_new_tokens=5)
+        prompts = processor.prompts(pictures[chosen], questions[chosen])
+        return model.answer(prompts, segment=True, depth=True, max_new_tokens=5)
 
     expected = [answer for number in range(3) for answer in answers(slice(number, number + 1))]
     model.set_attn_implementation("flash_attention_2")

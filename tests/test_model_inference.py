@@ -125,9 +125,9 @@ def test_answers_and_masks_are_those_of_plain_passes_without_cache(
     config, image = model.config, images[number]
     if follow_up:
         told, prediction = [(QUESTIONS[number], forced[number].raw)], followed[number]
-        prompts = processor([image], [FOLLOW_UPS[number]], history=[told])
+        prompts = processor.prompts([image], [FOLLOW_UPS[number]], history=[told])
     else:
-        prediction, prompts = forced[number], processor([image], [QUESTIONS[number]])
+        prediction, prompts = forced[number], processor.prompts([image], [QUESTIONS[number]])
     ids, start = prompts.input_ids_BT, prompts.input_ids_BT.shape[1]
     grammar = GrammarLogitsProcessor(
         grammar=config.grammar,
@@ -137,7 +137,7 @@ def test_answers_and_masks_are_those_of_plain_passes_without_cache(
         segment=True,
         depth=True,
         max_text_tokens=5,
-        never=processor.vlm.image_token_ids,
+        never=processor.image_token_ids,
     )
     while ids[0, -1] != config.end_token_id:
         logits = model.vlm(input_ids=ids, pixel_values=prompts.pixels_PCHW).logits[:, -1]
@@ -160,10 +160,10 @@ def test_modes_of_images_and_wrong_counts(perceptor: Perceptor, images: list[Ima
     assert len(grey) == 1
     assert perceptor.predict([], []) == []
     ramp = np.linspace(0, 65535, 48, dtype=np.uint16).reshape(6, 8)
-    deep = perceptor.processor([Image.fromarray(ramp)], ["yes"]).images[0]
+    deep = perceptor.processor.prompts([Image.fromarray(ramp)], ["yes"]).images[0]
     np.testing.assert_array_equal(deep, np.repeat((ramp // 256)[..., None], 3, axis=2), "16 bits are scaled, not clipped")
     with pytest.raises(ValueError, match="0 images but 0 questions"):
-        perceptor.processor([], [])
+        perceptor.processor.prompts([], [])
     with pytest.raises(ValueError, match="2 images but 1 questions"):
         perceptor.predict(images[:2], QUESTIONS[:1])
     with pytest.raises(ValueError, match="3 images but 3 questions, 1 histories"):
@@ -180,7 +180,7 @@ def test_modes_of_images_and_wrong_counts(perceptor: Perceptor, images: list[Ima
         with pytest.raises(ValueError, match=f"3 images but {rows} rows of depth codes"):
             perceptor.predict(images, QUESTIONS, depth=True, depth_codes=codes)
         with pytest.raises(ValueError, match=f"3 prompts but {rows} rows of depth codes"):
-            perceptor.model.generate(perceptor.processor(images, QUESTIONS), depth=True, depth_codes=codes)
+            perceptor.model.answer(perceptor.processor.prompts(images, QUESTIONS), depth=True, depth_codes=codes)
 
 
 def test_masks_are_as_many_as_allowed(perceptor: Perceptor, images: list[Image.Image]) -> None:
@@ -221,7 +221,7 @@ def test_the_auto_classes_know_a_checkpoint(
     model, processor = auto.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
     assert isinstance(model, PerceptioForConditionalGeneration)
     assert isinstance(processor, PerceptioProcessor)
-    answers = model.generate(processor(images[:2], QUESTIONS[:2]), segment=True, depth=True, max_new_tokens=5)
+    answers = model.answer(processor.prompts(images[:2], QUESTIONS[:2]), segment=True, depth=True, max_new_tokens=5)
     for answer, expected in zip(answers, forced, strict=False):
         assert processor.decode(answer.ids) == expected.raw
         np.testing.assert_array_equal(answer.parsed.depth_codes, expected.depth_codes)
@@ -265,22 +265,9 @@ def test_a_processor_comes_back_without_its_model(perceptor: Perceptor, images: 
     again = AutoProcessor.from_pretrained(tmp_path)
     assert isinstance(again, PerceptioProcessor)
     assert again.tokenizer.chat_template == perceptor.processor.tokenizer.chat_template
-    first, second = (processor(images, QUESTIONS) for processor in (perceptor.processor, again))
+    first, second = (processor.prompts(images, QUESTIONS) for processor in (perceptor.processor, again))
     assert torch.equal(first.input_ids_BT, second.input_ids_BT)
     assert torch.equal(first.pixels_PCHW, second.pixels_PCHW)
-
-
-def test_a_processor_of_the_hub_is_of_the_revision_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, dict[str, Any]]] = []
-
-    def refuse(name: str, **options: Any) -> None:
-        asked.append((name, options))
-        raise LookupError
-
-    monkeypatch.setattr("perceptio_core.model.processing.InternVLProcessor.from_pretrained", refuse)
-    with pytest.raises(LookupError):
-        PerceptioProcessor.from_pretrained("someone/perceptio", revision="1234", trust_remote_code=False)
-    assert asked == [("someone/perceptio", {"revision": "1234"})]
 
 
 def test_images_of_different_sizes_and_tiles_share_a_batch(tmp_path: Path) -> None:
@@ -296,15 +283,15 @@ def test_images_of_different_sizes_and_tiles_share_a_batch(tmp_path: Path) -> No
     sizes = [(32, 32), (32, 64), (80, 80), (96, 128), (40, 120)]
     images = [Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in sizes]
     questions = ["yes", "Which point is the closest?", "no", "Please segment the ball.", "(A)"]
-    prompts = processor(images, questions)
-    image_tokens = (prompts.input_ids_BT == processor.vlm.image_token_id).sum(1).tolist()
+    prompts = processor.prompts(images, questions)
+    image_tokens = (prompts.input_ids_BT == processor.image_token_id).sum(1).tolist()
     assert image_tokens == [4 * tiles for tiles in (1, 3, 10, 13, 4)]
     assert len(prompts.pixels_PCHW) == 31
     with telling_masks(model):
-        together = model.generate(prompts, segment=True, depth=True, max_new_tokens=4)
+        together = model.answer(prompts, segment=True, depth=True, max_new_tokens=4)
     assert len({tuple(answer.ids) for answer in together}) == 5
     for answer, image, question in zip(together, images, questions, strict=True):
-        (alone,) = model.generate(processor([image], [question]), segment=True, depth=True, max_new_tokens=4)
+        (alone,) = model.answer(processor.prompts([image], [question]), segment=True, depth=True, max_new_tokens=4)
         assert answer.ids == alone.ids
         assert [mask.shape for mask in answer.masks] == [(image.height, image.width)] * alone.parsed.masks
         for mask, other in zip(answer.masks, alone.masks, strict=True):

@@ -402,11 +402,11 @@ def test_a_checkpoint_is_read_in_the_dtype_that_is_asked_for(tmp_path, dtype):
     half = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "whole", dtype=dtype).eval()
     half.save_pretrained(tmp_path / "half")
     again = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "half")
-    prompts = processor([tiny_sample(0, masks=0, depth=False).image], ["yes"])
+    prompts = processor.prompts([tiny_sample(0, masks=0, depth=False).image], ["yes"])
     for one in (half, again):
         assert {parameter.dtype for parameter in one.vlm.parameters()} == {dtype}
         assert {p.dtype for part in (one.bridge, one.codebook) for p in part.parameters()} == {torch.float32}
-        (answer,) = one.generate(prompts, segment=True, depth=True, max_masks=2, max_new_tokens=1)
+        (answer,) = one.answer(prompts, segment=True, depth=True, max_masks=2, max_new_tokens=1)
         assert answer.parsed.masks >= 1
         assert len(answer.parsed.depth_codes) == 4
     back = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "half", dtype=torch.float32)
@@ -499,8 +499,8 @@ def test_a_base_in_bf16_comes_back_with_the_other_parts_in_float32(tmp_path, tra
         assert {table.dtype for name, table in whole.vlm.named_buffers() if name.endswith("inv_freq")} == float32
     after = again.state_dict()
     assert all(torch.equal(after[name], value) for name, value in model.state_dict().items())
-    prompts = processor([sample.image], ["yes"])
-    answers = [whole.eval().generate(prompts, segment=True, depth=True, max_new_tokens=2)[0].ids for whole in (model, again)]
+    prompts = processor.prompts([sample.image], ["yes"])
+    answers = [whole.eval().answer(prompts, segment=True, depth=True, max_new_tokens=2)[0].ids for whole in (model, again)]
     assert answers[0] == answers[1]
 
 

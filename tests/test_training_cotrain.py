@@ -204,7 +204,7 @@ def test_parts_of_a_step_are_dealt_by_how_long_their_samples_are(artifacts: Path
         for sample in (dataset[number] for number in range(len(dataset)))
     }
     whole = batches.train(0, 0, 1)
-    pictures = [int((ids_T == processor.vlm.image_token_id).sum()) for ids_T in whole.input_ids_T.split(whole.lengths)]
+    pictures = [int((ids_T == processor.image_token_id).sum()) for ids_T in whole.input_ids_T.split(whole.lengths)]
     texts = [characters[key] // 4 for key in whole.keys]
     assert set(pictures) == {4, 12, 40, 52}
     assert processor.config.vocabulary.is_code(whole.input_ids_T[whole.roles_T == Role.ANSWER]).any(), "codes that are read"

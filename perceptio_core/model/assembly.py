@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from sam2.modeling.sam2_base import SAM2Base
-from transformers import InternVLForConditionalGeneration, InternVLProcessor
+from transformers import GenerationConfig, InternVLForConditionalGeneration, InternVLProcessor
 
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.grammar import Span
@@ -144,7 +144,12 @@ def join(
     )
     model = PerceptioForConditionalGeneration(config, vlm=vlm, bridge=bridge, codebook=codebook)
     model.fresh_prompt = True
-    return model, PerceptioProcessor(vlm=processor, config=config)
+    processor = PerceptioProcessor.of(processor, config=config)
+    # Image placeholders stand in prompts and are never written.
+    model.generation_config = GenerationConfig(
+        eos_token_id=config.end_token_id, pad_token_id=processor.pad_id, suppress_tokens=sorted(processor.image_token_ids)
+    )
+    return model, processor
 
 
 def _wiring(path: Path) -> Wiring:

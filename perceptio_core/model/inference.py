@@ -85,17 +85,17 @@ class Perceptor:
         """Ask one question about each image.
 
         Args:
-            images: as `PerceptioProcessor` has them.
+            images: as `PerceptioProcessor.prompts` has them.
             questions: one per image.
-            history: the turns before each question, as `PerceptioProcessor` has it: (question, `Prediction.raw`) pairs.
-            segment: as `PerceptioForConditionalGeneration.generate` has it, and so have the others.
+            history: the turns before each question, as `PerceptioProcessor.prompts` has it: (question, `Prediction.raw`) pairs.
+            segment: as `PerceptioForConditionalGeneration.answer` has it, and so have the others.
             depth: whether there is a depth map.
             depth_codes: what it holds, one row per question.
             max_masks: most masks of an answer.
             max_new_tokens: most tokens of text.
 
         Raises:
-            ValueError: images, questions, histories and rows of codes differ in number, or the processor or `generate` refuses.
+            ValueError: images, questions, histories and rows of codes differ in number, or the processor or `answer` refuses.
         """
         if depth_codes is not None and len(depth_codes) != len(images):
             raise ValueError(f"{len(images)} images but {len(depth_codes)} rows of depth codes")
@@ -105,8 +105,8 @@ class Perceptor:
         predictions: list[Prediction] = []
         for start in range(0, len(images), self.batch_size):
             chunk = slice(start, start + self.batch_size)
-            answers = self.model.generate(
-                self.processor(images[chunk], questions[chunk], history=None if history is None else history[chunk]),
+            answers = self.model.answer(
+                self.processor.prompts(images[chunk], questions[chunk], history=None if history is None else history[chunk]),
                 segment=segment,
                 depth=depth,
                 depth_codes=None if depth_codes is None else depth_codes[chunk],

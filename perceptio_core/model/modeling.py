@@ -23,6 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
+    GenerationConfig,
+    GenerationMixin,
     InternVLConfig,
     InternVLForConditionalGeneration,
     PreTrainedModel,
@@ -50,6 +52,20 @@ from perceptio_core.segmentation.losses import mask_losses
 from perceptio_core.segmentation.sam2 import build_sam2
 from perceptio_core.weights import require_used, settle_tying
 
+_WITHOUT_EFFECT = {
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "suppress_tokens",
+    "transformers_version",
+    "use_cache",
+    "use_model_defaults",
+}
+"""Options of `transformers`' generate that greedy decoding by the grammar settles by itself."""
+
+_UNSET = (None, False, 1)
+"""Values, 1.0 and 0 among them, by which no such option asks for anything: one beam, temperature 1 or 0, no sampling."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
@@ -70,7 +86,7 @@ class Generated:
     passes: int
 
 
-class PerceptioForConditionalGeneration(PreTrainedModel):
+class PerceptioForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """The whole model.
 
     Args:
@@ -210,7 +226,7 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             first.bias.copy_(-(first.weight @ torch.cat(states).to(first.weight.dtype).mean(0)))
 
     @torch.inference_mode()
-    def generate(
+    def answer(
         self,
         prompts: Prompts,
         *,
@@ -239,16 +255,8 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
         config = self.config
         if depth_codes is not None and len(depth_codes) != len(prompts.images):
             raise ValueError(f"{len(prompts.images)} prompts but {len(depth_codes)} rows of depth codes")
-        constraint = GrammarLogitsProcessor(
-            grammar=config.grammar,
-            vocabulary=config.vocabulary,
-            end_id=config.end_token_id,
-            segment=segment,
-            depth=depth,
-            max_masks=max_masks,
-            max_text_tokens=max_new_tokens,
-            never=prompts.image_token_ids,
-            depth_codes_BN=None if depth_codes is None else torch.from_numpy(depth_codes),
+        constraint = self._constraint(
+            segment=segment, depth=depth, depth_codes=depth_codes, max_masks=max_masks, max_new_tokens=max_new_tokens
         )
         decoded = decode(self.vlm, prompts, constraint=constraint)
         parsed = [config.grammar.parse(ids, vocabulary=config.vocabulary, end_id=config.end_token_id) for ids in decoded.ids]
@@ -257,6 +265,79 @@ class PerceptioForConditionalGeneration(PreTrainedModel):
             Generated(ids=ids[:-1], parsed=one, masks=masks[row], depth_map=depth_maps[row], passes=decoded.passes[row])
             for row, (ids, one) in enumerate(zip(decoded.ids, parsed, strict=True))
         ]
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        segment: bool | None = None,
+        depth: bool | None = None,
+        max_masks: int = MAX_MASKS,
+        **options: Any,
+    ) -> Tensor:
+        """Token ids of prompts and answers, in the manner of `transformers`: what ``pipeline("image-text-to-text")`` calls.
+
+        The answers are those of `answer`, without masks and depth maps.
+
+        Args:
+            input_ids: (B, T) prompts of the processor, padded left.
+            attention_mask: (B, T); by default all ones.
+            pixel_values: (P, C, H, W) tiles of all images.
+            generation_config: options once more; those given beside it come first.
+            segment: as `answer` has it, and so have `depth` and `max_masks`.
+            depth: the same for the depth map.
+            max_masks: most masks of an answer.
+            options: `max_new_tokens`, most tokens of text, by default 32; others only with values that change nothing.
+
+        Returns:
+            (B, T + longest answer) int64; an answer is closed by the end token, and padded.
+
+        Raises:
+            ValueError: there are no prompts or no tiles, or an option asks for other than greedy decoding.
+        """
+        if input_ids is None or pixel_values is None:
+            raise ValueError("generate needs input_ids and pixel_values, as the processor makes them of images and texts")
+        given = (generation_config.to_diff_dict() if generation_config is not None else {}) | options
+        max_new_tokens = given.pop("max_new_tokens", None)
+        wanted = {name: value for name, value in given.items() if value is True or value not in _UNSET}
+        if refused := sorted(wanted.keys() - _WITHOUT_EFFECT):
+            raise ValueError(f"answers are decoded greedily, by the grammar; {', '.join(refused)} cannot be asked for")
+        mask_BT = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        prompts = Prompts(input_ids_BT=input_ids, attention_mask_BT=mask_BT, pixels_PCHW=pixel_values, images=())
+        constraint = self._constraint(
+            segment=segment, depth=depth, max_masks=max_masks, max_new_tokens=32 if max_new_tokens is None else max_new_tokens
+        )
+        answers = [torch.tensor(ids) for ids in decode(self.vlm, prompts, constraint=constraint).ids]
+        pad = self.generation_config.pad_token_id
+        padded = nn.utils.rnn.pad_sequence(
+            answers, batch_first=True, padding_value=self.config.end_token_id if pad is None else pad
+        )
+        return torch.cat([input_ids, padded.to(input_ids.device)], 1)
+
+    def _constraint(
+        self,
+        *,
+        segment: bool | None,
+        depth: bool | None,
+        depth_codes: NDArray[np.int64] | None = None,
+        max_masks: int,
+        max_new_tokens: int,
+    ) -> GrammarLogitsProcessor:
+        return GrammarLogitsProcessor(
+            grammar=self.config.grammar,
+            vocabulary=self.config.vocabulary,
+            end_id=self.config.end_token_id,
+            segment=segment,
+            depth=depth,
+            max_masks=max_masks,
+            max_text_tokens=max_new_tokens,
+            never=self.generation_config.suppress_tokens or (),
+            depth_codes_BN=None if depth_codes is None else torch.from_numpy(depth_codes),
+        )
 
     def _masks(self, prompts: Prompts, states: Sequence[Tensor]) -> list[list[NDArray[np.bool_]]]:
         masks: list[list[NDArray[np.bool_]]] = [[] for _ in states]

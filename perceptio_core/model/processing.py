@@ -1,21 +1,19 @@
 """From images and texts to the tensors that the model takes: chat template, image tiles, roles, padding.
 
-Built on the base model's own `InternVLProcessor` (tokenizer, tiles, template). Texts of users and data sets are encoded
-as plain text: a question that contains ``[SEG]`` or an image placeholder cannot disturb the sequence. Only in answers of
-earlier turns, which are to be the model's own, are perception tokens what they spell. Nothing here changes after
-construction, so one processor serves many threads.
+The base model's own `InternVLProcessor` (tokenizer, tiles, template) with what training and masks need besides. Texts of
+users and data sets are encoded as plain text: a question that contains ``[SEG]`` or an image placeholder cannot disturb the
+sequence. Only in answers of earlier turns, which are to be the model's own, are perception tokens what they spell. Nothing
+here changes after construction, so one processor serves many threads.
 """
 
 # ruff: noqa: N815 (shape suffixes of fields are upper case)
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,17 +22,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, InternVLProcessor, PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
+from transformers import AutoProcessor, BatchFeature, GotOcr2ImageProcessorPil, InternVLProcessor
 
 from perceptio_core.grammar import Role
 from perceptio_core.model.batch import PerceptioBatch
+from perceptio_core.model.chats import picture, read_chat
 from perceptio_core.model.configuration import PerceptioConfig
 from perceptio_core.rgb import to_rgb
 from perceptio_core.segmentation.bridge import sam2_pixels
 from perceptio_core.vocabulary import DEPTH_END, DEPTH_START, SEG, depth_token
-
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 _PERCEPTION_TOKEN = re.compile(rf"({re.escape(SEG)}|{re.escape(DEPTH_START)}|{re.escape(DEPTH_END)}|<depth_\d+>)")
 _SLOT = re.compile("\x00[QA]\x00")
@@ -72,76 +68,83 @@ class TrainingSample(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """Left-padded prompts for `PerceptioForConditionalGeneration.generate`.
+    """Left-padded prompts for `PerceptioForConditionalGeneration.answer`.
 
     Attributes:
         input_ids_BT, attention_mask_BT: int64.
         pixels_PCHW: float tiles of all images, one image after the other.
         images: RGB uint8 (H, W, 3) each, for the masks.
-        image_token_ids: what stands for images in prompts and is never written.
     """
 
     input_ids_BT: Tensor
     attention_mask_BT: Tensor
     pixels_PCHW: Tensor
     images: tuple[NDArray[np.uint8], ...]
-    image_token_ids: tuple[int, ...]
 
 
-class PerceptioProcessor:
+class PerceptioProcessor(InternVLProcessor):
     """Makes training batches and prompts.
 
+    Called as any processor of `transformers`, it makes the inputs of `PerceptioForConditionalGeneration.generate`, so that
+    ``pipeline("image-text-to-text")`` answers; `prompts` makes those of `answer`, which gives masks and depth maps too.
+    `save_pretrained` writes everything that `from_pretrained` needs, the configuration included.
+
     Args:
-        vlm: the base model's processor, its tokenizer with the added tokens.
+        image_processor: of the base model; its tiles are cut by Pillow, as InternVL's own code cuts them, whichever backend
+            it is given with.
+        tokenizer: of the base model, with the added tokens.
+        video_processor: of the base model, and without use here.
+        image_seq_length: tokens per tile.
+        chat_template: of the base model.
         config: of the model that the tensors are for.
 
     Raises:
-        ValueError: the chat template is not of the known kind: an image placeholder before the first question, every
-            answer closed by `config.end_token_id`.
+        ValueError: there is no configuration, or the chat template is not of the known kind: an image placeholder before the
+            first question, every answer closed by `config.end_token_id`.
     """
 
-    def __init__(self, *, vlm: InternVLProcessor, config: PerceptioConfig) -> None:
-        self.vlm, self.config = vlm, config
-        self._special = Tokenizer.from_str(vlm.tokenizer.backend_tokenizer.to_str())
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        video_processor: Any = None,
+        image_seq_length: int = 256,
+        chat_template: str | None = None,
+        config: PerceptioConfig | dict[str, Any] | None = None,
+    ) -> None:
+        if config is None:
+            raise ValueError("there must be the model's configuration: processor_config.json holds none as `config`")
+        self.config = PerceptioConfig.from_dict(config) if isinstance(config, dict) else config
+        most = self.config.max_tiles
+        self._tiling = {"crop_to_patches": most > 1, "min_patches": 1, "max_patches": most}
+        super().__init__(
+            GotOcr2ImageProcessorPil.from_dict(image_processor.to_dict() | self._tiling),
+            tokenizer,
+            video_processor,
+            image_seq_length=image_seq_length,
+            chat_template=chat_template,
+        )
+        self._special = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._special.no_padding()
         self._special.no_truncation()
         self._plain = Tokenizer.from_str(self._special.to_str())
         self._plain.encode_special_tokens = True
         # The template's text around the contents of two turns: before Q, between Q and A, between turns, after the last.
-        fragments = _SLOT.split(_render(vlm, turns=2))
+        fragments = _SLOT.split(self._rendered(turns=2))
         self._before, self._within, between, _, _ = [self._ids(self._special, text) for text in fragments]
-        if between[:1] != [config.end_token_id]:
-            raise ValueError(f"the chat template closes answers with {fragments[2]!r}, not with id {config.end_token_id}")
-        if self._before.count(vlm.image_token_id) != 1:
+        end = self.config.end_token_id
+        if between[:1] != [end]:
+            raise ValueError(f"the chat template closes answers with {fragments[2]!r}, not with id {end}")
+        if self._before.count(self.image_token_id) != 1:
             raise ValueError(f"the chat template holds no single image placeholder before the question: {fragments[0]!r}")
         self._between = between[1:]
-        pad = vlm.tokenizer.pad_token_id
-        self._pad_id = config.end_token_id if pad is None else int(pad)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer, with the added tokens and the chat template."""
-        return self.vlm.tokenizer
+        self.pad_id = end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> PerceptioProcessor:
-        """Read what `save_pretrained` wrote.
-
-        Args:
-            name: folder, or a repository of the hub.
-            options: where files come from (`_HUB_OPTIONS`); others, which `AutoProcessor` adds, have no meaning here.
-        """
-        hub = {option: options[option] for option in _HUB_OPTIONS if option in options}
-        return cls(vlm=InternVLProcessor.from_pretrained(name, **hub), config=AutoConfig.from_pretrained(name, **hub))
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer, image processor and chat template, and the configuration where the model has not written it."""
-        self.vlm.save_pretrained(folder)
-        path = Path(folder) / PROCESSOR_NAME
-        written = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(written | {"processor_class": type(self).__name__}, indent=2) + "\n", encoding="utf-8")
-        if not (Path(folder) / CONFIG_NAME).is_file():
-            self.config.save_pretrained(folder)
+    def of(cls, base: InternVLProcessor, *, config: PerceptioConfig) -> PerceptioProcessor:
+        """From the base model's processor, whose tokenizer has the added tokens."""
+        parts = ("image_processor", "tokenizer", "video_processor", "image_seq_length", "chat_template")
+        return cls(**{part: getattr(base, part) for part in parts}, config=config)
 
     def collate(self, samples: Sequence[TrainingSample]) -> PerceptioBatch:
         """Make a training batch.
@@ -168,7 +171,7 @@ class PerceptioProcessor:
             mask_image_M=torch.tensor(owners, dtype=torch.int64),
         )
 
-    def __call__(
+    def prompts(
         self,
         images: Sequence[Image.Image],
         questions: Sequence[str],
@@ -201,12 +204,85 @@ class PerceptioProcessor:
             raise ValueError(f"each image's history is a list of (question, answer) pairs; got {list(turns)}")
         rows = [self._dialogue(past, question, tiles=n) for past, question, n in zip(turns, questions, tiles, strict=True)]
         return Prompts(
-            input_ids_BT=_pad_left(rows, value=self._pad_id),
+            input_ids_BT=_pad_left(rows, value=self.pad_id),
             attention_mask_BT=_pad_left([[1] * len(row) for row in rows], value=0),
             pixels_PCHW=pixels,
             images=tuple(np.array(image) for image in rgb),
-            image_token_ids=tuple(self.vlm.image_token_ids),
         )
+
+    def __call__(
+        self, images: Any = None, text: str | Sequence[str] | None = None, videos: Any = None, **options: Any
+    ) -> BatchFeature:
+        """Inputs of a model in the manner of `transformers`: input_ids and attention_mask (B, T), pixel_values (P, C, H, W).
+
+        Args:
+            images: one picture per text: PIL images, paths, or addresses; see `perceptio_core.model.chats.picture`.
+            text: questions, or prompts as `apply_chat_template` renders them, which hold an image placeholder each. A question
+                becomes what `prompts` makes of it; a rendered prompt is tokenized as `InternVLProcessor` does.
+            videos: not known.
+            options: for rendered prompts, as `InternVLProcessor` has them; questions are always padded left, as tensors.
+
+        Raises:
+            ValueError: there is no text, or not one picture per text, or a picture cannot be read.
+        """
+        if not text or videos is not None:
+            raise ValueError("a PerceptioProcessor takes text and images, one image per text, and no videos")
+        texts = [text] if isinstance(text, str) else list(text)
+        pictures = [picture(image) for image in _flat(images)]
+        if any(self.image_token in one for one in texts):
+            given = {"padding": True, "return_tensors": "pt"} | options
+            tiling = self._tiling | given.pop("images_kwargs", {})
+            return super().__call__(images=pictures or None, text=texts, images_kwargs=tiling, **given)
+        return _features(self.prompts(pictures, texts))
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        **options: Any,
+    ) -> Any:
+        """A chat, or several, as text; with `tokenize` as the inputs of a model, the same that `prompts` makes.
+
+        Args:
+            conversation: messages {"role", "content"} as `perceptio_core.model.chats.read_chat` takes them, or a list of chats.
+            chat_template: another template, for text.
+            tokenize: whether token ids are wanted.
+            return_dict: all inputs, and not the token ids alone.
+            add_generation_prompt: whether the text ends where the answer begins; token ids always do.
+            continue_final_message: whether an answer that is begun is to go on, for text.
+            options: for text, as `ProcessorMixin.apply_chat_template` has them.
+
+        Raises:
+            ValueError: a chat is not of a form that the model was trained on; says which is.
+        """
+        if not tokenize:
+            given = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+            return super().apply_chat_template(conversation, chat_template, **given, **options)
+        if chat_template is not None or continue_final_message:
+            raise ValueError("a chat is answered from its last question on, by its own template: no answer is continued")
+        single = bool(conversation) and isinstance(conversation[0], Mapping)
+        chats = [read_chat(messages) for messages in ([conversation] if single else conversation)]
+        prompts = self.prompts(
+            [chat.image for chat in chats], [chat.question for chat in chats], history=[chat.history for chat in chats]
+        )
+        features = _features(prompts)
+        return features if return_dict else features["input_ids"]
+
+    def post_process_image_text_to_text(self, generated_outputs: Any, skip_special_tokens: bool = True, **_: Any) -> list[str]:
+        """Texts of what `generate` wrote, with the prompt before them where that is there too.
+
+        Args:
+            generated_outputs: token ids (B, T) or (T,).
+            skip_special_tokens: leave out the perception tokens of the answer, so that it is `Prediction.text`, and the
+                special tokens of the prompt; otherwise all that was written is there.
+        """
+        rows = np.atleast_2d(np.asarray(torch.as_tensor(generated_outputs).cpu())).tolist()
+        return [self._text(row) if skip_special_tokens else self.decode(row) for row in rows]
 
     def estimated_tokens(self, *, sizes_S2: NDArray[np.integer], characters_S: NDArray[np.integer]) -> NDArray[np.int64]:
         """About how long each sample's sequence will be (S), without its image or tokenizer: to divide work evenly.
@@ -219,15 +295,27 @@ class PerceptioProcessor:
             characters_S: of all its turns.
         """
         kinds, kind_S = np.unique(sizes_S2, axis=0, return_inverse=True)
-        most = self.config.max_tiles
-        cut = {"crop_to_patches": most > 1, "min_patches": 1, "max_patches": most}
-        count = self.vlm.image_processor.get_number_of_image_patches
-        tiles = np.array([count(int(height), int(width), dict(cut)) for width, height in kinds])
-        return np.asarray(tiles[kind_S.reshape(-1)] * self.vlm.image_seq_length + characters_S // 4, np.int64)
+        count = self.image_processor.get_number_of_image_patches
+        tiles = np.array([count(int(height), int(width), dict(self._tiling)) for width, height in kinds])
+        return np.asarray(tiles[kind_S.reshape(-1)] * self.image_seq_length + characters_S // 4, np.int64)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens included."""
-        return str(self._special.decode(list(ids), skip_special_tokens=False))
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """Text of token ids, by default with special tokens."""
+        return str(self._special.decode([int(token) for token in ids], skip_special_tokens=skip_special_tokens))
+
+    def batch_decode(self, rows: Iterable[Iterable[int]], skip_special_tokens: bool = False) -> list[str]:
+        """`decode` of each row."""
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
+
+    def _text(self, row: list[int]) -> str:
+        """The prompt without special tokens, and the text of the answer behind it."""
+        length, end = len(self._within), self.config.end_token_id
+        starts = [place for place in range(len(row)) if row[place : place + length] == self._within]
+        start = starts[-1] + length if starts else 0
+        answer = row[start : row.index(end, start)] if end in row[start:] else row[start:]
+        perception = set(self.config.vocabulary.ids)
+        text = self.decode([token for token in answer if token not in perception]).strip()
+        return self.decode(row[:start], skip_special_tokens=True) + text
 
     def _dialogue(self, history: Sequence[tuple[str, str]], question: str, *, tiles: int) -> list[int]:
         """Token ids of the turns so far and of a question, up to where its answer begins."""
@@ -250,9 +338,9 @@ class PerceptioProcessor:
         return [*self._between, *self._ids(self._plain, question), *self._within]
 
     def _prompt(self, question: str, *, tiles: int) -> list[int]:
-        image = [self.vlm.start_image_token_id, *[self.vlm.image_token_id] * (tiles * self.vlm.image_seq_length)]
-        place = self._before.index(self.vlm.image_token_id)
-        before = [*self._before[:place], *image, self.vlm.end_image_token_id, *self._before[place + 1 :]]
+        image = [self.start_image_token_id, *[self.image_token_id] * (tiles * self.image_seq_length)]
+        place = self._before.index(self.image_token_id)
+        before = [*self._before[:place], *image, self.end_image_token_id, *self._before[place + 1 :]]
         return [*before, *self._ids(self._plain, question), *self._within]
 
     def _sequence(self, sample: TrainingSample, *, tiles: int) -> tuple[list[int], list[int]]:
@@ -295,24 +383,39 @@ class PerceptioProcessor:
 
     def _pixels(self, images: Sequence[Image.Image]) -> tuple[Tensor, list[int]]:
         """Tiles of all images, and the number of tiles of each."""
-        most = self.config.max_tiles
-        features = self.vlm.image_processor(
-            list(images), crop_to_patches=most > 1, min_patches=1, max_patches=most, return_tensors="pt"
-        )
+        features = self.image_processor(list(images), **self._tiling, return_tensors="pt")
         return features["pixel_values"], [int(n) for n in features["num_patches"]]
+
+    def _rendered(self, *, turns: int) -> str:
+        messages: list[dict[str, Any]] = []
+        for turn in range(turns):
+            image = [{"type": "image"}] if turn == 0 else []
+            messages.append({"role": "user", "content": [*image, {"type": "text", "text": "\x00Q\x00"}]})
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": "\x00A\x00"}]})
+        return str(self.apply_chat_template(messages))
 
     @staticmethod
     def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _render(vlm: InternVLProcessor, *, turns: int) -> str:
-    messages: list[dict[str, Any]] = []
-    for turn in range(turns):
-        image = [{"type": "image"}] if turn == 0 else []
-        messages.append({"role": "user", "content": [*image, {"type": "text", "text": "\x00Q\x00"}]})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": "\x00A\x00"}]})
-    return str(vlm.apply_chat_template(messages, tokenize=False))
+def _flat(images: Any) -> list[Any]:
+    """Pictures one after the other, however nested."""
+    return (
+        [one for image in images for one in _flat(image)]
+        if isinstance(images, list | tuple)
+        else [images] * (images is not None)
+    )
+
+
+def _features(prompts: Prompts) -> BatchFeature:
+    return BatchFeature(
+        {
+            "input_ids": prompts.input_ids_BT,
+            "attention_mask": prompts.attention_mask_BT,
+            "pixel_values": prompts.pixels_PCHW,
+        }
+    )
 
 
 def _pad_left(rows: Sequence[Sequence[int]], *, value: int) -> Tensor:
