@@ -170,7 +170,7 @@ def _repro(arguments: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             sys.exit("perceptio: stopped; the same command goes on where this one stood")
         if outcome.failures:
-            print(f"perceptio: a stage failed; its last lines:\n\n{outcome.failures}", file=sys.stderr)
+            print(f"perceptio: a stage failed; its lines above say more:\n{outcome.failures}", file=sys.stderr)
         else:
             print(f"\n{what} of profile {active.profile} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
             _headline(planned, active.profile)
@@ -196,7 +196,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from pipeline.settings import prepare_environment
 
     prepare_environment()
-    from pipeline.dag import plan
+    from pipeline.dag import plan, repro_command
     from pipeline.launch.clusters import cluster_for
     from pipeline.machine import launching, read_machine
 
@@ -214,7 +214,7 @@ def _run(arguments: argparse.Namespace) -> None:
         for node in planned.stages:
             if node.name not in planned.forced:
                 continue
-            command = [sys.executable, "-m", "pipeline.child", node.name, *(["--force"] if arguments.force else [])]
+            command = repro_command(node.name, *(["--force"] if arguments.force else []))
             with subprocess.Popen(command) as child:
                 try:
                     code = child.wait()
