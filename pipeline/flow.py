@@ -145,7 +145,8 @@ def _repro_flow(plan: Plan, profile: str, slots: Slots, outcome: Outcome) -> Sta
         _publish(run, lambda: run.publisher.run({name: state.name or "" for name, state in states.items()}))
         outcome.server_lost = run.server_lost.is_set()
         outcome.ended = True
-    return Failed(name=_STAGE_FAILED, message=outcome.failures) if outcome.failures else Completed()
+    failed = ", ".join(name for name, state in states.items() if state.is_failed())
+    return Failed(name=_STAGE_FAILED, message=f"failed: {failed}") if failed else Completed()
 
 
 @task(cache_policy=NO_CACHE)

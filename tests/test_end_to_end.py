@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fake_pipeline import REPOSITORY, environment, gone
+from smoke_checkout import clone
 
 pytestmark = [
     pytest.mark.end_to_end,
@@ -39,19 +39,7 @@ HEADLINES = {
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new git repository with the files that a clone of this one would have, and the smoke profile active."""
-    folder = tmp_path_factory.mktemp("checkout")
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listing = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listing.split("\0")):
-        if name != "dvc.lock" and (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    (folder / "params.yaml").write_text("profile: smoke\nvariants: [full]\n")
-    author = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    for step in (("init", "-q"), ("add", "-A"), (*author, "commit", "-q", "-m", "As cloned")):  # DVCLive asks for the commit
-        subprocess.run(["git", *step], cwd=folder, check=True)
-    return folder
+    return clone(tmp_path_factory.mktemp("checkout"))
 
 
 def test_the_smoke_profile_survives_kills_and_completes(checkout: Path) -> None:

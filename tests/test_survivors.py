@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from fake_pipeline import REPOSITORY, FakePipeline, environment, fake_pipeline
+from perceptio_core.params import SECTIONS
+from smoke_checkout import clone
 from survivors import Marked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
@@ -132,3 +135,26 @@ def test_a_killed_run_takes_its_own_server_dvc_and_stages_with_it(fake: FakePipe
     marked.wait_for(moment)
     marked.kill(group=False)
     assert marked.survivors() == {}
+
+
+@pytest.mark.on_request
+def test_nothing_lives_on_whenever_a_stage_of_smoke_is_killed(tmp_path: Path) -> None:
+    """Every stage, killed with DVC's group or by DVC's end alone, as it starts and in its first seconds; then run to its end.
+
+    ``pytest -m on_request tests/test_survivors.py`` takes some ten minutes on two free cores.
+    """
+    checkout = clone(tmp_path / "checkout")
+    dvc = (sys.executable, "-m", "dvc")
+    for stage in [f"{name}@full" if name in ("cotrain", "evaluate") else name for name in SECTIONS]:
+        module = f"stages.{stage.partition('@')[0]}"
+        # What starts: DVC's command, the stage that it becomes; and of cotrain, which becomes torchrun, the two ranks.
+        signs = [("pipeline.launch", 1), (module, 1), *([(module, 3)] if stage == "cotrain@full" else [])]
+        for (text, count), (moment_s, group) in product(signs, [(0.0, True), (0.1, False), (2.0, True)]):
+            marked = Marked([*dvc, "repro", "-s", "-f", stage], folder=checkout, environment=environment())
+            marked.wait_for(text, count=count)
+            time.sleep(moment_s)
+            marked.kill(group=group)
+            assert marked.survivors() == {}, (stage, text, count, moment_s)
+        ended = subprocess.run([*dvc, "repro", "-s", stage], cwd=checkout, env=environment(), check=False, capture_output=True)
+        assert ended.returncode == 0, ended.stderr.decode()[-4000:]
+    assert "up to date" in subprocess.run([*dvc, "status"], cwd=checkout, check=True, capture_output=True, text=True).stdout
