@@ -114,6 +114,10 @@ def main() -> None:
     )
     data.add_argument("--profile", help="profiles/PROFILE.yaml (default: the active one)")
 
+    cleaning = commands.add_parser("clean", help="list the unfinished work in .work/, and remove what no run will go on with")
+    cleaning.add_argument("--yes", action="store_true", help="remove it; without this nothing is touched")
+    cleaning.add_argument("--all", action="store_true", help="also what the next run would go on with")
+
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind, line in CONVERSIONS.items():
@@ -322,6 +326,12 @@ def _data(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _clean(arguments: argparse.Namespace) -> None:
+    from pipeline.clean import clean
+
+    clean(remove=arguments.yes, everything=arguments.all)
+
+
 def _convert(arguments: argparse.Namespace) -> None:
     from importlib import import_module
 
@@ -343,6 +353,7 @@ _COMMANDS = {
     "convert": _convert,
     "shards": _shards,
     "data": _data,
+    "clean": _clean,
 }
 
 
