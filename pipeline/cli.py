@@ -131,6 +131,10 @@ def main() -> None:
     got.add_argument("--only", metavar="NAMES", help="only these data sets, benchmarks or archives, as in refcoco,coco")
     got.add_argument("--accept-licences", action="store_true", help="accept the licences that it names, without being asked")
 
+    cleaning = commands.add_parser("clean", help="list the unfinished work in .work/, and remove what no run will go on with")
+    cleaning.add_argument("--yes", action="store_true", help="remove it; without this nothing is touched")
+    cleaning.add_argument("--all", action="store_true", help="also what the next run would go on with")
+
     convert = commands.add_parser("convert", help="bring a foreign checkpoint into the form that the stages read")
     kinds = convert.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind, line in CONVERSIONS.items():
@@ -190,7 +194,7 @@ def _repro(arguments: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             sys.exit("perceptio: stopped; the same command goes on where this one stood")
         if outcome.failures:
-            print(f"perceptio: a stage failed; its last lines:\n\n{outcome.failures}", file=sys.stderr)
+            print(f"perceptio: a stage failed; its lines above say more:\n{outcome.failures}", file=sys.stderr)
         else:
             print(f"\n{what} of profile {active.profile} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
             _headline(planned, active.profile)
@@ -229,7 +233,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from pipeline.settings import prepare_environment
 
     prepare_environment()
-    from pipeline.dag import plan
+    from pipeline.dag import plan, repro_command
     from pipeline.launch.clusters import cluster_for
     from pipeline.machine import launching, read_machine
 
@@ -247,7 +251,7 @@ def _run(arguments: argparse.Namespace) -> None:
         for node in planned.stages:
             if node.name not in planned.forced:
                 continue
-            command = [sys.executable, "-m", "pipeline.child", node.name, *(["--force"] if arguments.force else [])]
+            command = repro_command(node.name, *(["--force"] if arguments.force else []))
             with subprocess.Popen(command) as child:
                 try:
                     code = child.wait()
@@ -363,6 +367,12 @@ def _data(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _clean(arguments: argparse.Namespace) -> None:
+    from pipeline.clean import clean
+
+    clean(remove=arguments.yes, everything=arguments.all)
+
+
 def _convert(arguments: argparse.Namespace) -> None:
     from importlib import import_module
 
@@ -385,6 +395,7 @@ _COMMANDS = {
     "convert": _convert,
     "shards": _shards,
     "data": _data,
+    "clean": _clean,
 }
 
 

@@ -10,6 +10,7 @@ import networkx
 from dvc.lock import LockError
 from dvc.repo import Repo
 
+from perceptio_core.tied import tied
 from pipeline.machine import Limits
 
 
@@ -69,6 +70,15 @@ def plan(*, wanted: Sequence[str] = (), force: bool = False) -> Plan:
         stages = tuple(node for node in nodes if node.name in kept)
         stale = repo.status(targets=sorted(kept)) if wanted else repo.status()
     return Plan(stages=stages, forced=frozenset(names if force else ()), stale=frozenset(stale))
+
+
+def repro_command(*arguments: str) -> list[str]:
+    """The command that runs one stage by DVC, as a child that ends with this process.
+
+    DVC holds the repository's lock only between commands, so stages that run at once wait for each other's (`--wait-for-lock`)
+    and each call is held to its own stage (`-s`).
+    """
+    return tied("dvc", "--wait-for-lock", "repro", "-s", *arguments)
 
 
 def _expand(wanted: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ def pipeline(profile: str | None = None, variants: list[str] | None = None, forc
 
     Raises:
         ValueError: no such profile or variant, or an input that a stage will read cannot be read.
-        RuntimeError: a stage failed; holds its last lines.
+        RuntimeError: a stage failed; says which, and why.
     """
     _repro([], profile=profile, variants=variants, force=force)
 
@@ -37,7 +37,7 @@ def stage(name: str, profile: str | None = None, variants: list[str] | None = No
 
     Raises:
         ValueError: no such stage, profile or variant, or an input that a stage will read cannot be read.
-        RuntimeError: a stage failed; holds its last lines.
+        RuntimeError: a stage failed; says which, and why.
     """
     _repro([name], profile=profile, variants=variants, force=force)
 

@@ -1,23 +1,23 @@
 """The Prefect flow `perceptio`: one task per stage, built from DVC's own graph, each running ``dvc repro -s`` for its stage.
 
-One embedded server serves the whole flow (or the one that PREFECT_API_URL names). Stages that do not read from each other
+One server serves the whole flow: the one that PREFECT_API_URL names, or one of its own. Stages that do not read from each other
 run at once, as many as the machine's limits allow. Lines of a stage reach the console and Prefect's logs as they come. A
 stage that is up to date, or that DVC restores from its cache, ends in the state "Cached". A stage that says that another
 try can help (exit code 75, EX_TEMPFAIL of sysexits.h) gets two more; any other failure would only repeat itself. A server
 that is lost takes the pages with it and nothing else: the stages run on, and the pages are made up for at the next start.
 """
 
+import atexit
 import contextlib
 import contextvars
 import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn
@@ -28,17 +28,20 @@ import psutil
 from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.context import refresh_global_settings_context
 from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from pipeline.dag import Plan, StageNode
+from pipeline.dag import Plan, StageNode, repro_command
 from pipeline.lineage.publish import Publisher
 from pipeline.machine import Limits, Slots
+from pipeline.server import serving
 
-_TAIL_LINES = 20
+_TAIL_LINES = 200
 # What DVC advises after every stage, seven times a run.
 _ADVICE = (
     "To track the changes with git",
@@ -48,7 +51,8 @@ _ADVICE = (
     "Use `dvc push`",
 )
 _NOTHING_TO_DO = ("didn't change, skipping", "is cached - skipping run")
-_TRY_AGAIN = re.compile(rf"exited with {os.EX_TEMPFAIL}\b")  # DVC's own exit code is 255 for every failure of a stage
+_REPORT = re.compile(r"ERROR: failed to reproduce|[EW]\d{4} \S+ \d+ torch/distributed/elastic")
+_EXITED = re.compile(r"^ERROR: failed to reproduce .* exited with (-?\d+)")  # DVC's own exit code is 255 for every failure
 _STAGE_FAILED = "Stage failed"
 _PAUSES_S = (5, 30)
 _ASK_EVERY_S = 2
@@ -60,7 +64,7 @@ _stopped = threading.Event()
 
 
 class _StageError(Exception):
-    """A stage ended with another code than 0, or was not started."""
+    """A stage ended with another code than 0, or was not started; says why in a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +85,8 @@ class Outcome:
 
     Attributes:
         ended: all stages have, or were not started.
-        failures: per failed stage, its name and its last lines; None when all is well. Stages after a failed one are not
-            started.
+        failures: per failed stage a line with its name and the cause; None when all is well. Stages after a failed one are
+            not started.
         server_lost: Prefect's server went away, so that it knows only the beginning.
     """
 
@@ -100,6 +104,12 @@ def reproduce(plan: Plan, *, profile: str, limits: Limits) -> Outcome:
     """
     slots, outcome = Slots(limits), Outcome()
     runner: Any = ThreadPoolTaskRunner(max_workers=len(plan.stages))
+    if get_current_settings().api.url is None:
+        server = contextlib.ExitStack()
+        atexit.register(server.close)  # Prefect has more to tell it after the run
+        # The server that Prefect would bring lives on where this process is killed.
+        os.environ["PREFECT_API_URL"], _ = server.enter_context(serving(port=None, pages=False))
+        refresh_global_settings_context()
     try:
         state: State[Any] = _repro_flow.with_options(task_runner=runner)(plan, profile, slots, outcome, return_state=True)
     except _AWAY:
@@ -131,12 +141,12 @@ def _repro_flow(plan: Plan, profile: str, slots: Slots, outcome: Outcome) -> Sta
         states = {name: _final_state(future) for name, future in futures.items()}
         if _stopped.is_set():
             return Cancelled(message="cancelled in the UI")
-        failures = [f"{name}:\n{state.message}" for name, state in states.items() if state.is_failed()]
-        outcome.failures = "\n\n".join(failures) or None
+        outcome.failures = "\n".join(f"{name}: {state.message}" for name, state in states.items() if state.is_failed()) or None
         _publish(run, lambda: run.publisher.run({name: state.name or "" for name, state in states.items()}))
         outcome.server_lost = run.server_lost.is_set()
         outcome.ended = True
-    return Failed(name=_STAGE_FAILED, message=outcome.failures) if outcome.failures else Completed()
+    failed = ", ".join(name for name, state in states.items() if state.is_failed())
+    return Failed(name=_STAGE_FAILED, message=f"failed: {failed}") if failed else Completed()
 
 
 @task(cache_policy=NO_CACHE)
@@ -173,7 +183,7 @@ def _attempts(stage: str, *, force: bool, environment: dict[str, str]) -> bool:
     """Run a stage, and again if it says that this can help; True if DVC found nothing to run.
 
     Raises:
-        _StageError: it failed; holds its last lines.
+        _StageError: it failed.
     """
     logger = get_run_logger()
     for pause in (*_PAUSES_S, None):
@@ -185,16 +195,30 @@ def _attempts(stage: str, *, force: bool, environment: dict[str, str]) -> bool:
                 cached = cached or any(mark in line for mark in _NOTHING_TO_DO)
             return cached
         except _StageError as error:
-            if pause is None or not any(_TRY_AGAIN.search(line) for line in tail):
-                raise _StageError("\n".join([*tail, str(error)])) from error
+            if pause is None or _exit_code(tail) != str(os.EX_TEMPFAIL):
+                raise _StageError(_cause(list(tail)) or str(error)) from error
             logger.warning("%s could not do its work for now; it is tried again in %d s", stage, pause)
             _stopped.wait(pause)
     raise AssertionError("the last attempt returns or raises")
 
 
+def _exit_code(lines: Iterable[str]) -> str | None:
+    """The exit code of a stage's own command, by DVC's report of it."""
+    return next((found[1] for line in lines if (found := _EXITED.search(line))), None)
+
+
+def _cause(lines: Sequence[str]) -> str | None:
+    """Of a failed stage's last lines the one that says most: its own last, before what torchrun and DVC report of its end."""
+    reports = [number for number, line in enumerate(lines) if _REPORT.match(line)]
+    own = [line.strip() for line in lines[: reports[0] if reports else None] if line.strip()]
+    said = own[-1] if own and not own[-1].startswith("> ") else None  # that line is DVC's: the command
+    code = _exit_code(lines)
+    return said if code is None else f"{said or 'it said nothing'} (exit code {code})"
+
+
 def _output(arguments: list[str], environment: dict[str, str], tail: deque[str]) -> Iterator[str]:
     """The lines that the stage writes, as they come; `tail` keeps the last ones. Raises _StageError if it fails."""
-    command = [sys.executable, "-m", "pipeline.child", *arguments]
+    command = repro_command(*arguments)
     with _gate:
         if _stopped.is_set():
             raise _StageError("not started: the run was stopped before")

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perceptio_core.params import Profile, load_profile
+from perceptio_core.tied import tied
 from pipeline.settings import ALL
 from stages.common import WORK, StagePaths
 
@@ -70,7 +71,7 @@ class Runner:
         if StagePaths(profile).out(stage, variant).is_dir():
             return Outcome(name=name, seconds=0.0, fault=None)
         options = ["--profile", profile, *(["--variant", variant] if variant else [])]
-        command = [sys.executable, "-m", f"stages.{stage}", *options]
+        command = tied(f"stages.{stage}", *options)
         environment = os.environ | ({"OMP_NUM_THREADS": str(self._threads)} if variant else {})
         LOGS.mkdir(parents=True, exist_ok=True)
         log = LOGS / f"{name}.log"

@@ -9,18 +9,11 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.settings import answers, running_server, server_file
-from stages.common import die_with_parent
-
-HOST = "127.0.0.1"
-_START_WITHIN_S = 600
+from pipeline.server import HOST, serving
+from pipeline.settings import running_server, server_file
 
 
 def serve(*, profile: str, port: int) -> None:
@@ -37,42 +30,19 @@ def serve(*, profile: str, port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise ValueError(f"port {port} of {HOST} is taken; --port names another ({error})") from error
-    api = f"http://{HOST}:{port}/api"
     signal.signal(signal.SIGTERM, _interrupt)
-    with contextlib.suppress(KeyboardInterrupt), _server(api, port) as server:
-        os.environ["PREFECT_API_URL"] = api
-        page = _publish(profile)
-        print(
-            f"Prefect: http://{HOST}:{port}   lineage of profile {profile}: http://{HOST}:{port}{page}\nStop with Ctrl-C.",
-            flush=True,
-        )
-        server.wait()
-
-
-@contextlib.contextmanager
-def _server(api: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Prefect's server, up; it ends with this process. Its messages go to a file beside its database."""
-    server_file().parent.mkdir(parents=True, exist_ok=True)
-    log = server_file().with_name("server.log")
-    # The pages ask the address that is set here, whatever the port.
-    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": api}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    with log.open("wb") as stream:
-        server = subprocess.Popen(
-            command, env=environment, stdout=stream, stderr=subprocess.STDOUT, preexec_fn=lambda: die_with_parent(always=True)
-        )
-    try:
-        end = time.monotonic() + _START_WITHIN_S
-        while not answers(api):
-            if server.poll() is not None or time.monotonic() > end:
-                raise ValueError(f"Prefect's server did not start; {log} says why")
-            time.sleep(0.2)
+    with contextlib.suppress(KeyboardInterrupt), serving(port=port, pages=True) as (api, server):
         server_file().write_text(api, encoding="utf-8")
-        yield server
-    finally:
-        server_file().unlink(missing_ok=True)
-        server.terminate()
-        server.wait()
+        try:
+            os.environ["PREFECT_API_URL"] = api
+            page = _publish(profile)
+            print(
+                f"Prefect: http://{HOST}:{port}   lineage of profile {profile}: http://{HOST}:{port}{page}\nStop with Ctrl-C.",
+                flush=True,
+            )
+            server.wait()
+        finally:
+            server_file().unlink(missing_ok=True)
 
 
 def _publish(profile: str) -> str:

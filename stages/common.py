@@ -6,24 +6,24 @@ runs it, so work in progress lives where a killed stage finds it again.
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 ARTIFACTS = Path("artifacts")
 WORK = Path(".work")
-_PR_SET_PDEATHSIG = 1
+_OURS = [Path(__file__).parents[1] / package for package in ("stages", "perceptio_core")]
 _CLAIM_WITHIN_S = 120  # an NFS server frees the locks of a host that was lost after 90 s
 _ASK_EVERY_S = 0.5
 _claims: dict[Path, IO[str]] = {}  # open files, for closing one would give its lock back
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def stage_arguments(description: str, *, variant: bool = False) -> argparse.Namespace:
-    """Parse a stage's command line, start its log, and tie its life to DVC's.
+    """Parse a stage's command line and start its log.
 
     Args:
         description: what the stage reads, does and writes; the text of ``--help``.
@@ -45,8 +45,8 @@ def stage_arguments(description: str, *, variant: bool = False) -> argparse.Name
     if variant:
         parser.add_argument("--variant", default="full", help="a name under the profile's variants (default: full)")
     arguments = parser.parse_args()
+    sys.excepthook = _explain
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    die_with_parent()
     return arguments
 
 
@@ -177,20 +177,13 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-def die_with_parent(*, always: bool = False) -> None:
-    """Under DVC (or `always`) on Linux: let the kernel end this process when its parent ends, however that happens.
-
-    DVC leaves a stage's command running when it is killed itself, and clears its lock, so that a second copy could start
-    beside the first. A stage run by hand is left alone: it may outlive its terminal. Processes that a stage starts call
-    this for themselves.
-    """
-    if sys.platform != "linux" or not (always or "DVC_STAGE" in os.environ):
-        return
-    parent = os.getppid()
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        log.warning("prctl failed: this stage will outlive a killed dvc")
-    if os.getppid() != parent:  # the parent died before the kernel knew of our wish
-        os.kill(os.getpid(), signal.SIGKILL)
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print what ended a stage: what this project's own code refuses by its sentence alone, all else with the traceback."""
+    raised_in = Path(traceback.extract_tb(trace)[-1].filename) if trace else Path()
+    if isinstance(error, ValueError | FileNotFoundError) and any(raised_in.is_relative_to(folder) for folder in _OURS):
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:

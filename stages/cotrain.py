@@ -1,5 +1,6 @@
 """Stage `cotrain`: multi-task co-training of one variant of Perceptio."""
 
+import json
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from perceptio_core.data.mixture import require_samples
 from perceptio_core.model.adapters import add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
@@ -19,6 +21,7 @@ from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.params import load_profile
 from perceptio_core.params.cotrain import CotrainParams
 from perceptio_core.params.shard_source import ShardSource
+from perceptio_core.tied import tie, tied
 from perceptio_core.training.checkpoint import has_checkpoint, last_checkpoint, load_parameters
 from perceptio_core.training.joint_batches import JointBatches, joint_batches
 from perceptio_core.training.loop import Batches, LoopSettings, start_accelerator, train
@@ -56,10 +59,13 @@ logger = logging.getLogger("cotrain")
 
 def main() -> None:
     """Run the stage."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        tie(os.getppid())  # a rank, which may be one of a `torchrun` that others have started
     arguments = stage_arguments(DESCRIPTION, variant=True)
     params = load_profile(arguments.profile).variant(arguments.variant)
     paths = StagePaths(arguments.profile)
     shards, foundations, codebook = paths.made("joint_shards"), paths.made("foundations"), paths.made("depth_codebook")
+    require_samples(params.mixture.weights, json.loads((shards / "index.json").read_text("utf-8"))["counts"].get("train", {}))
     _start_processes(params.processes)
     accelerator = start_accelerator()
     paths.claim("cotrain", arguments.variant)
@@ -136,8 +142,9 @@ def _start_processes(wanted: int) -> None:
     if count == 1 or "LOCAL_RANK" in os.environ:
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    command = [sys.executable, *processes_here(count), "-m", "stages.cotrain", *sys.argv[1:]]
-    os.execv(sys.executable, command)  # in this process: what ends it, ends the others
+    # In this process: what ends it, ends the others. They are sessions of their own, so no signal to a group reaches them.
+    _, *rank = tied("stages.cotrain", *sys.argv[1:])
+    os.execv(sys.executable, [sys.executable, *processes_here(count), *rank])
 
 
 def processes_here(count: int) -> list[str]:
@@ -167,8 +174,10 @@ def _say_mixture(batches: JointBatches, params: CotrainParams) -> None:
     for task, drawn in batches.drawn(params.steps).items():
         written = [span for span in there if span in params.mixture.spans.get(task, there)]
         logger.info(
-            "mixture: %s: drawn %d times, %.2f epochs of its %d samples; spans: %s",
+            "mixture: %s: %.1f %% of the draws (wanted: %.1f %%), %d times, %.2f epochs of its %d samples; spans: %s",
             task,
+            100 * drawn.share,
+            100 * drawn.wanted,
             drawn.draws,
             drawn.epochs,
             drawn.samples,

@@ -43,8 +43,8 @@ def main() -> None:
     manifest = paths.made("sources") / "images.parquet"
     teacher = paths.made("foundations") / "depth_anything"
     long_side = profile.teacher_depth.long_side
-    key = fingerprint(arguments.variant, profile.evaluate, profile.sources, long_side, manifest, checkpoint, teacher)
-    work = paths.work("evaluate", key)
+    key = fingerprint(profile.evaluate, profile.sources, long_side, manifest, checkpoint, teacher)
+    work = paths.work("evaluate", f"{arguments.variant}-{key}")
     journals, out = work / "journals", work / "out"
     journals.mkdir(exist_ok=True)
     out.mkdir(exist_ok=True)

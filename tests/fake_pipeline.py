@@ -36,8 +36,6 @@ PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNoaGBoaAAAB
 STAND_IN = """
 import argparse, base64, json, os, pathlib, sys, time
 import yaml
-from stages.common import die_with_parent
-die_with_parent()
 parser = argparse.ArgumentParser()
 parser.add_argument("--profile")
 parser.add_argument("--variant", default="")

@@ -474,7 +474,7 @@ import torch.distributed as dist
 from perceptio_core.depth.codebook_training import train_codebook
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from stages import depth_codebook as stage
-from stages.common import die_with_parent
+from perceptio_core.tied import tie
 from test_depth_codebook import quantizer, scenes
 
 top, *ports, params = sys.argv[1:]
@@ -483,7 +483,7 @@ os.chdir(top)
 torch.set_num_threads(1)
 
 def work(rank):
-    die_with_parent(always=True)
+    tie(os.getppid())
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=ports[0], WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank))
     dist.init_process_group("gloo")
     made, vectors = quantizer(), torch.load("vectors.pt")

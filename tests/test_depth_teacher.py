@@ -389,7 +389,7 @@ import torch
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
 from stages import teacher_depth as stage
-from stages.common import die_with_parent
+from perceptio_core.tied import tie
 
 sources, teacher = sys.argv[1:]
 profile = SimpleNamespace(
@@ -414,7 +414,7 @@ def run(top, make):
     pid = os.fork()
     if pid == 0:
         try:
-            die_with_parent(always=True)
+            tie(os.getppid())
             os.chdir(top)
             stage._make_shard = make
             stage.main()

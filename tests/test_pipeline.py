@@ -300,7 +300,7 @@ def test_only_a_stage_that_says_that_it_can_help_is_tried_again(
     output = fake.run(*PERCEPTIO, "repro", expect=1)
     assert "foundations could not do its work for now; it is tried again in 5 s" in output
     assert sorted(fake.ran()) == ["foundations", "foundations", "sources"]
-    assert "foundations:" not in output[output.index("a stage failed; its last lines") :]
+    assert "foundations:" not in output[output.index("perceptio: a stage failed") :]
     runs = asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)
     assert (runs[0]["state_type"], runs[0]["state_name"]) == ("FAILED", "Stage failed")
 
@@ -351,7 +351,9 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines(
     monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
     fake.behave(teacher_depth="fail")
     output = fake.run(*PERCEPTIO, "repro", expect=1)
-    assert "no space left for jokes" in output[output.index("a stage failed; its last lines") :]
+    summary = output[output.index("perceptio: a stage failed") :].splitlines()
+    assert summary[1] == "teacher_depth: teacher_depth: no space left for jokes (exit code 1)"
+    assert output.count("no space left for jokes") <= 4, "as it came, in the task's and the run's state, and at the end"
     assert "depth_codebook" not in fake.ran()
     fake.behave()
     fake.run(*PERCEPTIO, "repro")

@@ -14,7 +14,6 @@ from unittest.mock import Mock
 
 import pytest
 
-from fake_pipeline import gone
 from perceptio_core import progress
 from perceptio_core.params.base import Section
 from perceptio_core.params.foundations import FoundationsParams
@@ -143,20 +142,37 @@ def test_metrics_are_finite_numbers(tmp_path: Path) -> None:
         write_metrics(tmp_path / "m.json", {"loss": float("nan")})
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_a_stage_ends_when_dvc_is_killed() -> None:
-    stage = (
-        "import os, time; from stages.common import die_with_parent; "
-        "die_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
-    )
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
-    environment = os.environ | {"DVC_STAGE": "any"}
-    root = Path(__file__).resolve().parent.parent
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=environment, cwd=root) as dvc:
-        assert dvc.stdout is not None
-        pid = int(dvc.stdout.readline())
-        dvc.kill()
-        assert gone(pid)
+MISTAKEN = """
+import sys
+from stages.common import StagePaths, stage_arguments
+
+sys.argv[1:] = ["--profile", "t"]
+stage_arguments("A stage.")
+WRONG
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said", "traced"),
+    [
+        ("StagePaths('t').made('sources')", "artifacts/t/sources: not there yet; `perceptio repro sources` makes it\n", False),
+        ("int('x')", "ValueError: invalid literal for int() with base 10: 'x'\n", True),
+        ("import numpy; numpy.zeros(2).reshape(3)", "cannot reshape array of size 2 into shape (3,)\n", True),
+        ("{}['x']", "KeyError: 'x'\n", True),
+    ],
+)
+def test_a_stage_says_its_own_refusals_in_a_sentence_and_all_else_with_a_traceback(
+    tmp_path: Path, wrong: str, said: str, traced: bool
+) -> None:
+    (tmp_path / "stage.py").write_text(MISTAKEN.replace("WRONG", wrong))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    command = [sys.executable, "stage.py"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(said)
+    assert ("Traceback" in ended.stderr) == traced
+    if not traced:
+        assert ended.stderr == f"stage: {said}"
 
 
 def test_progress_lines_say_how_far_and_how_long_still(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,15 @@ from numpy.typing import NDArray
 
 _BLOCK = 1000  # slots; a task's share is met exactly in each block, to 1/1000
 
+_MADE_FROM = {
+    "referring": ("referring", "expressions with masks"),
+    "conversation": ("conversation", "questions with answers"),
+    "marker": ("marker", "marked pictures with depth"),
+    "depth_map": ("depth_map", "pictures with depth"),
+    "reading": ("marker", "marked pictures with depth"),
+}
+"""Per task of a mixture: the task whose samples it draws, and what such samples are made from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
@@ -42,6 +51,26 @@ class Drawn:
     def epochs(self) -> float:
         """Draws for each sample."""
         return self.draws / self.samples
+
+
+def require_samples(weights: Mapping[str, float], counts: Mapping[str, int]) -> None:
+    """See that every task of a mixture has training samples: one without would leave its share to the others unsaid.
+
+    Args:
+        weights: of the mixture's tasks.
+        counts: training samples by task, as `joint_shards` counts them.
+
+    Raises:
+        ValueError: a task with weight has none; says which, what it is made from, and what there is.
+    """
+    for task, weight in weights.items():
+        if weight > 0 and not counts.get(_MADE_FROM[task][0]):
+            there = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
+            raise ValueError(
+                f"cotrain.mixture.{task}: weight {weight:g}, but the training data give this task no sample: none of "
+                f"sources.datasets has {_MADE_FROM[task][1]}. Set cotrain.mixture.{task} to 0, or add such data. "
+                f"Samples by task: {there}"
+            )
 
 
 class MixtureSampler:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from typing import Any, TypeVar
 
+from perceptio_core.tied import tie_worker
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-_PR_SET_PDEATHSIG = 1
 
 
 def cores() -> int:
@@ -54,7 +51,5 @@ def as_they_end(
 
 
 def _start(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    if sys.platform == "linux":
-        # Idle workers would stay for ever when the process that feeds them is killed.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    tie_worker()
     start(*arguments)

@@ -11,6 +11,7 @@ import numpy as np
 
 from perceptio_core.scenes.render import render
 from perceptio_core.scenes.world import World, sample_scene, split_seed
+from perceptio_core.tied import tie_worker
 
 log = logging.getLogger(__name__)
 CACHE = Path(".work/scenes")
@@ -56,7 +57,7 @@ def scene_cache(split: str, count: int, size: int = 128) -> SceneCache:
             for name, shape in shapes.items()
         }
         starts = range(0, count, CHUNK)
-        with ProcessPoolExecutor() as pool:
+        with ProcessPoolExecutor(initializer=tie_worker) as pool:
             for start, chunk in zip(starts, pool.map(partial(_chunk, split, count, size), starts), strict=True):
                 for name, array in arrays.items():
                     array[start : start + len(chunk[name])] = chunk[name]

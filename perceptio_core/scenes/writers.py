@@ -5,12 +5,9 @@ killed is taken up at the first chunk without rows. At the end the rows are join
 the number of workers. ``world.json`` is written last and marks a finished world.
 """
 
-import ctypes
 import json
 import multiprocessing
 import shutil
-import signal
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any, Protocol
 from perceptio_core.params.render import RenderParams
 from perceptio_core.progress import track
 from perceptio_core.scenes.layouts import hardblink, hardblink_new, hardblink_pairs, mmbench, mme, refer, refer_new, seedbench
+from perceptio_core.tied import tie_worker
 
 CHUNK = 100  # items that a killed run loses at most, for each worker
 
@@ -102,7 +100,7 @@ def _work_off(root: Path, params: RenderParams, chunks: list[Chunk], workers: in
         for chunk in chunks:
             yield from [None] * _make_chunk(root, params, chunk)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=tie_worker) as pool:
         for done in as_completed([pool.submit(_make_chunk, root, params, chunk) for chunk in chunks]):
             yield from [None] * done.result()
 
@@ -116,9 +114,3 @@ def _make_chunk(root: Path, params: RenderParams, chunk: Chunk) -> int:
     unfinished.write_text(json.dumps(rows))
     unfinished.replace(part)
     return len(rows)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end this worker when the process that started it is killed; idle workers would stay forever."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG

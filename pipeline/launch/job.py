@@ -16,7 +16,6 @@ done its work when one of them has ended well.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
 import shutil
@@ -32,6 +31,7 @@ from types import FrameType
 from typing import IO, Any, NoReturn, Protocol
 
 from perceptio_core.params.base import read_yaml
+from perceptio_core.tied import tie
 from pipeline.machine import Launch
 from stages.common import WORK, StagePaths, fingerprint
 from stages.sharded import PUBLISHED
@@ -46,7 +46,6 @@ _LATE_S = 600  # nodes may come so much later than the first
 _ASK_EVERY_S = 5.0
 _READ_EVERY_S = 0.5
 _SETTLE_S = 30.0  # a shared disk may show a file on another machine so much later
-_PR_SET_PDEATHSIG = 1
 _lost = threading.Event()
 
 
@@ -338,8 +337,7 @@ def _notice_loss_of_parent() -> None:
     """
     _lost.clear()
     signal.signal(signal.SIGHUP, lambda *_: _lost.set())
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
+    tie(os.getppid(), signal.SIGHUP)
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,53 @@
+"""Prefect's server as a process of this one, on loopback only: for `perceptio ui`, and for a run that finds no other."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+from perceptio_core.tied import tied
+from pipeline.settings import answers, server_file
+
+HOST = "127.0.0.1"
+_START_WITHIN_S = 600
+
+
+@contextlib.contextmanager
+def serving(*, port: int | None, pages: bool) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Prefect's server, up: the address of its API, and its process, which ends with this one.
+
+    Args:
+        port: None: any that is free.
+        pages: serve the pages too; the server's own messages go to a file beside its database.
+
+    Raises:
+        ValueError: it does not start; names the file that says why.
+    """
+    port = port or _free_port()
+    api = f"http://{HOST}:{port}/api"
+    log = server_file().with_name("server.log" if pages else "run-server.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # The pages ask the address that is set here, whatever the port.
+    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": api, "PREFECT_SERVER_UI_ENABLED": str(pages)}
+    command = tied("prefect", "--no-prompt", "server", "start", "--host", HOST, "--port", str(port))
+    with log.open("wb") as stream:
+        server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + _START_WITHIN_S
+        while not answers(api):
+            if server.poll() is not None or time.monotonic() > end:
+                raise ValueError(f"Prefect's server did not start; {log} says why")
+            time.sleep(0.2)
+        yield api, server
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port

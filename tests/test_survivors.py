@@ -1,0 +1,160 @@
+"""Whatever is killed, and whenever: nothing that it started lives on. The kinds of children here; all stages on request."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from fake_pipeline import REPOSITORY, FakePipeline, as_cloned, environment, fake_pipeline
+from perceptio_core.params import SECTIONS
+
+from survivors import Marked
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
+HERE = environment() | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
+MOMENTS_S = (0.0, 0.05, 0.4)
+"""After the first sign of a child."""
+
+SLEEPING = "import time\ntime.sleep(600)\n"
+
+POOL = """
+import time
+from perceptio_core.data.workers import as_they_end
+
+def start():
+    pass
+
+if __name__ == "__main__":
+    list(as_they_end(time.sleep, [600, 600, 600], workers=2, start=start, arguments=()))
+"""
+
+SCENES = """
+import time
+from pathlib import Path
+from perceptio_core.scenes import writers
+
+def never(*_):
+    time.sleep(600)
+
+if __name__ == "__main__":
+    writers._make_chunk = never
+    list(writers._work_off(Path("."), None, [("a", 0, 1), ("a", 1, 2)], 2))
+"""
+
+RANKS = """
+import os, sys
+from perceptio_core.tied import tied
+from stages.cotrain import processes_here
+
+_, *rank = tied("sleeping")
+os.execv(sys.executable, [sys.executable, *processes_here(2), *rank])
+"""
+
+SIDE_BY_SIDE = """
+from pathlib import Path
+from pipeline.side_by_side import Runner
+
+Runner(seconds=None, threads=1).run("sleeping", "p")
+"""
+
+
+def test_a_process_whose_parent_is_gone_when_it_asks_ends_at_once(tmp_path: Path) -> None:
+    (tmp_path / "sleeping.py").write_text(SLEEPING)
+    ended = subprocess.run(
+        [sys.executable, "-m", "perceptio_core.tied", str(2**22 + 1), "sleeping"], cwd=tmp_path, check=False, timeout=60
+    )
+    assert ended.returncode == -signal.SIGKILL
+
+
+def test_a_tied_module_runs_as_by_python_m(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "said.py").write_text("import sys\nprint(__name__, __spec__.name, sys.argv)\nsys.exit(3)\n")
+    command = [sys.executable, "-m", "perceptio_core.tied", str(os.getpid()), "package.said", "--one", "2"]
+    ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stdout == f"__main__ package.said ['{tmp_path / 'package' / 'said.py'}', '--one', '2']\n"
+
+
+@pytest.mark.parametrize("moment_s", MOMENTS_S)
+@pytest.mark.parametrize("kind", ["pool", "scenes", "side_by_side"])
+def test_children_end_with_a_driver_that_is_killed_as_they_start(tmp_path: Path, kind: str, moment_s: float) -> None:
+    script, child = {
+        "pool": (POOL, "spawn_main"),
+        "scenes": (SCENES, "spawn_main"),
+        "side_by_side": (SIDE_BY_SIDE, "stages.sleeping"),
+    }[kind]
+    (tmp_path / "driver.py").write_text(script)
+    if kind == "side_by_side":
+        (tmp_path / "stages").mkdir()
+        (tmp_path / "stages" / "sleeping.py").write_text(SLEEPING)
+    marked = Marked([sys.executable, "driver.py"], folder=tmp_path, environment=HERE)
+    marked.wait_for(child)
+    time.sleep(moment_s)
+    marked.kill(group=False)
+    assert marked.survivors() == {}
+
+
+@pytest.mark.parametrize("moment_s", [0.0, 0.1])
+def test_ranks_end_with_a_launcher_that_is_killed_as_they_start(tmp_path: Path, moment_s: float) -> None:
+    """As reported in pytorch/pytorch#76287 and others: ranks are sessions of their own, which no signal to a group reaches."""
+    (tmp_path / "driver.py").write_text(RANKS)
+    (tmp_path / "sleeping.py").write_text(SLEEPING)
+    marked = Marked([sys.executable, "driver.py"], folder=tmp_path, environment=HERE)
+    marked.wait_for("sleeping")
+    time.sleep(moment_s)
+    marked.kill(group=True)
+    assert marked.survivors() == {}
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakePipeline:
+    made = fake_pipeline(tmp_path)
+    made.behave(sources="sleep", foundations="sleep")
+    return made
+
+
+@pytest.mark.parametrize("moment_s", [0.0, 0.1])
+def test_a_stage_ends_with_a_dvc_that_is_killed_as_it_starts(fake: FakePipeline, moment_s: float) -> None:
+    """DVC is killed alone, and is in no position to tell its stage; the stage has not begun to import."""
+    marked = Marked([sys.executable, "-m", "dvc", "repro", "-s", "sources"], folder=fake.root, environment=environment())
+    marked.wait_for("pipeline.launch sources")
+    time.sleep(moment_s)
+    marked.kill(group=False)
+    assert marked.survivors() == {}
+
+
+@pytest.mark.parametrize("moment", ["server start", "dvc ", "pipeline.launch"])
+def test_a_killed_run_takes_its_own_server_dvc_and_stages_with_it(fake: FakePipeline, moment: str) -> None:
+    marked = Marked([*PERCEPTIO, "repro", "sources"], folder=fake.root, environment=environment())
+    marked.wait_for(moment)
+    marked.kill(group=False)
+    assert marked.survivors() == {}
+
+
+@pytest.mark.on_request
+def test_nothing_lives_on_whenever_a_stage_of_smoke_is_killed(tmp_path: Path) -> None:
+    """Every stage, killed with DVC's group or by DVC's end alone, as it starts and in its first seconds; then run to its end.
+
+    ``pytest -m on_request tests/test_survivors.py`` takes some ten minutes on two free cores.
+    """
+    checkout = as_cloned(tmp_path / "checkout", profile="smoke")
+    dvc = (sys.executable, "-m", "dvc")
+    for stage in [f"{name}@full" if name in ("cotrain", "evaluate") else name for name in SECTIONS]:
+        module = f"stages.{stage.partition('@')[0]}"
+        # What starts: DVC's command, the stage that it becomes; and of cotrain, which becomes torchrun, the two ranks.
+        signs = [("pipeline.launch", 1), (module, 1), *([(module, 3)] if stage == "cotrain@full" else [])]
+        for (text, count), (moment_s, group) in product(signs, [(0.0, True), (0.1, False), (2.0, True)]):
+            marked = Marked([*dvc, "repro", "-s", "-f", stage], folder=checkout, environment=environment())
+            marked.wait_for(text, count=count)
+            time.sleep(moment_s)
+            marked.kill(group=group)
+            assert marked.survivors() == {}, (stage, text, count, moment_s)
+        ended = subprocess.run([*dvc, "repro", "-s", stage], cwd=checkout, env=environment(), check=False, capture_output=True)
+        assert ended.returncode == 0, ended.stderr.decode()[-4000:]
+    assert "up to date" in subprocess.run([*dvc, "status"], cwd=checkout, check=True, capture_output=True, text=True).stdout
