@@ -12,7 +12,6 @@ import pytest
 
 from fake_pipeline import REPOSITORY, FakePipeline, as_cloned, environment, fake_pipeline
 from perceptio_core.params import SECTIONS
-
 from survivors import Marked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")

@@ -96,7 +96,9 @@ def _decode_passes(passes: Sequence[int]) -> list[Metric]:
     if not passes:
         return []
     protocol = "forward passes of the language model for an answer with depth codes of its own, mean"
-    return [Metric(name="decode_passes", value=sum(passes) / len(passes), low=None, high=None, n=len(passes), protocol=protocol)]
+    return [
+        Metric(name="decode_passes", value=sum(passes) / len(passes), low=None, high=None, n=len(passes), protocol=protocol)
+    ]
 
 
 def _renamed(metric: Metric, entry: BenchmarkParams) -> Metric:
