@@ -202,19 +202,6 @@ def _unknown(source: Path | bytes) -> str:
     return f"damaged or cut off: a {kind} whose header cannot be read" if kind in FORMATS else f"{kind} is not read; {allowed}"
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is an image of a format that is read, by its content and not by its name; nothing is decoded."""
-    try:
-        if not path.is_file():
-            return False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF and of large images, as when it is opened
-            with Image.open(path, formats=FORMATS):
-                return True
-    except Exception:  # decoders of hostile bytes raise far more than OSError
-        return False
-
-
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 (upright) where there is none or it cannot be read: damaged EXIF is no damaged picture."""
     try:
