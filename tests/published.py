@@ -236,7 +236,12 @@ def write_sam2(folder: Path) -> None:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        Sam2VideoModel(config).save_pretrained(folder)
+        model = Sam2VideoModel(config)
+        shared = (
+            model.prompt_encoder.shared_embedding.positional_embedding
+        )  # in the file by two names, as the conversion writes it
+        model.shared_image_embedding.positional_embedding.copy_(shared)
+        model.save_pretrained(folder)
     written = json.loads((folder / "config.json").read_text())
     written |= {"torch_dtype": written.pop("dtype"), "transformers_version": "4.56.0.dev0"}
     (folder / "config.json").write_text(json.dumps(written))

@@ -1,7 +1,9 @@
 """Sa2VA as foundations: LoRA merged, SAM2, and what `assemble` starts [SEG] and the prompt MLP from."""
 
 import json
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +14,8 @@ from perceptio_core.convert import sam2 as sam2_conversion
 from perceptio_core.convert.internvl import convert_internvl
 from perceptio_core.convert.sa2va import convert_sa2va
 from perceptio_core.model.assembly import SEGMENTATION_START, WIRING, assemble
+from perceptio_core.model.modeling import PerceptioForConditionalGeneration
+from perceptio_core.segmentation.bridge import sam2_pixels, to_original
 from perceptio_core.segmentation.sam2 import build_sam2, load_sam2, mini_config
 from tiny import LOSS_WEIGHTS, tiny_foundations, tiny_sample
 
@@ -164,6 +168,66 @@ def test_assemble_starts_from_sa2va(tmp_path):
     assert not torch.equal(fresh.vlm.get_input_embeddings().weight[seg], embedding[seg])
     assert torch.equal(fresh.vlm.get_input_embeddings().weight[ids[1:]], embedding[ids[1:]])
     assert not torch.equal(fresh.bridge.prompt[0].weight, model.bridge.prompt[0].weight)
+
+
+def test_a_converted_sa2va_segments_in_its_own_wiring(tmp_path):
+    """At train, at predict, and again from the saved checkpoint, whose configuration says so; a base without keeps ours."""
+    foundations, codebook = tiny_foundations(tmp_path)
+    write(tmp_path / "old")
+    convert_sa2va(tmp_path / "old", tmp_path / "out")
+    assert assembled(foundations, codebook)[0].config.segmentation_wiring == "perceptio"
+    model, processor = assembled(tmp_path / "out", codebook)
+    model.eval()
+    assert model.config.segmentation_wiring == model.bridge.wiring == "sa2va"
+    sample = tiny_sample(0, masks=2, depth=True)
+    image = np.array(sample.image)
+    batch = processor.collate([sample])
+    assert torch.equal(batch.sam_pixels_SCHW, sam2_pixels([image], size=128, wiring="sa2va"))
+
+    prompts = processor([sample.image], ["Please segment the ball."])
+    with patch.object(model.bridge, "masks", wraps=model.bridge.masks) as drawn:
+        (answer,) = model.generate(prompts, segment=True, depth=False)
+    ((features,), given) = drawn.call_args
+    assert torch.equal(features.embedding, model.bridge.image_features(batch.sam_pixels_SCHW).embedding)
+    with torch.inference_mode():
+        logits = model.bridge.masks(features, **given)
+    expected = to_original(logits, [image.shape[:2]] * len(logits), through=128)
+    assert len(answer.masks) > 0
+    assert all(np.array_equal(a, b) for a, b in zip(answer.masks, expected, strict=True))
+
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    assert json.loads((tmp_path / "checkpoint/config.json").read_text())["segmentation_wiring"] == "sa2va"
+    again = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "checkpoint").eval()
+    (same,) = again.generate(prompts, segment=True, depth=False)
+    assert same.ids == answer.ids
+    assert all(np.array_equal(a, b) for a, b in zip(same.masks, answer.masks, strict=True))
+
+
+@pytest.mark.parametrize("metadata", [None, {WIRING: "lisa"}])
+def test_a_start_that_does_not_say_how_it_segments_is_refused(tmp_path, metadata):
+    _, codebook = tiny_foundations(tmp_path)
+    write(tmp_path / "old")
+    convert_sa2va(tmp_path / "old", tmp_path / "out")
+    start = tmp_path / "out" / "internvl" / SEGMENTATION_START
+    save_file(load_file(start), start, metadata=metadata)
+    with pytest.raises(
+        ValueError, match=rf"{SEGMENTATION_START}: its metadata name segmentation_wiring .*; allowed are perceptio, sa2va"
+    ):
+        assembled(tmp_path / "out", codebook)
+
+
+def test_a_head_that_differs_from_a_tied_embedding_stays(tmp_path):
+    """Sa2VA trains input embedding and output head each by itself, whatever its language model's configuration says."""
+    _, codebook = tiny_foundations(tmp_path)
+    old, _ = write(tmp_path / "old")
+    foreign.reconfigure(tmp_path / "old", "llm_config.tie_word_embeddings", True)
+    convert_sa2va(tmp_path / "old", tmp_path / "out")
+    model, _ = assembled(tmp_path / "out", codebook)
+    head = model.vlm.get_output_embeddings().weight
+    right = old["language_model.lm_head.weight"]
+    assert torch.equal(head[: len(right)].double(), right)
+    assert not torch.equal(head, model.vlm.get_input_embeddings().weight)
 
 
 def test_without_the_file_nothing_changes(tmp_path):

@@ -2,10 +2,12 @@
 
 import json
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from sam2.utils.transforms import SAM2Transforms
@@ -230,6 +232,83 @@ def test_every_trainable_parameter_gets_a_gradient_and_nothing_else(bridge, imag
         silent = [n for n, p in bridge.named_parameters() if p.grad is not None and p.grad.abs().max() == 0]
         assert all(n.endswith("k_proj.bias") for n in silent), silent
         assert hidden.grad.abs().max() > 0
+
+
+# Sa2VA's wiring, against the package's own head
+
+
+def sa2va_masks(sam, bridge, image, hidden):
+    """What Sa2VA does (its SAM2TrainRunner and predict_forward), with the package's own methods: the prompt put behind what
+    the prompt encoder makes of no points, three masks asked for, the best kept, at the square's size, then at the image's.
+    """
+    square = np.array(Image.fromarray(image).resize((sam.image_size, sam.image_size)))  # Pillow's default: bicubic
+    mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    pixels = (torch.from_numpy(square).permute(2, 0, 1) / 255 - mean) / std
+    features = sam.forward_image(pixels[None])
+    _, levels, _, sizes = sam._prepare_backbone_features(features)
+    maps = [level.permute(1, 2, 0).view(1, -1, *size) for level, size in zip(levels, sizes, strict=True)]
+    embedding = maps[-1] + sam.no_mem_embed.view(1, -1, 1, 1)
+    encode, masks, low, sparse_seen = sam.sam_prompt_encoder.forward, [], [], []
+    for state in hidden:
+
+        def injected(state=state, **given):
+            sparse, dense = encode(**given)
+            sparse_seen.append(sparse.shape[1])
+            return torch.cat([sparse, bridge.prompt(state[None])[None]], dim=1), dense
+
+        with patch.object(sam.sam_prompt_encoder, "forward", injected):
+            outputs = sam._forward_sam_heads(backbone_features=embedding, high_res_features=maps[:-1], multimask_output=True)
+        low.append(outputs[3][0, 0])
+        at_square = outputs[4]
+        at_image = torch.nn.functional.interpolate(at_square, size=image.shape[:2], mode="bilinear", align_corners=False)
+        masks.append((at_image[0, 0].sigmoid() > 0.5).numpy())
+    assert sparse_seen == [2] * len(hidden), "two padding points come before the prompt"
+    return low, masks
+
+
+@torch.no_grad()
+def test_sa2vas_wiring_draws_the_masks_of_sa2va(image):
+    torch.manual_seed(0)
+    sam = build_sam2(mini_config())
+    for parameter in sam.sam_mask_decoder.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))  # so that the three masks, and their scores, differ
+    ours = SegmentationBridge(sam=sam, hidden_dim=24, wiring="sa2va").eval()
+    hidden = 3 * torch.randn(6, 24)
+    low, expected = sa2va_masks(sam, ours, image, hidden)
+    pixels = sam2_pixels([image], size=128, wiring="sa2va")
+    features, index = ours.image_features(pixels), torch.zeros(6, dtype=torch.long)
+    logits = ours.masks(features, image_index_M=index, hidden_MD=hidden)
+    torch.testing.assert_close(logits, torch.stack(low), rtol=1e-4, atol=1e-4)
+    found = ours.at_original_size(logits, [image.shape[:2]] * 6)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(0.02 < mask.mean() < 0.98 for mask in expected), "masks that are all or nothing would prove little"
+    # each difference of the wirings shows: the resize, the padding with the choice, the way to the image's size
+    assert (pixels - sam2_pixels([image], size=128)).abs().max() > 0.1
+    plain = SegmentationBridge(sam=sam, hidden_dim=24).eval()
+    plain.prompt = ours.prompt
+    assert not torch.allclose(plain.masks(features, image_index_M=index, hidden_MD=hidden), logits, atol=0.1)
+    assert any(
+        not np.array_equal(a, b) for a, b in zip(plain.at_original_size(logits, [image.shape[:2]] * 6), found, strict=True)
+    )
+
+
+@pytest.mark.parametrize("count", [8, 0])
+def test_in_sa2vas_wiring_what_trains_has_a_gradient_and_nothing_else(image, count):
+    torch.manual_seed(0)
+    bridge = SegmentationBridge(sam=build_sam2(mini_config()), hidden_dim=24, wiring="sa2va").train()
+    features = bridge.image_features(sam2_pixels([image], size=bridge.image_size, wiring="sa2va"))
+    index, hidden = torch.zeros(count, dtype=torch.long), torch.randn(count, 24, requires_grad=True)
+    losses = mask_losses(
+        bridge.masks(features, image_index_M=index, hidden_MD=hidden), [torch.ones(50, 77)] * count, num_points=64
+    )
+    (losses.ce + losses.dice).backward()
+    for name, parameter in bridge.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    trained = {name for name, parameter in bridge.sam.sam_mask_decoder.named_parameters() if parameter.requires_grad}
+    frozen = {name.split(".")[0] for name, _ in bridge.sam.sam_mask_decoder.named_parameters() if name not in trained}
+    assert frozen == {"output_hypernetworks_mlps", "iou_prediction_head"}
+    assert not any(name.startswith("output_hypernetworks_mlps.0.") for name in trained)
+    assert all(f"output_hypernetworks_mlps.{token}.layers.0.weight" in trained for token in (1, 2, 3))
 
 
 # The losses

@@ -120,10 +120,10 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     progress = Progress(step=1, seconds=0.0)
     save_checkpoint(folder=tmp_path, parameters=trainable(model), optimizer=optimizer, progress=progress)
     fewer = dict(list(trainable(model).items())[:-1])
-    with pytest.raises(ValueError, match=r"1 parameters are in the checkpoint or the model alone, such as second\.bias"):
+    with pytest.raises(ValueError, match=r"1 unexpected: second\.bias$"):
         load_checkpoint(folder=tmp_path, parameters=fewer, optimizer=optimizer)
     other = trainable(model) | {"second.bias": torch.nn.Parameter(torch.zeros(2))}
-    with pytest.raises(ValueError, match=r"second\.bias has shape \(1,\), the model \(2,\)"):
+    with pytest.raises(ValueError, match=r"1 of another shape: second\.bias \(1,\) instead of \(2,\)"):
         load_checkpoint(folder=tmp_path, parameters=other, optimizer=optimizer)
     state = tmp_path / "step-00000001/state.json"
     state.write_text(state.read_text().replace('"schema": 1', '"schema": 99'))
