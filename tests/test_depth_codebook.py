@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
@@ -376,7 +377,7 @@ class Dot:
 class Told(DepthCodebook):
     """A codebook of 2 x 2 pixels and 4 codes that is told what it encodes and decodes, map by map."""
 
-    def __init__(self, codes: list[list[int]], decoded: list[list[list[float]]]) -> None:
+    def __init__(self, codes: list[list[int]], decoded: list[ArrayLike]) -> None:
         super().__init__(num_codes=4, resolution=2, widths=(4,), dim=2)
         self.codes, self.maps = iter(codes), iter(decoded)
 
@@ -384,12 +385,13 @@ class Told(DepthCodebook):
         return torch.tensor([next(self.codes)])
 
     def decode(self, _):
-        return torch.tensor(next(self.maps))[None, None]
+        return torch.tensor(np.asarray(next(self.maps), np.float32))[None, None]
 
 
 def test_scores_by_hand() -> None:
-    store = {"a": np.array([[1.0, 2.0], [3.0, 5.0]]), "flat": np.full((2, 2), 4.0), "c": np.array([[0.0, 8.0], [4.0, 8.0]])}
-    # a is -1, -0.5, 0, 1 when normalised, and reads 1, 3, 3, 4; c is -1, 1, 0, 1, and reads 2, 8, 6, 4
+    store = {"a": np.array([[1.0, 2.0], [3.0, 4.0]]), "flat": np.full((2, 2), 4.0), "c": np.array([[0.0, 3.0], [1.0, 3.0]])}
+    # a is -1, -1/3, 1/3, 1 when normalised, and reads 1, 2.5, 2.5, 3.25; c is -1, 1, -1/3, 1, and reads 0.75, 3, 2.25, 1.5; all
+    # plus half a level, as values were rounded down
     told = Told(
         [[0, 0], [0, 1], [3, 3]],
         [[[-1.0, 0.0], [0.0, 0.5]], [[0.5, 0.5], [0.0, 0.0]], [[-0.5, 1.0], [0.5, 0.0]]],
@@ -406,11 +408,15 @@ def test_scores_by_hand() -> None:
 
     scores = validate_codebook(told, store=store, keys=list(store), seed=0, choose_points=choose)
     found = {row["name"]: row for row in scores.metrics}
-    mse = [(0 + 0.25 + 0 + 0.25) / 4, 0.5 / 4, (0.25 + 0 + 0.25 + 1) / 4]
+    mse = [(0 + 1 / 9 + 1 / 9 + 1 / 4) / 4, 0.5 / 4, (1 / 4 + 0 + 25 / 36 + 1) / 4]
     assert found["codebook_mse"]["value"] == pytest.approx(np.mean(mse))
     assert found["codebook_mse"]["n"] == 3
     # |found - true| / true of inverse depth; the flat map has none, and the pixel at 0 is left out
-    ratios = [(0 + 1 / 2 + 0 + 1 / 5) / 4, (0 + 2 / 4 + 4 / 8) / 3]
+    half = 3 / 510
+    ratios = [
+        (half + (0.5 + half) / 2 + (0.5 - half) / 3 + (0.75 - half) / 4) / 4,
+        (half / 3 + 1.25 + half + (1.5 - half) / 3) / 3,
+    ]
     assert found["codebook_absrel"]["value"] == pytest.approx(np.mean(ratios))
     assert found["codebook_absrel"]["n"] == 2
     assert scores.code_counts == [3, 1, 0, 2]
@@ -424,20 +430,23 @@ def test_scores_by_hand() -> None:
     assert "codebook_lookup_5" not in found, "no map admitted five points"
     assert [count for count, _ in asked] == [3, 4, 5] * 3
     assert len({drawn for _, drawn in asked}) == 9, "each question has a generator of its own"
-    np.testing.assert_array_equal(scores.maps[0], [[-1, -0.5], [0, 1]])
+    np.testing.assert_allclose(scores.maps[0], [[-1, -1 / 3], [1 / 3, 1]], rtol=1e-6)
     np.testing.assert_array_equal(scores.decoded[2], [[-0.5, 1], [0.5, 0]])
 
 
 def test_the_truth_of_absrel_is_the_map_that_was_encoded() -> None:
-    """Of a larger map the nearest pixels are encoded, and these may leave out the nearest and the farthest point."""
+    """A larger map is encoded in levels of its whole span, which what is sampled may not fill: here 2, 5, 7 and 12 of 255."""
     depth = np.full((4, 4), 100.0)
-    depth[::2, ::2] = [[1.0, 2.0], [3.0, 5.0]]
-    depth[1, 1] = 0.0
-    told = Told([[0, 0]] * 2, [[[-1.0, -0.5], [0.0, 1.0]], [[-1.0, 0.0], [0.0, 0.5]]])
+    depth[1::2, 1::2] = [[1.0, 2.0], [3.0, 5.0]]
+    depth[0, 0] = 0.0
+    levels = np.array([[2.0, 5.0], [7.0, 12.0]])
+    told = Told([[0, 0]] * 2, [levels / 127.5 - 1, levels / 127.5 - 0.8])
     scores = validate_codebook(told, store={"a": depth, "b": depth}, keys=["a", "b"], seed=0, choose_points=lambda *_: None)
     found = {row["name"]: row["value"] for row in scores.metrics}
-    assert found["codebook_mse"] == pytest.approx(0.125 / 2)
-    assert found["codebook_absrel"] == pytest.approx((0 + (1 / 2 + 1 / 5) / 4) / 2)
+    assert found["codebook_mse"] == pytest.approx(0.04 / 2)
+    read = (levels + 0.5) / 2.55
+    truth = np.array([[1.0, 2.0], [3.0, 5.0]])
+    assert found["codebook_absrel"] == pytest.approx(np.mean([np.abs(more - truth) / truth for more in (read, read + 10)]))
 
 
 def test_points_are_read_off_the_cell_that_covers_them() -> None:

@@ -67,9 +67,7 @@ class Quantizer(nn.Module):
 
     def nearest(self, vectors_PD: Tensor) -> Tensor:
         """Index of the nearest code by Euclidean distance: int64, P."""
-        # the first term, the same for all codes, makes near ties fall as in AURORA, which sums so
-        lengths_P1 = vectors_PD.square().sum(1, keepdim=True)
-        distance_PK = lengths_P1 + self.embedding.square().sum(1) - 2 * (vectors_PD @ self.embedding.T)
+        distance_PK = self.embedding.square().sum(1) - 2 * vectors_PD @ self.embedding.T
         return distance_PK.argmin(1)
 
     @torch.no_grad()
