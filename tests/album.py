@@ -1,4 +1,4 @@
-"""An album of pictures as people have them: every mode, format, orientation and damage that a folder of photographs may hold."""
+"""An album of pictures as people have them: every mode, format, orientation and damage that a folder of them may hold."""
 
 import io
 import struct
