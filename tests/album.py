@@ -70,7 +70,7 @@ def good() -> dict[str, bytes]:
         "plain.jpg": encoded(plain, "JPEG", quality=95),
         "plain": encoded(plain, "JPEG", quality=95),
         "png_called.jpg": encoded(plain, "PNG"),
-        "gif_called.jpg": encoded(plain, "GIF"),
+        "gif_called.jpg": encoded(plain, "GIF"),  # as OCR-VQA has them (haotian-liu/LLaVA#1618)
         "cmyk.jpg": encoded(plain.convert("CMYK"), "JPEG", quality=95),
         "cmyk.tif": encoded(plain.convert("CMYK"), "TIFF"),
         "gray.jpg": encoded(gray, "JPEG"),
