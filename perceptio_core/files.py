@@ -69,8 +69,9 @@ def _beside(path: Path) -> Path:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder in the order of their paths, those of linked folders too; a folder that is linked twice, or
-    into itself, is entered once. Links to nothing are among the files.
+    """All files below a folder in order, those of linked folders too, and links to nothing.
+
+    A folder that is linked twice, or into itself, is entered once.
     """
     seen: set[tuple[int, int]] = set()
 

@@ -31,6 +31,7 @@ def collected(
     *,
     root: Path,
     work: Path,
+    journals: Path | None = None,
     max_pixels: int = 10**6,
     held_out: Sequence[str] = (),
     read_back: bool = True,
@@ -38,7 +39,14 @@ def collected(
     out = work / "out"
     out.mkdir(parents=True, exist_ok=True)
     counts = collect(
-        datasets, root=root, work=work, journals=work, out=out, max_pixels=max_pixels, workers=2, held_out=held_out
+        datasets,
+        root=root,
+        work=work,
+        journals=journals or work,
+        out=out,
+        max_pixels=max_pixels,
+        workers=2,
+        held_out=held_out,
     )
     if not read_back:
         return Collected(images=[], records=[], quarantine=[], counts=counts)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from collecting import collected
 from perceptio_core.data.held_out import BY_ID, BY_LOOK, HeldOut, coco_id, read_held_out, reasons_to_leave_out
-from perceptio_core.data.images import difference_hash
+from perceptio_core.data.images import difference_hash, open_with_format
 from perceptio_core.params.sources import DatasetParams, SourcesParams
 
 
@@ -192,3 +192,101 @@ def test_places_that_are_none(root, tmp_path):
     outside = {"render": None, "root": "x", "datasets": [entry], "held_out": ["../elsewhere"]}
     with pytest.raises(ValueError, match=r"stay below it: \.\./elsewhere"):
         SourcesParams.from_mapping(outside, where="p: sources")
+
+
+def test_test_pictures_are_told_by_content_and_found_in_linked_folders(tmp_path):
+    """SEED-Bench's have no suffix; MME's folders are often links; a link into itself ends; what is no picture is said."""
+    root, store = tmp_path / "data", tmp_path / "store"
+    for folder in (root / "tests/plain", store / "inner"):
+        folder.mkdir(parents=True)
+    (root / "tests/plain/1454426_2591111986").write_bytes(encoded(scene(1)))
+    (root / "tests/plain/called.txt").write_bytes(encoded(scene(2), "TIFF"))
+    (store / "inner/x.png").write_bytes(encoded(scene(3), "GIF"))
+    (root / "tests/OCR").symlink_to(store)
+    (root / "tests/one.jpg").symlink_to(store / "inner/x.png")
+    (store / "inner/again").symlink_to(root / "tests")
+    (root / "tests/gone.jpg").symlink_to("nowhere.jpg")
+    (root / "tests/000000000123.jpg").write_bytes(b"")
+    for name in ("pictures.zip", "more.zip"):
+        (root / "tests" / name).write_bytes(b"PK\x03\x04")
+    held = read_held_out(["tests"], root=root, max_pixels=10**6, workers=2)
+    looks = [
+        difference_hash(Image.open(io.BytesIO(encoded(scene(n), kind)))) for n, kind in ((1, "JPEG"), (2, "TIFF"), (3, "GIF"))
+    ]
+    assert held.hashes == set(looks)
+    assert held.ids == {123}
+    assert {(row.file, row.reason) for row in held.refused} == {
+        ("tests", f"no pictures: 2 files {what}; nothing in them is held out")
+        for what in (".jpg, such as tests: 000000000123.jpg", ".zip, such as tests: more.zip")
+    }
+
+
+def test_tables_in_every_form_of_the_hub(tmp_path):
+    one, two = encoded(scene(1), "PNG"), encoded(scene(2), "PNG")
+    rows = [
+        {
+            "image": {"bytes": one, "path": "COCO_val2014_000000000042.jpg"},
+            "more": [{"bytes": two, "path": None}],
+            "plain": b"no",
+        },
+        {"image": {"bytes": None, "path": "000000000043.jpg"}, "more": [], "plain": encoded(scene(3))},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hub.parquet")
+    (tmp_path / "t.tsv").write_text(
+        "\ufeffindex\timage\n1\t" + base64.b64encode(encoded(scene(4))).decode() + f"\n2\n3\t{'!' * 99}\n"
+    )
+    (tmp_path / "other.tsv").write_text("index\tquestion\n1\tWhat?\n")
+    held = read_held_out(["."], root=tmp_path, max_pixels=10**6)
+    assert len(held.hashes) == 4
+    assert held.ids == {42, 43}
+    assert [(row.file, row.reason) for row in held.refused] == [
+        (".: hub.parquet, row 0, plain", f"{UNREAD} (no picture; allowed are JPEG, PNG, WEBP, GIF, BMP, TIFF)"),
+        (".: hub.parquet, row 1, image", f"{UNREAD} (the table has the name of its file alone)"),
+        (".: t.tsv, row 1", f"{UNREAD} (the row is too short to have the column image)"),
+        (".: t.tsv, row 2", f"{UNREAD} (image is not base64)"),
+        (".", "no pictures: 1 files .tsv, such as .: other.tsv; nothing in them is held out"),
+    ]
+
+
+def test_references_that_hold_nothing_out_are_said(root):
+    path = root / "refcoco/refs(unc).p"
+    images = [{"id": 1, "file_name": "mine.jpg", "height": 72, "width": 96}]
+    (root / "refcoco/instances.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    path.write_bytes(pickle.dumps([{"image_id": 1, "split": "testA"}]))
+    (refused,) = read_held_out(["refcoco/refs(unc).p"], root=root, max_pixels=10**6).refused
+    assert refused.reason == "1 test images have no COCO file name, such as mine.jpg: held out by nothing"
+    for image_id, told in ((2, "image_id 2 of a test reference is not in"), ([1], "image_id must be a whole number")):
+        path.write_bytes(pickle.dumps([{"image_id": image_id, "split": "testA"}]))
+        with pytest.raises(ValueError, match=told):
+            read_held_out(["refcoco/refs(unc).p"], root=root, max_pixels=10**6)
+
+
+def test_a_wrong_place_is_found_before_any_picture_is_decoded_and_a_changed_one_decodes_its_own_alone(
+    root, tmp_path, monkeypatch
+):
+    decoded = []
+
+    def watched(source, **how):
+        decoded.append(how.get("name"))
+        return open_with_format(source, **how)
+
+    for module in ("images", "held_out"):
+        monkeypatch.setattr(f"perceptio_core.data.{module}.open_with_format", watched)
+    (root / "empty").mkdir()
+    for wrong in ("empty", "absent", "talk.json"):
+        with pytest.raises(ValueError, match=wrong):
+            collected(TALK, root=root, work=tmp_path / "w1", journals=tmp_path, held_out=["tests/pictures", wrong])
+    assert decoded == []
+
+    first = collected(TALK, root=root, work=tmp_path / "w1", journals=tmp_path, held_out=["tests/pictures"])
+    assert len(decoded) == 13 + 1
+    decoded.clear()
+    both = collected(TALK, root=root, work=tmp_path / "w2", journals=tmp_path, held_out=["tests/pictures", "tests/blink"])
+    assert decoded == [""]  # the picture of the new place
+    assert both.counts["held_out_by_look"] == first.counts["held_out_by_look"] + 1
+    decoded.clear()
+    fresh = collected(TALK, root=root, work=tmp_path / "w3", held_out=["tests/pictures", "tests/blink"])
+    assert (fresh.images, fresh.records, fresh.quarantine) == (both.images, both.records, both.quarantine)
+    (root / "tests/pictures/a.jpg").write_bytes(encoded(scene(9)))  # a changed file is read again
+    changed = collected(TALK, root=root, work=tmp_path / "w4", journals=tmp_path, held_out=["tests/pictures"])
+    assert {row.file for row in changed.quarantine if row.reason == BY_LOOK} == {"coco/train2017/000000000009.jpg"}

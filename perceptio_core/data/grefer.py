@@ -25,7 +25,7 @@ NOTHING_ANSWER = "There is nothing like that in this image."
 def grefer_records(folder: Path, *, source: str, split: Split, root: Path, images: str | None) -> Iterator[Record | Refused]:
     """One referring record per expression of one split; `folder` and `images` lie below `root`.
 
-    References to an image or annotation that is not there, or to a crowd region, are refused, and expressions that are no texts.
+    References to an image or annotation that is not there, or to a crowd region, and expressions that are no texts are refused.
 
     Raises:
         ValueError: a file is absent or malformed.

@@ -96,7 +96,7 @@ def read_held_out(
             hashes.update(bytes.fromhex(look) for look in row["looks"])
             refused += (Refused(file=name, reason=f"{_UNREAD} ({reason})") for name, reason in row["failed"])
         strangers = [part for part in some if isinstance(part, Stranger)]
-        ids.update(number for stranger in strangers if (number := coco_id(stranger.name)) is not None)
+        ids.update(number for stranger in strangers if (number := coco_id(stranger.file.name)) is not None)
         refused += _said(place, strangers)
     known.close()
     return HeldOut(ids=frozenset(ids), hashes=frozenset(hashes), refused=tuple(refused))
@@ -119,8 +119,8 @@ def _parts(place: str, root: Path) -> Iterator[Part | Stranger | str]:
 
 def _said(place: str, strangers: Sequence[Stranger]) -> Iterator[Refused]:
     """A line for each kind of file that is no picture."""
-    first = {stranger.suffix: stranger.name for stranger in reversed(strangers)}
-    for suffix, count in sorted(Counter(stranger.suffix for stranger in strangers).items()):
+    first = {stranger.file.suffix.lower(): stranger.name for stranger in reversed(strangers)}
+    for suffix, count in sorted(Counter(stranger.file.suffix.lower() for stranger in strangers).items()):
         reason = (
             f"no pictures: {count} files {suffix or 'without a suffix'}, such as {first[suffix]}; nothing in them is held out"
         )

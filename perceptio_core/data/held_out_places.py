@@ -61,8 +61,8 @@ class Part:
 class Stranger:
     """A file in a place that is neither a picture nor a table with pictures."""
 
+    file: Path
     name: str
-    suffix: str
 
 
 def parts_of(place: str, *, root: Path) -> Iterator[Part | Stranger]:
@@ -76,7 +76,7 @@ def parts_of(place: str, *, root: Path) -> Iterator[Part | Stranger]:
         for file in files_below(path):
             name = f"{place}: {file.relative_to(path).as_posix()}"
             part = _part(file, name)
-            yield part or Stranger(name=name, suffix=file.suffix.lower())
+            yield part or Stranger(file=file, name=name)
     elif not path.is_file():
         raise ValueError(f"sources.held_out: {path} is absent")
     elif (part := _part(path, place)) is not None:

@@ -61,7 +61,7 @@ class RowsById(Mapping[int, Row]):
 
     def __getitem__(self, number: object) -> Row:
         found = None
-        if isinstance(number, int):
+        if type(number) is int:  # True is no id
             found = self._table.execute("SELECT content FROM rows WHERE id = ?", (number,)).fetchone()
         if found is None:
             raise KeyError(number)

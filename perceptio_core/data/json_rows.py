@@ -130,7 +130,7 @@ class _Careful:
 def _known(token: re.Match[bytes]) -> bytes:
     """A token, or null for one that JSON or a number of 64 bits does not know."""
     text = token[0]
-    fits = text[:1] == b'"' or (text[-1:].isdigit() and len(text) <= _MOST_DIGITS and -(1 << 63) <= int(text) < 1 << 63)
+    fits = text[:1] == b'"' or (text[-1:].isdigit() and len(text) <= _MOST_DIGITS and abs(int(text)) < 1 << 63)
     return text if fits else b"null"
 
 

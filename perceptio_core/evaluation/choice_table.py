@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import csv
 import string
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from perceptio_core.evaluation.benchmark import Item, unique
 COLUMNS = ("index", "question", "A", "B")
 ANSWER = "answer"
 POINTER_LENGTH = 64
+_LONGEST_FIELD = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,25 +56,34 @@ def read_table(file: Path) -> list[dict[str, str]]:
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
     try:
-        # Text as it stands: by default pandas would make a missing value of the options "None" and "NA".
         if file.suffix == ".xlsx":
+            # Text as it stands: by default pandas would make a missing value of the options "None" and "NA".
             table = pd.read_excel(file, dtype=str, keep_default_na=False, engine="openpyxl")
+            columns = list(table.columns)
+            records = [dict(zip(columns, values, strict=True)) for values in table.to_numpy().tolist()]
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header is cut without an error
-                table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+            columns, records = _of_tsv(file)
     except Exception as error:  # openpyxl meets broken archives with errors of many kinds
         raise ValueError(f"{file}: cannot be read as a table: {type(error).__name__}: {error}") from error
-    if "index" not in table.columns:
-        raise ValueError(f"{file}: there is no column index; there are {list(table.columns)}")
-    records = [dict(zip(table.columns, values, strict=True)) for values in table.to_numpy().tolist()]
-    for record in records:
-        if missing := [column for column, value in record.items() if not isinstance(value, str)]:
-            raise ValueError(f"{file}: index {record['index']}: the row is too short to have {', '.join(missing)}")
+    if "index" not in columns:
+        raise ValueError(f"{file}: there is no column index; there are {columns}")
     # A spreadsheet may hold the index as 12.0.
     records = [{**record, "index": str(record["index"]).removesuffix(".0")} for record in records]
     unique((record["index"] for record in records), what="index", named_in=file)
     return records
+
+
+def _of_tsv(file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows. pandas would take a row that is too short or too long for a whole one."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, delimiter="\t")
+        records = []
+        for number, row in enumerate(reader, start=1):
+            if None in row or None in row.values():
+                raise ValueError(f"row {number} (index {row.get('index')!r:.80}) has more or fewer columns than the header")
+            records.append(row)
+        return list(reader.fieldnames or ()), records
 
 
 def read_choice_rows(file: Path, *, pictures: bool = True, answers: bool = True) -> list[ChoiceRow]:
