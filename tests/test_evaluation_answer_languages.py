@@ -246,7 +246,13 @@ def test_texts_with_marks(text: str, choices: dict[str, str], expected: str | No
         # ai-twinkle/Eval#156: "choose B" without a closing mark, in traditional characters
         ("我選擇 B", "B"),
         ("應選 (A)", "A"),
+        # zai-org/GLM-V#156: tokens of a box
+        ("A is a temple. Therefore, the answer is <|begin_of_box|>B<|end_of_box|><|user|>", "B"),
+        # vllm-project/tpu-inference#3518: the answer, not the reasoning before it
+        ("<think>The answer is A. No, it may be C.</think>\n\nB", "B"),
+        ("<think>The answer is A.</think>", None),
         # ours
+        ("C looks red, D blue. <answer>B</answer>", "B"),
         ("The answer is 'B'.", "B"),
         ("The answer is b.", "B"),
         ("The answer is not A.", None),

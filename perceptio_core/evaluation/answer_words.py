@@ -78,7 +78,7 @@ LANGUAGES: Mapping[str, Language] = {
             rf"\banswer\b\s*(?:is|was|would\s+be|should\s+be|must\s+be)?\s*[:=]?\s*(?:{_NOUN})?{{L}}",
             rf"\b(?:closest|nearest)\b[^.\n]{{{{0,200}}}}?(?:\b(?:is|be)\b|:)\s*(?:{_NOUN})?{{L}}",
             r"{L}\)?\s+(?:is|seems|appears|looks|would\s+be|must\s+be)\s+(?:to\s+be\s+)?(?:the\s+)?(?:closest|nearest|correct)\b",
-            r"\\(?:boxed|fbox)\s?\{{\(?{L}",
+            r"(?:\\(?:boxed|fbox)\s?\{{|<answer>|<\|begin_of_box\|>)\s?\(?{L}",
         ),
         negations=(
             rf"\b(?:not|neither|nor|cannot\s+be|can't\s+be|isn't|rather\s+than)\s+(?:be\s+)?(?:{_NOUN})?{{L}}",

@@ -14,8 +14,8 @@ An answer counts as parsed only if it settles on one option. The rules, the firs
 6. It names one letter, apart from the article "A" and from letters inside the text of an option.
 7. It contains the text of one option. A text inside a longer option's text does not count.
 
-Letters and texts that are denied ("not A", "不是A", "not red") do not count. What the languages say is in
-`perceptio_core.evaluation.answer_words`.
+What stands before a ``</think>`` is left aside. Letters and texts that are denied ("not A", "不是A", "not red") do not count.
+What the languages say is in `perceptio_core.evaluation.answer_words`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def parse_option(text: str, *, letters: str, choices: Mapping[str, str] | None =
         letters: the letters that exist, e.g. "ABC".
         choices: text of the options by letter, where the question has them.
     """
+    text = text.rpartition("</think>")[2]  # what a reasoning model says to itself is no answer
     said = words.unboxed(words.one_blank(words.alike(text)))
     plain = words.one_blank(words.without_markdown(said))
     options = {letter: option_text(choice) for letter, choice in (choices or {}).items()}
