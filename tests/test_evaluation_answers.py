@@ -2,8 +2,14 @@
 
 import pytest
 
-from perceptio_core.evaluation.answers import choice_prompt, mentioned_letters, parse_option, read_vlmevalkit_option
-from perceptio_core.evaluation.mme import read_lmms_eval, read_official, read_vlmevalkit
+from perceptio_core.evaluation.answers import mentioned_letters, parse_option
+from perceptio_core.evaluation.choice_prompt import choice_prompt
+from perceptio_core.evaluation.harness_readings import (
+    read_lmms_eval,
+    read_mme_tool,
+    read_vlmevalkit,
+    read_vlmevalkit_option,
+)
 from perceptio_core.grammar import strip_perception
 
 LETTER_ANSWERS = [
@@ -154,13 +160,13 @@ YES_NO = [
 
 @pytest.mark.parametrize(("text", "official", "lmms_eval", "vlmevalkit"), YES_NO)
 def test_three_readings_of_yes_and_no(text: str, official: str, lmms_eval: str, vlmevalkit: str) -> None:
-    assert (read_official(text), read_lmms_eval(text), read_vlmevalkit(text)) == (official, lmms_eval, vlmevalkit)
+    assert (read_mme_tool(text), read_lmms_eval(text), read_vlmevalkit(text)) == (official, lmms_eval, vlmevalkit)
 
 
 def test_stripping_perception_repairs_the_official_reading() -> None:
     raw = "[SEG]<depth_start><depth_3><depth_0><depth_end> Yes"
-    assert read_official(raw) == "other"
-    assert read_official(strip_perception(raw)) == "yes"
+    assert read_mme_tool(raw) == "other"
+    assert read_mme_tool(strip_perception(raw)) == "yes"
 
 
 @pytest.mark.parametrize(

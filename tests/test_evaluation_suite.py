@@ -182,7 +182,11 @@ def test_suite_writes_everything(tmp_path: Path) -> None:
     assert [panel["image"] for panel in panels] == ["seed/SEED-Bench-image/0.png", "seed/SEED-Bench-image/1.png"]
     assert panels[0]["depth_codes"] == [3, 0]
     assert panels[0]["mask"]["size"] == [6, 8]
-    assert [row["name"] for row in read(tmp_path / "out/breakdown.jsonl")] == ["seed_image/vlmevalkit", "seed_image/Scene"]
+    assert [row["name"] for row in read(tmp_path / "out/breakdown.jsonl")] == [
+        "seed_image/vlmevalkit",
+        "seed_image/vlmevalkit_main",
+        "seed_image/Scene",
+    ]
     once("again")
     for file in ("predictions/seedbench.jsonl", "panels.jsonl", "breakdown.jsonl", "quarantine.jsonl"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()

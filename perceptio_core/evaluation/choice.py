@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from perceptio_core.evaluation.answers import parse_option, read_vlmevalkit_option
+from perceptio_core.evaluation.answers import RULE, parse_option
 from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped
 from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.harness_readings import OPTION_READINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class ChoiceQuestion:
 def score_choices(
     questions: Sequence[ChoiceQuestion], answers: Mapping[str, Answer], *, name: str, label: str, bootstrap: Bootstrap
 ) -> Scores:
-    """Metric `name`; ``<name>/vlmevalkit``, the same answers as VLMEvalKit reads them; ``<name>/<part>`` for the parts.
+    """Metric `name`; ``<name>/<reading>``, the same answers as others read them; ``<name>/<part>`` for the parts.
 
     Args:
         questions: at least one.
@@ -42,30 +43,40 @@ def score_choices(
         for question in questions
     ]
     hits = [letter == question.item.expected for letter, question in zip(parsed, questions, strict=True)]
-    as_vlmevalkit = [
-        read_vlmevalkit_option(answers[question.item.item_id].text, question.choices) == question.item.expected
-        for question in questions
-    ]
     unparsed = sum(letter is None for letter in parsed)
-    rule = f"{label}: accuracy, letter read by rules, {unparsed} of {len(hits)} unparsed count as wrong"
+    rule = f"{label}: accuracy, {RULE}"
     unit = "per question"
     parts = grouped(range(len(hits)), lambda index: questions[index].part)
     return Scores(
-        headline=[accuracy(hits, name=name, protocol=rule, bootstrap=bootstrap, unit=unit)],
-        main=name,
-        breakdown=[
+        headline=[
             accuracy(
-                as_vlmevalkit,
-                name=f"{name}/vlmevalkit",
-                protocol=f"{label}: accuracy, letter read by VLMEvalKit's exact matching",
+                hits,
+                name=name,
+                protocol=f"{rule}, {unparsed} of {len(hits)} unparsed count as wrong",
                 bootstrap=bootstrap,
                 unit=unit,
+            )
+        ],
+        main=name,
+        breakdown=[
+            *(
+                accuracy(
+                    [
+                        reading.read(answers[question.item.item_id].text, question.choices) == question.item.expected
+                        for question in questions
+                    ],
+                    name=f"{name}/{named}",
+                    protocol=f"{label}: accuracy, option by the exact matching of {reading.source}",
+                    bootstrap=bootstrap,
+                    unit=unit,
+                )
+                for named, reading in OPTION_READINGS.items()
             ),
             *(
                 accuracy(
                     [hits[index] for index in members],
                     name=f"{name}/{part}",
-                    protocol=f"{label}: accuracy, letter read by rules, unparsed count as wrong",
+                    protocol=f"{rule}, unparsed count as wrong",
                     bootstrap=bootstrap,
                     unit=unit,
                 )

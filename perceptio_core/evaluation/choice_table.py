@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from perceptio_core.evaluation.answers import choice_prompt
 from perceptio_core.evaluation.benchmark import Item, unique
+from perceptio_core.evaluation.choice_prompt import choice_prompt, table_language
 
 COLUMNS = ("index", "question", "A", "B")
 ANSWER = "answer"
@@ -102,10 +102,11 @@ def read_choice_rows(file: Path, *, pictures: bool = True, answers: bool = True)
     if missing := [column for column in columns if records and column not in records[0]]:
         raise ValueError(f"{file}: columns {missing} are missing; there are {list(records[0])}")
     images = {record["index"]: record.get("image", "") for record in records}
-    return [_row(record, images if pictures else None, file) for record in records]
+    language = table_language(file, (record["question"] for record in records))
+    return [_row(record, images if pictures else None, file, language) for record in records]
 
 
-def _row(record: Mapping[str, str], images: Mapping[str, str] | None, file: Path) -> ChoiceRow:
+def _row(record: Mapping[str, str], images: Mapping[str, str] | None, file: Path, language: str) -> ChoiceRow:
     index = record["index"]
     if not index.isdecimal():
         raise ValueError(f"{file}: index {index!r} is not a number")
@@ -116,7 +117,7 @@ def _row(record: Mapping[str, str], images: Mapping[str, str] | None, file: Path
     item = Item(
         item_id=index,
         image=b"" if images is None else _image(index, images, file),
-        question=choice_prompt(record["question"], choices, hint=record.get("hint", "")),
+        question=choice_prompt(record["question"], choices, hint=record.get("hint", ""), language=language),
         expected=expected,
     )
     fields = {column: value for column, value in record.items() if column != "image"}

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from perceptio_core.data.records import inside, spread
-from perceptio_core.evaluation.answers import mentioned_letters, parse_option
+from perceptio_core.evaluation.answers import RULE, mentioned_letters, parse_option
 from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, accuracy, grouped, said, unique
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.jsonl import read_jsonl
@@ -78,10 +78,7 @@ class HardBlink:
             named = mentioned_letters(text, letters=letters) | ({parsed} if parsed else set())
             strict.setdefault(question.subset, []).append(parsed == question.item.expected)
             lenient.setdefault(question.subset, []).append(question.item.expected in named)
-        rule = (
-            "HardBLINK, generated answers, strict: the one letter the answer settles on, "
-            f"{unparsed} of {len(self._questions)} unparsed count as wrong"
-        )
+        rule = f"HardBLINK, generated answers, strict: {RULE}, {unparsed} of {len(self._questions)} unparsed count as wrong"
         headline = [
             accuracy(hits, name=f"hardblink_{n}", protocol=rule, bootstrap=bootstrap, unit=f"{n} points, per question")
             for n, hits in strict.items()

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perceptio_core.data.records import spread
-from perceptio_core.evaluation.answers import parse_option, read_vlmevalkit_option
+from perceptio_core.evaluation.answers import RULE, parse_option
 from perceptio_core.evaluation.benchmark import Answer, Item, Scores, accuracy, grouped
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.choice_table import ChoiceRow, read_choice_rows
+from perceptio_core.evaluation.harness_readings import OPTION_READINGS
 from perceptio_core.evaluation.official_files import described
 
 ROTATION = 1_000_000
@@ -55,7 +56,7 @@ class MMBench:
         return [row for question in self._questions for row in question]
 
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
-        """mmbench; as parts mmbench/vlmevalkit, the same answers as VLMEvalKit reads them, and splits and categories.
+        """mmbench; as parts mmbench/<reading>, the same answers as others read them, and splits and categories.
 
         Without right answers there is no metric.
         """
@@ -75,23 +76,25 @@ class MMBench:
         }
         hits = [all(correct[row.item.item_id] for row in question) for question in self._questions]
         rule = (
-            f"MMBench circular, {self._label}: all rotations of a question right, {len(parsed)} rows; letter read by rules, "
+            f"MMBench circular, {self._label}: all rotations of a question right, {len(parsed)} rows; {RULE}, "
             f"{unparsed} unparsed count as wrong"
         )
         unit = "per question"
         headline = [accuracy(hits, name="mmbench", protocol=rule, bootstrap=bootstrap, unit=unit)]
-        as_vlmevalkit = [
-            all(read_vlmevalkit_option(answers[row.item.item_id].text, row.choices) == row.item.expected for row in question)
-            for question in self._questions
-        ]
         breakdown = [
             accuracy(
-                as_vlmevalkit,
-                name="mmbench/vlmevalkit",
-                protocol=f"MMBench circular, {self._label}, {len(parsed)} rows; letter read by VLMEvalKit's exact matching",
+                [
+                    all(reading.read(answers[row.item.item_id].text, row.choices) == row.item.expected for row in question)
+                    for question in self._questions
+                ],
+                name=f"mmbench/{named}",
+                protocol=(
+                    f"MMBench circular, {self._label}, {len(parsed)} rows; option by the exact matching of {reading.source}"
+                ),
                 bootstrap=bootstrap,
                 unit=unit,
             )
+            for named, reading in OPTION_READINGS.items()
         ]
         for part in ("split", "l2-category", "category"):
             pairs = [(question[0].field(part), hit) for question, hit in zip(self._questions, hits, strict=True)]

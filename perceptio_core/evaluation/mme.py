@@ -12,7 +12,6 @@ all three readings are computed, the headline is the official one.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.benchmark import Answer, Item, Metric, Scores, grouped
 from perceptio_core.evaluation.bootstrap import Bootstrap, Floats
+from perceptio_core.evaluation.harness_readings import YES_NO_READINGS
 from perceptio_core.evaluation.mme_release import read_release, release_folders
 
 PERCEPTION = (
@@ -39,41 +39,6 @@ PERCEPTION = (
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 _PARTS = {"perception": PERCEPTION, "cognition": COGNITION}
 _log = logging.getLogger(__name__)
-
-
-def read_official(text: str) -> str:
-    """yes, no or other, as the benchmark's own ``calculation.py``: by the first four characters."""
-    start = text.lower()[:4]
-    return "yes" if "yes" in start else "no" if "no" in start else "other"
-
-
-def read_lmms_eval(text: str) -> str:
-    """yes, no or other, as lmms-eval: trimmed, without full stops; a lone y or n counts."""
-    trimmed = text.lower().strip().replace(".", "")
-    return {"y": "yes", "n": "no"}.get(trimmed) or read_official(trimmed)
-
-
-def read_vlmevalkit(text: str) -> str:
-    """yes, no or unknown, as VLMEvalKit: exactly one of the words yes and no occurs, after VQA's punctuation rule."""
-    words = set(_vqa_punctuation(text.lower()).split())
-    return {(True, False): "yes", (False, True): "no"}.get(("yes" in words, "no" in words), "unknown")
-
-
-READINGS: dict[str, Callable[[str], str]] = {
-    "official": read_official,
-    "lmms_eval": read_lmms_eval,
-    "vlmevalkit": read_vlmevalkit,
-}
-
-
-def _vqa_punctuation(text: str) -> str:
-    """VQA's rule: a mark is dropped if it touches a space anywhere or a number like 1,000 occurs, else it is a space."""
-    thousands = re.search(r"\d,\d", text) is not None
-    spaced = text
-    for mark in ';/[]"{}()=+\\_-><@`,?!':
-        touches_space = f"{mark} " in text or f" {mark}" in text
-        spaced = spaced.replace(mark, "" if thousands or touches_space else " ")
-    return re.sub(r"\.(?!\d)", "", spaced, count=32)  # 32 is re.UNICODE, which that scorer passes as the count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +87,8 @@ class MME:
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
         """mme_perception and mme_cognition; subtasks and the other readings as parts."""
         headline, breakdown = [], []
-        for reading, read in READINGS.items():
-            values = self._values(answers, read)
+        for reading, rule in YES_NO_READINGS.items():
+            values = self._values(answers, rule.read)
             for part, tasks in _PARTS.items():
                 present = {task: values[task] for task in tasks if task in values}
                 if not present:
@@ -135,7 +100,7 @@ class MME:
                     ]
                 else:
                     breakdown.append(self._metric(f"mme_{part}/{reading}", present, part, reading, bootstrap))
-        read_as = {item.item_id: read_official(answers[item.item_id].text) for item in self.items}
+        read_as = {item.item_id: YES_NO_READINGS["official"].read(answers[item.item_id].text) for item in self.items}
         return Scores(
             headline=headline,
             main=headline[0].name,
@@ -165,7 +130,8 @@ class MME:
             n=sum(len(rows) for rows in strata),
             protocol=(
                 f"MME {part}, 100 x (acc + acc+) summed over {len(values)} of {len(_PARTS[part])} subtasks "
-                f"(at most {200 * len(values)}), {reading} reading; images scored: {counts}; per image"
+                f"(at most {200 * len(values)}); yes and no read by {YES_NO_READINGS[reading].source}; "
+                f"images scored: {counts}; per image"
             ),
         )
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.records import inside, spread
-from perceptio_core.evaluation.answers import choice_prompt
 from perceptio_core.evaluation.benchmark import Answer, Item, Scores, read_json, said
 from perceptio_core.evaluation.bootstrap import Bootstrap
 from perceptio_core.evaluation.choice import ChoiceQuestion, score_choices
+from perceptio_core.evaluation.choice_prompt import choice_prompt
 from perceptio_core.evaluation.choice_table import ChoiceRow, read_choice_rows
 from perceptio_core.evaluation.official_files import described
 
