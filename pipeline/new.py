@@ -49,10 +49,12 @@ def new(
         steps: of the training; None: `EPOCHS` of the questions and masks.
 
     Raises:
-        ValueError: the profile exists, or the data cannot be used (`read_own`).
+        ValueError: the name or the number of steps is none, the profile exists, or the data cannot be used (`read_own`).
     """
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
         raise ValueError(f"{name!r}: the name of a profile is made of letters, digits, - and _")
+    if steps is not None and steps < 1:
+        raise ValueError(f"--steps {steps}: at least 1")
     path = PROFILES / f"{name}.yaml"
     if path.exists():
         raise ValueError(f"{path} exists already; remove it, or choose another name")
