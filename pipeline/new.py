@@ -198,7 +198,8 @@ def describe(data: OwnData, values: dict[str, Any], *, base: str, share: float, 
         f"{_epochs(data, cotrain, share):.0f} times; codebook {codebook['steps']} steps"
     )
     lines.append("            full, and beside it the control: the same without perception tokens")
-    lines.append(f"answers     at most {evaluate['max_new_tokens']} tokens, by the longest of yours")
+    told = "by the longest of yours" if evaluate["max_new_tokens"] < _MOST_TOKENS else "some of yours may be longer"
+    lines.append(f"answers     at most {evaluate['max_new_tokens']} tokens: {told}")
     lines.append(f"the rest    as in {PROFILES / base}.yaml")
     return [part for line in lines for part in line.split("\n")]
 
