@@ -49,10 +49,12 @@ def new(
         steps: of the training; None: `EPOCHS` of the questions and masks.
 
     Raises:
-        ValueError: the profile exists, or the data cannot be used (`read_own`).
+        ValueError: the name or the number of steps is none, the profile exists, or the data cannot be used (`read_own`).
     """
     if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
         raise ValueError(f"{name!r}: the name of a profile is made of letters, digits, - and _")
+    if steps is not None and steps < 1:
+        raise ValueError(f"--steps {steps}: at least 1")
     path = PROFILES / f"{name}.yaml"
     if path.exists():
         raise ValueError(f"{path} exists already; remove it, or choose another name")
@@ -196,7 +198,8 @@ def describe(data: OwnData, values: dict[str, Any], *, base: str, share: float, 
         f"{_epochs(data, cotrain, share):.0f} times; codebook {codebook['steps']} steps"
     )
     lines.append("            full, and beside it the control: the same without perception tokens")
-    lines.append(f"answers     at most {evaluate['max_new_tokens']} tokens, by the longest of yours")
+    told = "by the longest of yours" if evaluate["max_new_tokens"] < _MOST_TOKENS else "some of yours may be longer"
+    lines.append(f"answers     at most {evaluate['max_new_tokens']} tokens: {told}")
     lines.append(f"the rest    as in {PROFILES / base}.yaml")
     return [part for line in lines for part in line.split("\n")]
 

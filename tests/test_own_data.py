@@ -322,6 +322,7 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path: Path, capsys: pyt
         ({"coco": "c.txt"}, r"--coco .*c\.txt: allowed are \.json"),
         ({"questions": None}, r"give --questions TABLE, --coco FILE, or both"),
         ({"base": "mini"}, r"--base mini: allowed are the profiles for real pictures, .*perceptio-1b"),
+        ({"steps": 0}, r"--steps 0: at least 1"),
         ({"name": "my set"}, r"'my set': the name of a profile is made of letters, digits, - and _"),
         ({"name": "realdata"}, r"profiles/realdata\.yaml exists already"),
         ({"questions": "columns.csv"}, r"columns\.csv: lacks the columns question, answer; it has image, text"),

@@ -167,8 +167,8 @@ def _of_parquet(path: Path) -> Iterator[dict[str, Any] | str]:
     kind = file.schema_arrow.field(columns["image"]).type
     if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raise ValueError(
-            f"{path}: its column {columns['image']} holds the pictures themselves; allowed are names of files: write each picture "
-            "to a file below the table's folder, and its name into the column"
+            f"{path}: its column {columns['image']} holds the pictures themselves; allowed are names of files: write each "
+            "picture to a file below the table's folder, and its name into the column"
         )
     for batch in file.iter_batches(columns=list(columns.values())):
         for row in batch.to_pylist():
