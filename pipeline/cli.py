@@ -1,5 +1,5 @@
-"""The command ``perceptio``: the pipeline or a stage, what a file came from, a model asked, answers scored, compared or
-exported, the study, a conversion, shards brought to a store.
+"""The command ``perceptio``: the pipeline or a stage, what a file came from, a model asked or published, answers
+scored, compared or exported, the study, a conversion, shards brought to a store.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ CONVERSIONS = {
     "codebook": "the depth VQ-VAE of AURORA or MolmoAct (vae-final.pt) -> a depth codebook folder",
     "sa2va": "a Sa2VA folder on InternVL -> internvl/ and sam2/ for co-training, its [SEG] and prompt MLP included",
 }
+_PREDICT_USAGE = """perceptio predict [options] PICTURE... QUESTION
+       perceptio predict [options] PICTURE... -q QUESTION [-q QUESTION ...]"""
 
 
 def main() -> None:
@@ -58,11 +60,25 @@ def main() -> None:
     )
     new.add_argument("--steps", type=int, metavar="N", help="of the training (default: by the number of questions)")
 
-    predict = commands.add_parser("predict", help="answer a question about an image; write its mask and depth pictures")
-    predict.add_argument("image", type=Path, metavar="IMAGE")
-    predict.add_argument("question", metavar="QUESTION")
-    predict.add_argument("--checkpoint", type=Path, help="default: artifacts/<active profile>/cotrain/full/checkpoint")
-    predict.add_argument("--out", type=Path, default=Path(), help="folder for the pictures (default: this one)")
+    predict = commands.add_parser(
+        "predict", help="answer questions about pictures; write masks and depth maps as pictures", usage=_PREDICT_USAGE
+    )
+    predict.add_argument("paths", nargs="+", metavar="PICTURE", help="pictures and folders of them, the question behind them")
+    predict.add_argument(
+        "-q", "--question", action="append", metavar="QUESTION", help="asked of every picture; may be given several times"
+    )
+    predict.add_argument(
+        "--checkpoint", help="folder, or OWNER/NAME on the hub (default: artifacts/<active profile>/cotrain/full/checkpoint)"
+    )
+    predict.add_argument("--out", type=Path, default=Path(), help="folder for masks and depth maps (default: this one)")
+    predict.add_argument("--json", action="store_true", help="print a line of JSON per picture and question")
+    predict.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU where there is one)")
+    predict.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="(default: as the checkpoint was saved)")
+
+    publish = commands.add_parser("publish", help="bring a trained checkpoint, its scores in its card, to the Hugging Face hub")
+    publish.add_argument("repo", metavar="OWNER/NAME", help="made if absent")
+    publish.add_argument("--variant", default="full", help="of the active profile (default: full)")
+    publish.add_argument("--private", action="store_true", help="a repository that is made is private")
 
     run = commands.add_parser("run", help="run one stage through dvc, here or on a cluster; what it reads must be up to date")
     run.add_argument("stage", metavar="STAGE", help="as in evaluate@full; cotrain stands for all its variants, one by one")
@@ -155,6 +171,8 @@ def main() -> None:
         sys.argv = [f"perceptio {arguments.command}", *rest]
         runpy.run_module(f"stages.{arguments.command}", run_name="__main__")
         return
+    if arguments.command == "predict" and not any(text.startswith("-") for text in rest):
+        arguments.paths, rest = [*arguments.paths, *rest], []  # argparse leaves what comes behind an option
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -285,17 +303,44 @@ def _ui(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from pipeline.predict import predict
+    from pipeline.settings import PARAMS_FILE, read_active
+    from stages.common import StagePaths
+
+    *paths, last = arguments.paths
+    questions = arguments.question or []
+    if questions:
+        paths = [*paths, last]
+    elif not paths or Path(last).exists():
+        raise ValueError(f"{last}: the last argument is the question, or --question gives one or several")
+    else:
+        questions = [last]
+    if arguments.checkpoint is None and not PARAMS_FILE.is_file():
+        raise ValueError(f"there is no {PARAMS_FILE} here that says which model was trained: name one by --checkpoint")
+    checkpoint = arguments.checkpoint or StagePaths(read_active().profile).out("cotrain", "full") / "checkpoint"
+    from pipeline.predict import predict  # brings torch, which takes seconds
+
+    read = predict(
+        paths=[Path(path) for path in paths],
+        questions=questions,
+        checkpoint=checkpoint,
+        out=arguments.out,
+        as_json=arguments.json,
+        device=arguments.device,
+        dtype=arguments.dtype,
+    )
+    if not read:
+        sys.exit(1)
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from pipeline.publish import publish
     from pipeline.settings import read_active
     from stages.common import StagePaths
 
-    trained = StagePaths(read_active().profile).out("cotrain", "full") / "checkpoint"
-    predict(
-        image_path=arguments.image,
-        question=arguments.question,
-        checkpoint=arguments.checkpoint or trained,
-        out=arguments.out,
-    )
+    paths = StagePaths(read_active().profile)
+    checkpoint = paths.made("cotrain", arguments.variant) / "checkpoint"
+    scores = paths.out("evaluate", arguments.variant) / "metrics.json"
+    print(publish(checkpoint, arguments.repo, scores=scores if scores.is_file() else None, private=arguments.private))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -388,6 +433,7 @@ _COMMANDS = {
     "lineage": _lineage,
     "ui": _ui,
     "predict": _predict,
+    "publish": _publish,
     "compare": _compare,
     "score": _score,
     "export": _export,

@@ -16,6 +16,7 @@ from perceptio_core.data.mixture import require_samples
 from perceptio_core.model.adapters import add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
+from perceptio_core.model.card import model_card
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.params import load_profile
@@ -34,7 +35,8 @@ from stages.common import StagePaths, fingerprint, publish, stage_arguments, wri
 DESCRIPTION = """Co-train one variant of Perceptio.
 
 Reads   artifacts/<profile>/joint_shards, artifacts/<profile>/foundations/{internvl,sam2}, artifacts/<profile>/depth_codebook,
-        and the sections cotrain and variants of the profile: a variant overrides single keys of cotrain.
+        and the sections cotrain and variants of the profile: a variant overrides single keys of cotrain; for the model card,
+        foundations.
 Does    trains LoRA adapters, the projector, the rows of the added tokens, the prompt MLP and SAM2's mask decoder on the
         full sequence (segmentation tokens, depth tokens, answer), after the prompt MLP was centred on the mean state at
         [SEG]; a killed run goes on from its last checkpoint. Says first how many epochs the mixture comes to for each
@@ -44,7 +46,7 @@ Does    trains LoRA adapters, the projector, the rows of the added tokens, the p
           accelerate launch -m stages.cotrain --profile P --variant V
           torchrun --nproc-per-node=N -m stages.cotrain --profile P --variant V
 Writes  artifacts/<profile>/cotrain/<variant>/
-          checkpoint/   the model with merged adapters and its processor, in Hugging Face's layout
+          checkpoint/   the model with merged adapters, its processor and its model card, in Hugging Face's layout
           curves/       each loss by step (DVCLive)
           metrics.json  losses at the end, time, throughput, peak memory and its estimate; per task how many samples were
                         drawn, how often each, and their share beside the one that the mixture asks for
@@ -62,7 +64,8 @@ def main() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         tie(os.getppid())  # a rank, which may be one of a `torchrun` that others have started
     arguments = stage_arguments(DESCRIPTION, variant=True)
-    params = load_profile(arguments.profile).variant(arguments.variant)
+    profile = load_profile(arguments.profile)
+    params = profile.variant(arguments.variant)
     paths = StagePaths(arguments.profile)
     shards, foundations, codebook = paths.made("joint_shards"), paths.made("foundations"), paths.made("depth_codebook")
     require_samples(params.mixture.weights, json.loads((shards / "index.json").read_text("utf-8"))["counts"].get("train", {}))
@@ -121,8 +124,18 @@ def main() -> None:
         load_parameters(last_checkpoint(work / "checkpoints"), trained)
     out = work / "out"
     shutil.rmtree(out, ignore_errors=True)
-    _bare(accelerator, model).save_pretrained(out / "checkpoint")
+    bare = _bare(accelerator, model)
+    bare.save_pretrained(out / "checkpoint")
     processor.save_pretrained(out / "checkpoint")
+    card = model_card(
+        profile=arguments.profile,
+        variant=arguments.variant,
+        params=params,
+        foundations=profile.foundations,
+        data=json.loads((shards / "index.json").read_text(encoding="utf-8"))["data"],
+        parameters=bare.num_parameters(),
+    )
+    (out / "checkpoint" / "README.md").write_text(card, encoding="utf-8")
     shutil.copytree(work / "curves", out / "curves")
     metrics = training_metrics(curves=work / "curves", result=result, steps=params.steps, batch_size=params.batch_size)
     for task, drawn in batches.drawn(params.steps).items():

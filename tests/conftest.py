@@ -1,8 +1,12 @@
 """Tests with one of the marks below run only where the command line names the mark; and what several files of tests share."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from fake_pipeline import FakePipeline, fake_pipeline
+from hub_server import Hub, hub_server
 
 _MARKS = ("on_request", "rgw")
 
@@ -25,3 +29,10 @@ def up_to_codebook(tmp_path_factory: pytest.TempPathFactory) -> FakePipeline:
     made.dvc("repro", "depth_codebook")
     made.ran()
     return made
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A local hub of models, for `huggingface_hub` in this process."""
+    with hub_server(tmp_path / "cache") as served:
+        yield served

@@ -1,13 +1,7 @@
 """Stage `foundations` on a local server that answers as the hub does, on its cache, and on folders fetched beforehand."""
 
 import hashlib
-import json
 import logging
-import re
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,96 +14,14 @@ from transformers import (
     Sam2Model,
 )
 
+from hub_server import REVISION, Hub, etag
 from perceptio_core.params.foundations import FoundationsParams
 from perceptio_core.segmentation import sam2
 from perceptio_core.segmentation.sam2 import load_sam2
 from stages import foundations
 
-REVISION = "0123456789" * 4
 SMALL = Path(__file__).parents[1] / "foundations/mini"
 """Small models of the classes, and in the folders, of OpenGVLab's InternVL3-hf and of Depth Anything V2."""
-
-
-def git_id(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def etag(name: str, content: bytes) -> str:
-    """What the hub calls a file: weights lie in its large storage, by their sha256; texts in git."""
-    return hashlib.sha256(content).hexdigest() if name.endswith((".safetensors", ".pt")) else git_id(content)
-
-
-def entry(name: str, content: bytes) -> dict[str, object]:
-    """A file in the hub's listing of a repository."""
-    row: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": git_id(content)}
-    if etag(name, content) != git_id(content):
-        row["lfs"] = {"oid": etag(name, content), "size": len(content), "pointerSize": 130}
-    return row
-
-
-@dataclass
-class Hub:
-    """Repositories at one commit, and what was asked for."""
-
-    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
-    cut: set[str] = field(default_factory=set)
-    """Files of which the first answer breaks off in the middle."""
-    url: str = ""
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    served = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            served.asked.append((self.command, self.path, self.headers.get("Range")))
-            listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(\w+)", self.path.partition("?")[0])
-            file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", self.path)
-            if listing and listing[1] in served.files and listing[2] == REVISION:
-                tree = [entry(name, content) for name, content in served.files[listing[1]].items()]
-                self.answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
-            elif file and file[2] == REVISION and file[3] in served.files.get(file[1], {}):
-                content = served.files[file[1]][file[3]]
-                headers = {"ETag": f'"{etag(file[3], content)}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
-                start = int(re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])  # type: ignore[index]
-                if start:
-                    headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-                broken = self.command == "GET" and file[3] in served.cut
-                self.answer(206 if start else 200, content[start:], headers, broken=broken)
-                served.cut -= {file[3]} if broken else set()
-            else:
-                self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-
-        def answer(self, status: int, content: bytes, headers: dict[str, str], *, broken: bool = False) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content[: len(content) // 2] if broken else content)
-            self.close_connection = broken
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    served.url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", served.url)
-    template = "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE"
-    monkeypatch.setattr(template, f"{served.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield served
-    server.shutdown()
-    server.server_close()
 
 
 def small_sam2(folder: Path) -> Path:

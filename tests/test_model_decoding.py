@@ -23,7 +23,7 @@ def parts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prompts(parts):
-    return parts[1](pictures(), QUESTIONS)
+    return parts[1].prompts(pictures(), QUESTIONS)
 
 
 def pictures():

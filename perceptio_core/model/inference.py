@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 from perceptio_core.model.decoding import MAX_MASKS
 from perceptio_core.model.modeling import Generated, PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,22 +56,33 @@ class Perceptor:
         self.model, self.processor, self.batch_size = model.eval(), processor, batch_size
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | None = None, batch_size: int = 64) -> Self:
-        """Read a checkpoint folder of co-training; it holds all parts, SAM2 and codebook included.
+    def from_pretrained(
+        cls, name: str | Path, *, device: str | None = None, dtype: str | None = None, batch_size: int = 64
+    ) -> Self:
+        """Read a checkpoint of co-training; it holds all parts, SAM2 and codebook included.
 
         Args:
-            folder: the checkpoint.
+            name: folder of the checkpoint, or a repository of the hub (owner/name).
             device: torch device; by default the GPU where there is one.
+            dtype: of the language model, such as "bfloat16"; by default as it was saved. Masks and depth stay float32.
             batch_size: most questions per pass.
 
         Raises:
-            ValueError: no checkpoint is there.
+            ValueError: no checkpoint is there, or no such device.
         """
-        if not Path(folder, "config.json").is_file():
-            raise ValueError(f"{folder}: no trained model here; `perceptio repro` trains one")
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = PerceptioForConditionalGeneration.from_pretrained(folder)
-        return cls(model=model.to(device), processor=PerceptioProcessor.from_pretrained(folder), batch_size=batch_size)
+        if not Path(name, "config.json").is_file() and (Path(name).is_dir() or not _REPOSITORY.fullmatch(str(name))):
+            raise ValueError(f"{name}: no trained model here; `perceptio repro` trains one")
+        wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {wanted}: {str(error).splitlines()[0]}") from error
+        try:
+            model = PerceptioForConditionalGeneration.from_pretrained(name, dtype=dtype or "auto")
+            processor = PerceptioProcessor.from_pretrained(name)
+        except OSError as error:
+            raise ValueError(f"{name}: no checkpoint that can be read: {' '.join(str(error).split())}") from error
+        return cls(model=model.to(wanted), processor=processor, batch_size=batch_size)
 
     def predict(
         self,
