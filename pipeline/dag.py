@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import networkx
+from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
+from dvc.scm import SCMError
 
 from perceptio_core.tied import tied
 from pipeline.machine import Limits
@@ -109,9 +111,16 @@ def locked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _repo() -> Iterator[Repo]:
+    """DVC's view of the checkout. Raises ValueError with DVC's own sentence where it has none."""
     logging.getLogger("dvc").setLevel(logging.ERROR)  # its warnings belong to `dvc` on the command line
-    with contextlib.closing(Repo(_wait_for_lock=True)) as repo:
-        try:
+    try:
+        with contextlib.closing(Repo(_wait_for_lock=True)) as repo:
             yield repo
-        except LockError as error:
-            raise ValueError(f"another `dvc` is at work in this checkout; wait for it to end ({error})") from error
+    except LockError as error:
+        raise ValueError(f"another `dvc` is at work in this checkout; wait for it to end ({error})") from error
+    except SCMError as error:
+        raise ValueError(
+            f"{error}, and DVC needs one: `git init` makes it; or `dvc config --local core.no_scm true`"
+        ) from error
+    except DvcException as error:  # such as a dvc.lock that a merge has left with marks in it
+        raise ValueError(f"dvc: {error}") from error
