@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import os
 import runpy
 import signal
@@ -184,6 +185,11 @@ def main() -> None:
     except BrokenPipeError:  # as `| head` leaves; what Python would still flush at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        print(f"perceptio: {error.filename}: {error.strerror}; whoever runs this must be able to write there", file=sys.stderr)
+        sys.exit(2)
 
 
 def _repro(arguments: argparse.Namespace) -> None:

@@ -4,11 +4,14 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import networkx
+from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
+from dvc.scm import SCMError
 
 from perceptio_core.tied import tied
 from pipeline.machine import Limits
@@ -81,6 +84,19 @@ def repro_command(*arguments: str) -> list[str]:
     return tied("dvc", "--wait-for-lock", "repro", "-s", *arguments)
 
 
+def _see_that_links_reach(repo: Repo) -> None:
+    """See that DVC's cache can hold an output as the same file; DVC itself says that it cannot when the stage has run."""
+    outputs = Path("artifacts") if Path("artifacts").exists() else Path()
+    cache = Path(repo.cache.local.path)
+    while not cache.exists():
+        cache = cache.parent
+    if repo.cache.local.cache_types == ["hardlink"] and cache.stat().st_dev != outputs.stat().st_dev:
+        raise ValueError(
+            f"{outputs.absolute()} and DVC's cache {repo.cache.local.path} lie on two disks, so that no file can be in both: "
+            "`dvc cache dir --local FOLDER` names one on the same disk; by `dvc config --local cache.type copy` all lies twice"
+        )
+
+
 def _expand(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
     if not wanted:
         return list(known)
@@ -109,9 +125,15 @@ def locked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _repo() -> Iterator[Repo]:
+    """DVC's view of the checkout. Raises ValueError with DVC's own sentence where it has none."""
     logging.getLogger("dvc").setLevel(logging.ERROR)  # its warnings belong to `dvc` on the command line
-    with contextlib.closing(Repo(_wait_for_lock=True)) as repo:
-        try:
+    try:
+        with contextlib.closing(Repo(_wait_for_lock=True)) as repo:
+            _see_that_links_reach(repo)
             yield repo
-        except LockError as error:
-            raise ValueError(f"another `dvc` is at work in this checkout; wait for it to end ({error})") from error
+    except LockError as error:
+        raise ValueError(f"another `dvc` is at work in this checkout; wait for it to end ({error})") from error
+    except SCMError as error:
+        raise ValueError(f"{error}, which DVC needs: `git init` makes it; or `dvc config --local core.no_scm true`") from error
+    except DvcException as error:  # such as a dvc.lock that a merge has left with marks in it
+        raise ValueError(f"dvc: {error}") from error

@@ -138,6 +138,8 @@ def _pip_settings() -> dict[str, list[str]]:
 
 
 def _run(command: list[str | Path], environment: dict[str, str] | None = None) -> None:
+    # A user's pip may be set to install for the user alone, which pip refuses in a virtual environment.
+    environment = {**(os.environ if environment is None else environment), "PIP_USER": "0"}
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT, env=environment)
 
 

@@ -108,7 +108,7 @@ def reproduce(plan: Plan, *, profile: str, limits: Limits) -> Outcome:
         server = contextlib.ExitStack()
         atexit.register(server.close)  # Prefect has more to tell it after the run
         # The server that Prefect would bring lives on where this process is killed.
-        os.environ["PREFECT_API_URL"], _ = server.enter_context(serving(port=None, pages=False))
+        os.environ["PREFECT_API_URL"], _ = server.enter_context(serving(port=None))
         refresh_global_settings_context()
     try:
         state: State[Any] = _repro_flow.with_options(task_runner=runner)(plan, profile, slots, outcome, return_state=True)

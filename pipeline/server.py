@@ -15,22 +15,23 @@ _START_WITHIN_S = 600
 
 
 @contextlib.contextmanager
-def serving(*, port: int | None, pages: bool) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serving(*, port: int | None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Prefect's server, up: the address of its API, and its process, which ends with this one.
+
+    Its messages go to a file beside its database.
 
     Args:
         port: None: any that is free.
-        pages: serve the pages too; the server's own messages go to a file beside its database.
 
     Raises:
         ValueError: it does not start; names the file that says why.
     """
+    log = server_file().with_name("run-server.log" if port is None else "server.log")
     port = port or _free_port()
     api = f"http://{HOST}:{port}/api"
-    log = server_file().with_name("server.log" if pages else "run-server.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     # The pages ask the address that is set here, whatever the port.
-    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": api, "PREFECT_SERVER_UI_ENABLED": str(pages)}
+    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": api}
     command = tied("prefect", "--no-prompt", "server", "start", "--host", HOST, "--port", str(port))
     with log.open("wb") as stream:
         server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)

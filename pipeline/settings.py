@@ -92,7 +92,7 @@ def answers(api: str) -> bool:
 
 
 def prepare_environment() -> None:
-    """Set what must be in the environment before DVC or Prefect is imported; what the user has set stays."""
+    """Set what must be in the environment before DVC or Prefect is imported; what the user has set stays, but the shell."""
     # Stage commands say `python`: it must be the one that runs now, also where .venv is not activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # DVC runs stage commands in the user's shell, which may be one that runs none, or that reads its own settings first.

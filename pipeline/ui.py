@@ -31,7 +31,7 @@ def serve(*, profile: str, port: int) -> None:
         except OSError as error:
             raise ValueError(f"port {port} of {HOST} is taken; --port names another ({error})") from error
     signal.signal(signal.SIGTERM, _interrupt)
-    with contextlib.suppress(KeyboardInterrupt), serving(port=port, pages=True) as (api, server):
+    with contextlib.suppress(KeyboardInterrupt), serving(port=port) as (api, server):
         server_file().write_text(api, encoding="utf-8")
         try:
             os.environ["PREFECT_API_URL"] = api

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -376,10 +377,68 @@ def test_stopping_the_driver_stops_the_stage(
         assert "stopped; the same command goes on where this one stood" in output
 
 
-def test_without_a_server_at_hand_the_flow_brings_its_own(fake: FakePipeline) -> None:
-    output = fake.run(*PERCEPTIO, "repro")
-    assert "report.html" in output
+def test_without_a_server_the_flow_brings_its_own_past_a_proxy_and_a_shell_that_runs_nothing(
+    fake: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As reported in PrefectHQ/prefect#12896 (a proxy before the server) and treeverse/dvc#2506 (the user's shell)."""
+    nowhere = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    settings = nowhere | {"NO_PROXY": "example.org", "no_proxy": "", "SHELL": "/usr/sbin/nologin"}
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", settings)
+    output = fake.run(*PERCEPTIO, "repro", "sources")
+    assert "sources of profile mini is up to date" in output
     assert (fake.root / ".prefect").is_dir()
+
+
+def test_a_checkout_without_git_or_that_may_not_be_written_is_said_in_a_line(fake: FakePipeline) -> None:
+    (fake.root / "dvc.lock").write_text("<<<<<<< HEAD\n")
+    assert fake.run(*PERCEPTIO, "repro", expect=2) == "perceptio: dvc: './dvc.lock' validation failed\n"
+    (fake.root / "dvc.lock").unlink()
+    shutil.rmtree(fake.root / ".git")
+    said = f"perceptio: {fake.root} is not a git repository, which DVC needs: `git init` makes it; or `dvc config --local"
+    assert fake.run(*PERCEPTIO, "repro", expect=2) == f"{said} core.no_scm true`\n"
+    fake.dvc("config", "--local", "core.no_scm", "true")
+    lock = fake.root / ".dvc" / "tmp" / "lock"
+    if os.geteuid() == 0:
+        nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "HOME=/nonexistent")
+        fake.run("chmod", "-R", "a+rX", str(fake.root))
+        for folder in list(fake.root.parents)[:-2]:
+            folder.chmod(0o755)
+    else:
+        nobody = ()
+        (fake.root / ".dvc" / "tmp").chmod(0o555)
+    said = f"perceptio: {lock}: Permission denied; whoever runs this must be able to write there\n"
+    assert fake.run(*nobody, *PERCEPTIO, "repro", expect=2) == said
+
+
+def test_an_artifact_and_its_copy_in_the_cache_are_one_file(fake: FakePipeline) -> None:
+    """As asked for in treeverse/dvc#799 and #1599: an edit in place would change the cache too, so that it is refused."""
+    stand_in = fake.root / "stages" / "sources.py"  # whose files are all equal
+    stand_in.write_text(stand_in.read_text().replace("json.dumps(content))", "json.dumps(content) + name)"))
+    made = fake.root / "artifacts" / "mini" / "sources" / "records.parquet"
+    fake.dvc("repro", "-s", "sources")
+    first = made.read_text()
+    for _ in range(2):  # the second time with the same bytes, which the cache has already
+        assert [(file.stat().st_nlink, file.stat().st_mode & 0o222) for file in made.parent.iterdir()] == [(2, 0)] * 4
+        fake.dvc("repro", "--force", "-s", "sources")
+    fake.change("sources", knob=2)
+    fake.dvc("repro", "-s", "sources")
+    assert made.read_text() != first, "an output is made anew, never written to"
+    fake.change("sources", knob=1)
+    fake.ran()
+    fake.dvc("repro", "-s", "sources")
+    assert fake.ran() == []
+    assert made.read_text() == first, "and what the cache holds is as it was"
+
+    fake.dvc("unprotect", "artifacts/mini/sources")
+    made.write_text("by hand")
+    fake.dvc("repro", "-s", "sources")
+    assert made.read_text() == first
+
+    other = Path("/dev/shm")
+    if other.is_dir() and other.stat().st_dev != made.stat().st_dev:
+        fake.dvc("cache", "dir", "--local", "/dev/shm")
+        said = fake.run(*PERCEPTIO, "repro", "sources", expect=2)
+        assert "lie on two disks, so that no file can be in both: `dvc cache dir --local FOLDER` names one" in said
 
 
 def test_a_server_that_does_not_answer_is_named(fake: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
