@@ -21,13 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perceptio_core.data.coco import IMAGE_FOLDER as COCO_IMAGES
-from perceptio_core.data.grefer import REFERENCES, read_grefs
+from perceptio_core.data.grefer import REFERENCES
 from perceptio_core.data.images import is_picture, open_image
 from perceptio_core.data.json_heads import ends_whole, first_rows
+from perceptio_core.data.json_rows import list_rows
 from perceptio_core.data.records import Record, spread
 from perceptio_core.data.refer import IMAGE_FOLDER, read_descriptions, read_plain_pickle
 from perceptio_core.data.spill import read_dataset
 from perceptio_core.evaluation.load import load_benchmark
+from perceptio_core.files import files_below
 from perceptio_core.params import Profile
 from perceptio_core.params.evaluate import BenchmarkParams
 from perceptio_core.params.sources import DatasetParams
@@ -184,7 +186,7 @@ def _look_at_refer(folder: Path, split: str, split_by: str | None, images: Path,
 
 
 def _look_at_grefer(folder: Path, split: str, images: Path) -> _Look:
-    counts = Counter(str(ref.get("split")) for ref in read_grefs(folder / REFERENCES))
+    counts = Counter(str(ref.get("split")) for ref in list_rows(folder / REFERENCES, of="references") if isinstance(ref, dict))
     if not counts[split]:
         raise ValueError(f"{folder / REFERENCES}: no references in split {split!r}; it has {sorted(counts)}")
     notes, folders = _look_at_instances(folder / "instances.json", images)
@@ -273,22 +275,13 @@ def _look_at_held_out(path: Path) -> _Look:
 def _look_at_folder(folder: Path) -> None:
     """Raises ValueError where no file of a folder is a picture or a table of pictures."""
     looked = 0
-    for file in _files(folder):
+    for file in files_below(folder):
         if file.suffix == ".parquet":
             return _look_at_parquet(file)
         looked += 1
         if is_picture(file):
             return None
     raise ValueError(f"{folder}: none of its {looked:,} files is a picture")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """The files of a folder, those of linked folders included."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
 
 
 def _look_at_parquet(path: Path) -> None:
