@@ -5,11 +5,12 @@ A library that only warns leaves a model with random parts, or with parts replac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -63,10 +64,27 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: it is missing, or not a safetensors file.
     """
+    with _safetensors(path):
+        return dict(load_file(path))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file holds beside its tensors.
+
+    Raises:
+        ValueError: it is missing, or not a safetensors file.
+    """
+    with _safetensors(path), safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[None]:
+    """Name the file in what goes wrong with reading it."""
     if not path.is_file():
         raise ValueError(f"{path}: not found")
     try:
-        return dict(load_file(path))
+        yield
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error})") from error
 

@@ -123,8 +123,12 @@ def fetched_beforehand(hub: Hub, folder: Path, *, commit: str = REVISION) -> Pat
 
 def test_folders_fetched_beforehand_are_checked_too(stocked: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fetched_beforehand(stocked, tmp_path / "models")
+    (folder / "internvl/model.safetensors").chmod(0o600)  # as someone may keep them; what is made of them is like other files
     with caplog.at_level(logging.WARNING):
         foundations.fetch_all(params(offline=str(folder)), tmp_path / "work")
+    (tmp_path / "new").touch()
+    files = [file for file in (tmp_path / "work").rglob("*") if file.is_file()]
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "new").stat().st_mode}
     assert stocked.asked == []
     assert not caplog.records
     load_sam2(tmp_path / "work/sam2")

@@ -20,7 +20,7 @@ from perceptio_core.model.inference import Perceptor
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.segmentation.sam2 import build_sam2, load_official, load_sam2, mini_config, official_config
 from perceptio_core.training.checkpoint import Progress, save_checkpoint
-from perceptio_core.weights import load_exactly, read_safetensors, save_tensors
+from perceptio_core.weights import load_exactly, read_metadata, read_safetensors, save_tensors
 from tiny import tiny_perceptio
 
 
@@ -113,6 +113,10 @@ def test_all_that_differs_is_named_at_once(tmp_path):
         load_exactly(layer, weights, source="x")
     with pytest.raises(ValueError, match=r"none\.safetensors: not found"):
         read_safetensors(tmp_path / "none.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing of the kind")
+    for read in (read_safetensors, read_metadata):
+        with pytest.raises(ValueError, match=r"broken\.safetensors: not a safetensors file"):
+            read(tmp_path / "broken.safetensors")
 
 
 # Modes

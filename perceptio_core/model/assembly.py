@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from sam2.modeling.sam2_base import SAM2Base
 from transformers import GenerationConfig, InternVLForConditionalGeneration, InternVLProcessor
 
@@ -20,7 +19,7 @@ from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.segmentation.bridge import WIRINGS, SegmentationBridge, Wiring
 from perceptio_core.segmentation.sam2 import load_sam2
 from perceptio_core.vocabulary import Vocabulary, add_rows
-from perceptio_core.weights import load_pretrained, read_safetensors, require_shapes
+from perceptio_core.weights import load_pretrained, read_metadata, read_safetensors, require_shapes
 
 SEGMENTATION_START = "segmentation_start.safetensors"
 """File in ``internvl/`` of a base that segments already: ``seg.input`` and ``seg.output`` (D,), the rows of ``[SEG]``, and
@@ -153,8 +152,7 @@ def join(
 
 
 def _wiring(path: Path) -> Wiring:
-    with safe_open(path, framework="pt") as file:
-        told = (file.metadata() or {}).get(WIRING)
+    told = read_metadata(path).get(WIRING)
     for wiring in WIRINGS:
         if wiring == told:
             return wiring
