@@ -221,6 +221,15 @@ def test_test_pictures_are_told_by_content_and_found_in_linked_folders(tmp_path)
     }
 
 
+def test_a_folder_that_may_not_be_read_is_no_traceback(root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(ValueError, match=r"^sources\.held_out: .*tests/pictures: Permission denied$"):
+        read_held_out(["tests/pictures"], root=root, max_pixels=10**6)
+
+
 def test_tables_in_every_form_of_the_hub(tmp_path):
     one, two = encoded(scene(1), "PNG"), encoded(scene(2), "PNG")
     rows = [

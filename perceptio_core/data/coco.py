@@ -57,7 +57,7 @@ def coco_records(
     known = array("q")
     for ann_id, annotation in annotations.items():
         image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-        if image_id in image_rows and type(category_id) is int and category_id in categories:
+        if type(image_id) is int and image_id in image_rows and type(category_id) is int and category_id in categories:
             known.extend((image_id, category_id, ann_id))
         else:
             reason = f"image_id {image_id!r:.80} or category_id {category_id!r:.80} is not in the file"

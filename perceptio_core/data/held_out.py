@@ -106,13 +106,16 @@ def _parts(place: str, root: Path) -> Iterator[Part | Stranger | str]:
     """The files of a place, or the names that its references give.
 
     Raises:
-        ValueError: it is absent, or holds no image.
+        ValueError: it is absent, holds no image, or a folder that cannot be read.
     """
     path, count = root / place, 0
     found = references(path) if path.suffix == ".p" and path.is_file() else parts_of(place, root=root)
-    for part in found:
-        count += not isinstance(part, Stranger)
-        yield part
+    try:
+        for part in found:
+            count += not isinstance(part, Stranger)
+            yield part
+    except OSError as error:  # a folder in it that may not be read
+        raise ValueError(f"sources.held_out: {error.filename}: {error.strerror}") from error
     if count == 0:
         raise ValueError(f"sources.held_out: {path} holds no images; {ALLOWED}")
 
