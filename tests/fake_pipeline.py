@@ -218,8 +218,11 @@ def fake_pipeline(root: Path) -> FakePipeline:
         (root / "stages" / f"{stage}.py").write_text(text)
         name = "".join(part.capitalize() for part in stage.split("_"))
         (root / "perceptio_core" / "params" / f"{stage}.py").write_text(PARAMETERS.replace("CLASS", name))
-    (root / "foundations" / "mini").mkdir(parents=True)
-    (root / "foundations" / "mini" / "SHA256SUMS").write_text("\n")
+    for model in ("internvl", "sam2", "depth_anything"):  # what is looked at before the first stage
+        (root / "foundations" / "mini" / model).mkdir(parents=True)
+        (root / "foundations" / "mini" / model / "model").write_text("")
+    listing = "".join(f"{'0' * 64}  {model}/model\n" for model in ("internvl", "sam2", "depth_anything"))
+    (root / "foundations" / "mini" / "SHA256SUMS").write_text(listing)
     (root / "docs").mkdir()
     (root / "docs" / "published.json").write_text("{}\n")
     pipeline = FakePipeline(root)

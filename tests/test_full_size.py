@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from benchmarks.architectures import BASES, INTERNVL2_5_4B, INTERNVL3_1B, Architecture
 from benchmarks.check_profile import inconsistencies, main, memory
@@ -183,3 +185,50 @@ def test_what_cannot_be_meant_is_found() -> None:
     ]
     assert "none has split val" in told[4]
     assert "refcoco_val (refcoco)" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "told"),
+    [
+        (
+            "benchmarks",
+            {"kind": "refer", "path": "refcoco", "split": "test", "split_by": "unc"},
+            "have the splits train, val, testA",
+        ),
+        (
+            "benchmarks",
+            {"kind": "refer", "path": "refcocog", "split": "val", "split_by": "unc"},
+            "split_by unc; allowed are umd, google",
+        ),
+        (
+            "benchmarks",
+            {"kind": "refer", "path": "refcoco", "split": "val", "split_by": "unc"},
+            "asks the variant control for masks",
+        ),
+        ("benchmarks", {"kind": "mme", "path": "mme", "except_variants": ["contro"]}, "except_variants names contro"),
+        ("benchmarks", {"kind": "mme", "path": "mme", "except_variants": ["*"]}, "is asked of no variant"),
+        ("benchmarks", {"kind": "mmbench", "path": "mmbench"}, "kind mmbench is a file .tsv, not mmbench"),
+        ("benchmarks", {"kind": "scienceqa", "path": "scienceqa/ScienceQA_TEST.tsv", "split": "test"}, "a table has one split"),
+        ("benchmarks", {"kind": "hardblink", "path": "hardblink", "name": "x", "codes": "random"}, "for depth codes"),
+        ("held_out", "refcoco/instances.json", "allowed are folders"),
+        (
+            "datasets",
+            {"name": "mine", "kind": "llava", "path": "mine", "split": "train"},
+            "kind llava is a file .json, not mine",
+        ),
+        ("shards", {"markers_per_image": 0}, "mixture.marker is drawn, but joint_shards.markers_per_image is 0"),
+    ],
+)
+def test_what_the_run_would_stop_at_is_known_without_data(tmp_path: Path, section: str, change: Any, told: str) -> None:
+    values = yaml.safe_load((REPOSITORY / "profiles/perceptio-1b.yaml").read_text())
+    values["sources"]["datasets"] = [row for row in values["sources"]["datasets"] if row["kind"] != "aurora"]
+    if section == "benchmarks":
+        values["evaluate"]["benchmarks"] = [change]
+    elif section == "held_out":
+        values["sources"]["held_out"].append(change)
+    elif section == "datasets":
+        values["sources"]["datasets"].append(change)
+    else:
+        values["joint_shards"] |= change
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(values))
+    assert any(told in line for line in inconsistencies(load_profile("p", folder=tmp_path)))
