@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from perceptio_core.data.collect import collect
+from perceptio_core.data.collect import OF_ITS_IMAGE, collect
 from perceptio_core.data.images import MAX_PIXELS
 from perceptio_core.data.instances import read_instance_images
 from perceptio_core.data.manifest import QUARANTINE, RECORDS, RECORDS_SCHEMA
@@ -28,6 +29,7 @@ LEAST_PICTURES = 8
 _VALIDATION, _MOST_VALIDATION = 0.2, 1000  # share of the pictures, and their most
 _LOOKED_AT = 200  # paths of a table, to see what they are relative to
 _WORKERS = 2
+_VARYING = re.compile(r"\d+|\(.*?\)")
 
 Kind = Literal["question", "mask", "object"]
 
@@ -146,12 +148,20 @@ def validation_share(data: OwnData) -> float:
 
 
 def said_left_out(left_out: Sequence[tuple[str, str]], *, shown: int = 8) -> str:
-    """Lines that count what is left out by reason, each with an example; empty for nothing."""
-    reasons = Counter(reason for _, reason in left_out)
-    first = {reason: file for file, reason in reversed(left_out)}
-    lines = [f"\n  {count} x {reason} (such as {_row(first[reason])})" for reason, count in reasons.most_common(shown)]
-    more = len(reasons) - shown
-    return "".join([*lines, f"\n  and {more} further reasons"] if more > 0 else lines)
+    """Lines that count what is left out by reason, each with an example; empty for nothing.
+
+    Reasons that differ in a number or in what stands in brackets are one.
+    """
+    own = [(file, reason) for file, reason in left_out if reason != OF_ITS_IMAGE]
+    kinds = [_VARYING.sub("", reason) for _, reason in own]
+    first = dict(zip(reversed(kinds), reversed(own), strict=True))
+    most = Counter(kinds).most_common(shown)
+    lines = [f"\n  {count} x {first[kind][1]} (such as {_row(first[kind][0])})" for kind, count in most]
+    if more := len(first) - len(most):
+        lines.append(f"\n  and {more} further reasons")
+    if rows := len(left_out) - len(own):
+        lines.append(f"\n  {rows} rows and objects of such pictures")
+    return "".join(lines)
 
 
 def _row(file: str) -> str:

@@ -308,6 +308,7 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path: Path, capsys: pyt
     assert "1 x answer must be a text that is not empty, got '' (such as q.csv, row 15)" in said
     assert "No such file or directory (such as pictures/gone.png)" in said
     assert "(such as pictures/3.png)" in said
+    assert "2 rows and objects of such pictures" in said
     assert "1 ask again what another row asks about the same picture" in said
     assert "1 have an answer such as 'nan' or 'none', which is trained and scored as it stands" in said
     assert "no mask to score: nothing is said about segmentation" in said

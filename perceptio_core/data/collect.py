@@ -28,6 +28,8 @@ from perceptio_core.progress import track
 
 MAX_CHARACTERS = 32_768
 """Of all turns of a record: about the 8192 tokens that Sa2VA cuts a sample to; one far longer would exhaust the memory."""
+OF_ITS_IMAGE = "its image is quarantined"
+"""Why a record is left out whose image is."""
 _Kind = tuple[str, str, str]  # split, task and data set
 
 DROPPED = {BY_ID: "held_out_by_id", BY_LOOK: "held_out_by_look", AMONG_VAL: "among_val"}
@@ -115,7 +117,7 @@ def collect(
                         yield replace(record, image_key=image.image_key)
                         continue
                     dropped.setdefault(kind, Counter())[DROPPED.get(str(reason), "quarantined")] += 1
-                    told = "its image is quarantined" if isinstance(image, str) else reason
+                    told = OF_ITS_IMAGE if isinstance(image, str) else reason
                     refused.add(Refused(file=f"{record.image_key}#{record.record_id}", reason=str(told)))
 
         images: Counter[str] = Counter()
