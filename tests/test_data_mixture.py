@@ -1,12 +1,13 @@
 """The mixture: exact shares, every sample once an epoch, dealt evenly to any number of ranks."""
 
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from perceptio_core.data.balance import deal
-from perceptio_core.data.mixture import MixtureSampler
+from perceptio_core.data.mixture import MixtureSampler, require_samples
 
 TASKS = {"referring": np.arange(0, 70), "marker": np.arange(70, 100), "conversation": np.arange(100, 103)}
 
@@ -77,6 +78,21 @@ def test_a_step_depends_on_seed_and_step_alone():
     assert sampler(1).indices(39, 32) == last
     assert sampler(2).indices(39, 32) != last
     assert sorted(sampler(1).indices(0, 64)) == sorted(sampler(1).indices(0, 32) + sampler(1).indices(1, 32))
+
+
+def test_a_task_of_the_mixture_without_a_sample_is_refused_by_its_key():
+    counts = {"conversation": 120, "depth_map": 40}
+    require_samples({"conversation": 0.7, "depth_map": 0.3, "referring": 0.0, "marker": 0.0, "reading": 0.0}, counts)
+    said = (
+        "cotrain.mixture.referring: weight 0.5, but the training data give this task no sample: none of sources.datasets has "
+        "expressions with masks. Set cotrain.mixture.referring to 0, or add such data. "
+        "Samples by task: conversation 120, depth_map 40"
+    )
+    with pytest.raises(ValueError, match=re.escape(said)):
+        require_samples({"conversation": 0.5, "referring": 0.5}, counts)
+    with pytest.raises(ValueError, match=r"cotrain\.mixture\.reading: weight 1, .* has marked pictures with depth"):
+        require_samples({"reading": 1.0}, counts)
+    require_samples({"reading": 1.0}, {"marker": 3})
 
 
 @pytest.mark.parametrize(

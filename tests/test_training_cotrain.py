@@ -127,8 +127,10 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(
     assert "frozen weights" in said[0]
     (mixture,) = {text for record in caplog.records if (text := record.getMessage()).startswith("mixture: depth_map")}
     drawn, epochs = plain["drawn_depth_map"], plain["epochs_depth_map"]
+    share, wanted = 100 * plain["share_depth_map"], 100 * plain["wanted_share_depth_map"]
     assert mixture == (
-        f"mixture: depth_map: drawn {drawn} times, {epochs:.2f} epochs of its 6 samples; spans: segmentation, depth"
+        f"mixture: depth_map: {share:.1f} % of the draws (wanted: {wanted:.1f} %), {drawn} times, "
+        f"{epochs:.2f} epochs of its 6 samples; spans: segmentation, depth"
     )
 
 
