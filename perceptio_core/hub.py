@@ -7,6 +7,7 @@ beside the file wherever `huggingface_hub` puts it: as the name of the blob in i
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import logging
 import re
@@ -49,22 +50,33 @@ def download(repo: str, *, revision: str, patterns: Sequence[str]) -> Path:
 
 
 def find(repo: str, *, revision: str, patterns: Sequence[str]) -> None:
-    """Look whether the cache has files of a repository, or else the hub the commit; nothing is fetched.
+    """Look whether the cache has files of a repository, or else the hub; nothing is fetched.
+
+    Args:
+        repo: owner/name.
+        revision: the commit, 40 hex digits.
+        patterns: each must name a file at least.
 
     Raises:
         HubUnreachableError: no answer, or trouble on the hub's side.
-        ValueError: there is no such repository or commit, or an account is needed for it.
+        ValueError: there is no such repository, commit or file, or an account is needed for it.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        snapshot_download(repo_id=repo, revision=revision, allow_patterns=list(patterns), local_files_only=True)
+        folder = Path(snapshot_download(repo_id=repo, revision=revision, allow_patterns=list(patterns), local_files_only=True))
+        if all(any(folder.glob(pattern)) for pattern in patterns):
+            return
     except LocalEntryNotFoundError:
-        try:
-            HfApi().model_info(repo, revision=revision, timeout=_ASK_S)
-        except Exception as error:
-            raise _failure(error) from error
+        pass
+    try:
+        listed = HfApi().model_info(repo, revision=revision, timeout=_ASK_S).siblings or []
+    except Exception as error:
+        raise _failure(error) from error
+    names = [file.rfilename for file in listed]
+    if absent := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
+        raise ValueError(f"the hub has no {', '.join(absent)} there; it has {', '.join(sorted(names)) or 'no file'}")
 
 
 def download_file(repo: str, file: str, *, revision: str, folder: Path, progress: Transfer) -> Path:

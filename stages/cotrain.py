@@ -84,7 +84,8 @@ def main() -> None:
     )
     work = paths.work("cotrain", f"{arguments.variant}-{key}")
 
-    model, processor = _assemble(params, foundations=foundations, codebook=codebook)
+    autocast = accelerator.mixed_precision == "bf16"
+    model, processor = _assemble(params, foundations=foundations, codebook=codebook, autocast=autocast)
     batches = joint_batches(
         shards=shards,
         processor=processor,
@@ -119,7 +120,7 @@ def main() -> None:
     if not accelerator.is_main_process:
         return
     if params.sharding == "full" and accelerator.num_processes > 1:  # this process has a part of each weight
-        model, _ = _assemble(params, foundations=foundations, codebook=codebook)
+        model, _ = _assemble(params, foundations=foundations, codebook=codebook, autocast=autocast)
         trained = {name: one for group in _groups(model, params) for name, one in group.parameters.items()}
         load_parameters(last_checkpoint(work / "checkpoints"), trained)
     out = work / "out"
@@ -167,10 +168,10 @@ def processes_here(count: int) -> list[str]:
 
 
 def _assemble(
-    params: CotrainParams, *, foundations: Path, codebook: Path
+    params: CotrainParams, *, foundations: Path, codebook: Path, autocast: bool
 ) -> tuple[PerceptioForConditionalGeneration, PerceptioProcessor]:
-    """The model as it is before any step, and its processor."""
-    return assemble(
+    """The model as it is before any step, and its processor; without autocast all of it is float32."""
+    model, processor = assemble(
         foundations=foundations,
         codebook=codebook,
         order=[span for span in params.order if getattr(params.spans, span)],
@@ -179,6 +180,9 @@ def _assemble(
         seed=params.seed,
         code_words=params.code_words,
     )
+    if not autocast:  # what trains is float32, and nothing would cast between it and a base that was published in bf16
+        model.float()
+    return model, processor
 
 
 def _say_mixture(batches: JointBatches, params: CotrainParams) -> None:

@@ -112,6 +112,12 @@ def _bundled(folder: Path) -> Iterator[str]:
             yield f"foundations.bundled: {folder / name}: absent, though {CHECKSUMS} lists it"
 
 
+def _needed(model: HubModel) -> tuple[str, ...]:
+    """Files without which the model cannot be loaded."""
+    one = isinstance(model, HubSam2) and model.checkpoint is not None
+    return patterns(model) if one else ("config.json", "*.safetensors")
+
+
 def _offline(setting: str, models: Mapping[str, HubModel]) -> Iterator[str]:
     try:
         folder = expanded(setting, key="foundations.offline", holds="the models")
@@ -119,8 +125,7 @@ def _offline(setting: str, models: Mapping[str, HubModel]) -> Iterator[str]:
         yield str(error)
         return
     for name, model in models.items():
-        one = isinstance(model, HubSam2) and model.checkpoint is not None
-        for wanted in patterns(model) if one else ("config.json", "*.safetensors"):
+        for wanted in _needed(model):
             if not any((folder / name).glob(wanted)):
                 yield f"foundations.offline: {folder / name}: holds no {wanted} of {model.repo}"
 
@@ -128,7 +133,7 @@ def _offline(setting: str, models: Mapping[str, HubModel]) -> Iterator[str]:
 def _of_the_hub(models: Mapping[str, HubModel]) -> Iterator[str]:
     for name, model in models.items():
         try:
-            find(model.repo, revision=model.revision, patterns=patterns(model))
+            find(model.repo, revision=model.revision, patterns=_needed(model))
         except HubUnreachableError as error:
             log.warning("%s could not be asked for: %s", model.repo, error)  # the stage itself tries more than once
         except ValueError as error:

@@ -37,8 +37,9 @@ def full_layout(root: Path) -> Path:
     return root
 
 
-def picture(name: str, *, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
+def picture(name: str, *, size: tuple[int, int] | None = None) -> Image.Image:
     """The picture of this name: always the same, and unlike any other."""
+    size = size or (WIDTH, HEIGHT)
     draw = np.random.default_rng(list(name.encode()))
     blocks = Image.fromarray(draw.integers(0, 256, (16, 17, 3), dtype=np.uint8)).resize(size, Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(blocks)
@@ -53,7 +54,7 @@ def _boxes(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
     return [(width // 16, height // 4, width // 2 - width // 16, height - 8), (width // 2 + 4, 8, width - 8, height // 2)]
 
 
-def save(root: Path, path: str, *, form: str = "JPEG", size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+def save(root: Path, path: str, *, form: str = "JPEG", size: tuple[int, int] | None = None) -> None:
     """Write the picture of a path."""
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     picture(path, size=size).save(root / path, form, **({"quality": 95} if form == "JPEG" else {}))

@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import (
     DepthAnythingConfig,
     DepthAnythingForDepthEstimation,
-    Dinov2Config,
     InternVLConfig,
     InternVLForConditionalGeneration,
     Sam2VideoConfig,
@@ -124,7 +123,7 @@ def write_internvl(folder: Path, *, head: str, dtype: torch.dtype = torch.float3
         weights["lm_head.weight"] = embedding.clone()
     elif head == "none":
         del weights["lm_head.weight"]
-    published = {_published(key): value for key, value in weights.items()}
+    published = {published_name(key): value for key, value in weights.items()}
     save_file(published, folder / "model.safetensors", metadata={"format": "pt"})
     for key, value in entries.items():
         part, _, name = key.rpartition("__")
@@ -133,7 +132,7 @@ def write_internvl(folder: Path, *, head: str, dtype: torch.dtype = torch.float3
     return weights
 
 
-def _published(key: str) -> str:
+def published_name(key: str) -> str:
     """The name of a weight on the hub."""
     if key.startswith("lm_head."):
         return f"language_model.{key}"
@@ -142,14 +141,18 @@ def _published(key: str) -> str:
 
 def write_depth_anything(folder: Path) -> None:
     """A folder as depth-anything/Depth-Anything-V2-Large-hf: configuration, processor, and weights by their names there."""
-    backbone = Dinov2Config(hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=518, patch_size=14)
-    backbone.update({"out_indices": [1, 2, 3, 4], "reshape_hidden_states": False})
-    sizes = {"reassemble_hidden_size": 32, "neck_hidden_sizes": [8, 16, 32, 32], "fusion_hidden_size": 8}
+    config = depth_anything_config()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         # The library still writes DINOv2's published names: attention.attention.query and so on.
-        DepthAnythingForDepthEstimation(DepthAnythingConfig(backbone_config=backbone, **sizes)).save_pretrained(folder)
-    config = {
+        DepthAnythingForDepthEstimation(DepthAnythingConfig.from_dict(config)).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(depth_anything_processor()))
+
+
+def depth_anything_config() -> dict[str, Any]:
+    """Its ``config.json``; there 24 layers of 1024, of which 5, 12, 18 and 24 give features."""
+    return {
         "_commit_hash": None,
         "architectures": ["DepthAnythingForDepthEstimation"],
         "backbone": None,
@@ -179,8 +182,11 @@ def write_depth_anything(folder: Path) -> None:
         "transformers_version": None,
         "use_pretrained_backbone": False,
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    processor = {
+
+
+def depth_anything_processor() -> dict[str, Any]:
+    """Its ``preprocessor_config.json``."""
+    return {
         "do_normalize": True,
         "do_pad": False,
         "do_rescale": True,
@@ -195,7 +201,6 @@ def write_depth_anything(folder: Path) -> None:
         "size": {"height": 518, "width": 518},
         "size_divisor": None,
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 
 
 def write_sam2(folder: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import published
 from perceptio_core.data.balance import deal
 from perceptio_core.data.dataset import JointDataset
 from perceptio_core.data.labels import ordered_turns
@@ -108,6 +110,25 @@ def test_the_stage_writes_a_checkpoint_that_loads_and_gives_the_same_losses(
         with torch.no_grad():
             totals.append(float(model(batches.validation(index))["total"]))
     assert np.mean(totals) == pytest.approx(metrics["val_total"], rel=1e-4)  # merged adapters, saved and read again
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_base_published_in_bf16_trains_with_and_without_autocast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype
+) -> None:
+    """Without: on a CPU or GPU that has no bf16 arithmetic."""
+    checkout = tiny_checkout(tmp_path)
+    published.write_internvl(checkout / "artifacts/tiny/foundations/internvl", head="own", dtype=torch.bfloat16)
+    monkeypatch.setattr("perceptio_core.training.loop.detect_precision", lambda: precision)
+    out = run_stage(checkout, monkeypatch, variant="full", chosen=params(steps=2, train_vision_tower=False))
+    model = PerceptioForConditionalGeneration.from_pretrained(out / "checkpoint", dtype="auto").eval()
+    assert {parameter.dtype for parameter in model.vlm.parameters()} == {dtype}
+    assert model.config.dtype == model.vlm.config.text_config.dtype == dtype
+    assert {parameter.dtype for parameter in model.bridge.parameters()} == {torch.float32}
+    prompts = PerceptioProcessor.from_pretrained(out / "checkpoint").prompts([Image.new("RGB", (32, 32))], ["Which point?"])
+    (answer,) = model.answer(prompts, segment=True, depth=True, max_new_tokens=4)
+    assert answer.masks
+    assert answer.depth_map is not None
 
 
 def test_gradient_checkpointing_changes_memory_and_nothing_else(

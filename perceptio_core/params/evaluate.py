@@ -107,6 +107,8 @@ class BenchmarkParams(Section):
     def _replaced_codes_need_a_span_and_a_name(self) -> Self:
         if self.codes != "predicted" and (self.depth is False or self.name is None):
             raise ValueError(f"codes: {self.codes} needs a name for the control, and is not allowed with depth: false")
+        if self.codes == "other" and self.limit == 1:
+            raise ValueError("codes: other needs a second question, whose picture's codes it takes: limit must be 2 or more")
         return self
 
 
