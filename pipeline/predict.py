@@ -107,8 +107,8 @@ def predict(
             except OSError as error:
                 raise ValueError(f"{error.filename or out}: {error.strerror}") from error
             if as_json:
-                told = {"picture": str(one.picture.path), "question": one.question, "answer": prediction.text}
-                _line(told | {"raw": prediction.raw} | files)
+                asked_of = {"picture": str(one.picture.path), "question": one.question}
+                _line({**asked_of, "answer": prediction.text, "raw": prediction.raw, **files})
             elif single:
                 print(prediction.text)
                 _say_files(files)
