@@ -37,7 +37,8 @@ from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from tiny import tiny_sample
 model = PerceptioForConditionalGeneration.from_pretrained(sys.argv[1]).eval()
-prompts = PerceptioProcessor.from_pretrained(sys.argv[1])([tiny_sample(0, masks=0, depth=False).image], ["Which point?"])
+processor = PerceptioProcessor.from_pretrained(sys.argv[1])
+prompts = processor.prompts([tiny_sample(0, masks=0, depth=False).image], ["Which point?"])
 ids = model.answer(prompts, segment=False, depth=False, max_new_tokens=8)[0].ids
 print(json.dumps([float(model.vlm.get_output_embeddings().weight.double().square().sum()), ids]))
 """
