@@ -47,7 +47,7 @@ def main() -> None:
     found = []
     for size in arguments.batch:
         batches = [
-            perceptor.processor(images[start : start + size], [item.question for item in items[start : start + size]])
+            perceptor.processor.prompts(images[start : start + size], [item.question for item in items[start : start + size]])
             for start in range(0, len(items), size)
         ]
         found.append({"batch": size} | compare(perceptor, batches, repeats=arguments.repeats))

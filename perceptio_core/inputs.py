@@ -104,11 +104,13 @@ Counts = Callable[[Path, str | None], Counter[str]]
 def _look_at_dataset(dataset: DatasetParams, root: Path, references: Counts) -> _Look:
     path = root / dataset.path
     if dataset.kind == "refer":
+        bad: list[str] = []
         if dataset.descriptions is not None:
-            read_descriptions(root / dataset.descriptions)
-        return _look_at_refer(
+            read_descriptions(root / dataset.descriptions, refuse=bad.append)
+        notes, folders = _look_at_refer(
             path, dataset.split, dataset.split_by, _below(root, dataset.images, path / IMAGE_FOLDER), references
         )
+        return notes + ([f"{len(bad):,} descriptions refused, such as {bad[0]}"] if bad else []), folders
     if dataset.kind == "grefer":
         return _look_at_grefer(path, dataset.split, _below(root, dataset.images, path / IMAGE_FOLDER))
     if dataset.kind == "coco":

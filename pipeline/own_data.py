@@ -177,7 +177,7 @@ def _collected(datasets: Sequence[dict[str, Any]], *, root: Path) -> tuple[list[
         out = work / "out"
         out.mkdir()
         try:
-            counts = collect(entries, root=root, work=work, out=out, max_pixels=MAX_PIXELS, workers=_WORKERS)
+            counts = collect(entries, root=root, work=work, journals=work, out=out, max_pixels=MAX_PIXELS, workers=_WORKERS)
         except ValueError as error:
             raise ValueError(f"{error}{said_left_out(_quarantine(out / QUARANTINE))}") from error
         kept = set(column(out / RECORDS, RECORDS_SCHEMA, "record_id"))
@@ -194,8 +194,8 @@ def _collected(datasets: Sequence[dict[str, Any]], *, root: Path) -> tuple[list[
 def _quarantine(file: Path) -> list[tuple[str, str]]:
     if not file.is_file():
         return []
-    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    return [(row["file"], row["reason"]) for row in rows]
+    with file.open(encoding="utf-8") as stream:
+        return [(row["file"], row["reason"]) for row in map(json.loads, stream)]
 
 
 def _cells(table: Path, name: str) -> list[str]:

@@ -18,7 +18,7 @@ from perceptio_core.model.inference import Perceptor, Prediction
 from perceptio_core.progress import track
 
 BATCH_SIZE = 8
-"""Questions per pass (ours): what a GPU of 16 GB holds of a model of 1B with twelve tiles a picture."""
+"""Questions per pass (ours)."""
 
 _MASK_COLOURS = ((230, 60, 50), (50, 120, 230), (60, 180, 75), (240, 180, 30))
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -107,8 +107,8 @@ def predict(
             except OSError as error:
                 raise ValueError(f"{error.filename or out}: {error.strerror}") from error
             if as_json:
-                told = {"picture": str(one.picture.path), "question": one.question, "answer": prediction.text}
-                _line(told | {"raw": prediction.raw} | files)
+                asked_of = {"picture": str(one.picture.path), "question": one.question}
+                _line({**asked_of, "answer": prediction.text, "raw": prediction.raw, **files})
             elif single:
                 print(prediction.text)
                 _say_files(files)

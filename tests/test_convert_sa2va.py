@@ -184,9 +184,9 @@ def test_a_converted_sa2va_segments_in_its_own_wiring(tmp_path):
     batch = processor.collate([sample])
     assert torch.equal(batch.sam_pixels_SCHW, sam2_pixels([image], size=128, wiring="sa2va"))
 
-    prompts = processor([sample.image], ["Please segment the ball."])
+    prompts = processor.prompts([sample.image], ["Please segment the ball."])
     with patch.object(model.bridge, "masks", wraps=model.bridge.masks) as drawn:
-        (answer,) = model.generate(prompts, segment=True, depth=False)
+        (answer,) = model.answer(prompts, segment=True, depth=False)
     ((features,), given) = drawn.call_args
     assert torch.equal(features.embedding, model.bridge.image_features(batch.sam_pixels_SCHW).embedding)
     with torch.inference_mode():

@@ -45,7 +45,7 @@ def test_prompt(tmp_path: Path, kind: str) -> None:
             "zh",
         ),
         ("renamed", ["圖中是什麼?"], "zh"),
-        ("x", ["この画像は何ですか", "日本語"], "ja"),
+        ("x", ["この画像は何ですか？", "何色ですか？", "総数？"], "ja"),
         ("x", ["이것은 무엇입니까?"], "ko"),
         ("mmbench_dev_ru", ["Что это?"], "ru"),
         ("mmbench_dev_ar", ["ما هذا؟"], "ar"),

@@ -37,8 +37,9 @@ from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from tiny import tiny_sample
 model = PerceptioForConditionalGeneration.from_pretrained(sys.argv[1]).eval()
-prompts = PerceptioProcessor.from_pretrained(sys.argv[1])([tiny_sample(0, masks=0, depth=False).image], ["Which point?"])
-ids = model.generate(prompts, segment=False, depth=False, max_new_tokens=8)[0].ids
+processor = PerceptioProcessor.from_pretrained(sys.argv[1])
+prompts = processor.prompts([tiny_sample(0, masks=0, depth=False).image], ["Which point?"])
+ids = model.answer(prompts, segment=False, depth=False, max_new_tokens=8)[0].ids
 print(json.dumps([float(model.vlm.get_output_embeddings().weight.double().square().sum()), ids]))
 """
 
@@ -116,8 +117,8 @@ def test_a_process_that_knows_the_folder_alone_answers_the_same(tmp_path):
     train(model, processor)
     model.eval().save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
-    prompts = processor([tiny_sample(0, masks=0, depth=False).image], ["Which point?"])
-    expected = model.generate(prompts, segment=False, depth=False, max_new_tokens=8)[0].ids
+    prompts = processor.prompts([tiny_sample(0, masks=0, depth=False).image], ["Which point?"])
+    expected = model.answer(prompts, segment=False, depth=False, max_new_tokens=8)[0].ids
     assert len(expected) > 1
     again = subprocess.run(
         [sys.executable, "-c", ANSWER, tmp_path / "checkpoint"],

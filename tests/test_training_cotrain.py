@@ -23,6 +23,7 @@ from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.params.cotrain import CotrainParams, MarkerQuestions
+from perceptio_core.params.foundations import FoundationsParams
 from perceptio_core.training.joint_batches import joint_batches
 from perceptio_core.training.loop import Batches
 from perceptio_core.training.randomness import seed_generators
@@ -72,7 +73,8 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_stage(artifacts: Path, monkeypatch: pytest.MonkeyPatch, *, variant: str, chosen: CotrainParams) -> Path:
     monkeypatch.chdir(artifacts)
     monkeypatch.setattr(sys, "argv", ["cotrain", "--profile", "tiny", "--variant", variant])
-    monkeypatch.setattr(cotrain, "load_profile", lambda _: SimpleNamespace(variant=lambda _: chosen))
+    profile = SimpleNamespace(variant=lambda _: chosen, foundations=FoundationsParams(bundled="foundations/tiny"))
+    monkeypatch.setattr(cotrain, "load_profile", lambda _: profile)
     cotrain.main()
     return artifacts / "artifacts" / "tiny" / "cotrain" / variant
 
@@ -110,6 +112,15 @@ def test_the_stage_writes_a_checkpoint_that_loads_and_gives_the_same_losses(
         with torch.no_grad():
             totals.append(float(model(batches.validation(index))["total"]))
     assert np.mean(totals) == pytest.approx(metrics["val_total"], rel=1e-4)  # merged adapters, saved and read again
+
+    card = (out / "checkpoint/README.md").read_text(encoding="utf-8")
+    counts = json.loads((artifacts / "artifacts/tiny/joint_shards/index.json").read_text())["data"]["train"]
+    for task, sets in counts.items():
+        for name, numbers in sets.items():
+            assert (f"| {task} | {name} | {numbers['samples']} | {numbers['records']} |" in card) == (MIXTURE.get(task, 0) > 0)
+    assert "# Perceptio, profile tiny, variant full" in card
+    assert "## Scores\n\nNot known" in card
+    print(card)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])

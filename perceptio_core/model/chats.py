@@ -38,7 +38,8 @@ def read_chat(messages: Sequence[Mapping[str, Any]]) -> Chat:
     roles = [message.get("role") for message in messages]
     if roles != (["user", "assistant"] * len(roles))[: len(roles)] or len(roles) % 2 == 0:
         raise ValueError(f"a chat of {roles}; {_FORM}")
-    images, texts = [], []
+    images: list[Any] = []
+    texts: list[str] = []
     for message in messages:
         content = message.get("content")
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []

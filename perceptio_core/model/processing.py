@@ -230,7 +230,7 @@ class PerceptioProcessor(InternVLProcessor):
         texts = [text] if isinstance(text, str) else list(text)
         pictures = [picture(image) for image in _flat(images)]
         if any(self.image_token in one for one in texts):
-            given = {"padding": True, "return_tensors": "pt"} | options
+            given: dict[str, Any] = {"padding": True, "return_tensors": "pt"} | options
             tiling = self._tiling | given.pop("images_kwargs", {})
             return super().__call__(images=pictures or None, text=texts, images_kwargs=tiling, **given)
         return _features(self.prompts(pictures, texts))
