@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 import published
@@ -128,6 +129,7 @@ def test_a_base_published_in_bf16_trains_with_and_without_autocast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype
 ) -> None:
     """Without: on a CPU or GPU that has no bf16 arithmetic."""
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # else the precision of the tests before
     checkout = tiny_checkout(tmp_path)
     published.write_internvl(checkout / "artifacts/tiny/foundations/internvl", head="own", dtype=torch.bfloat16)
     monkeypatch.setattr("perceptio_core.training.loop.detect_precision", lambda: precision)
