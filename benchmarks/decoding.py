@@ -99,7 +99,7 @@ def _constraint(perceptor: Perceptor, prompts: Prompts, *, prompt_length: int = 
         prompt_length=prompt_length,
         depth=True,
         max_text_tokens=TEXT_TOKENS,
-        never=prompts.image_token_ids,
+        never=perceptor.processor.image_token_ids,
     )
 
 
