@@ -273,3 +273,11 @@ class TestDepthDraft:
         assert self.guessed(draft, vocabulary) == [0, 2]
         assert self.learn(draft, vocabulary, settled=0, guesses=[0, 2], likeliest=[3, 1]) == 0
         assert self.guessed(draft, vocabulary, 3) == [1, 3]
+
+    def test_a_large_batch_does_not_guess(self, vocabulary):
+        rows = depth_draft.MOST_ROWS + 1
+        draft = depth_draft.DepthDraft(rows=rows, depth_tokens=4, vocabulary=vocabulary, device=torch.device("cpu"))
+        answer_BT = torch.full((rows, 10), decoding.NOTHING)
+        answer_BT[:, 0] = vocabulary.depth_start
+        _, guess_BT = draft.fill(answer_BT, torch.ones(rows, dtype=torch.int64))
+        assert not guess_BT.any()

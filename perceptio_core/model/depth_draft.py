@@ -19,7 +19,11 @@ from torch import Tensor
 from perceptio_core.vocabulary import Vocabulary
 
 GUESSES_A_PASS = 96
-"""Most guesses of a pass, over all its rows (ours, `python -m benchmarks.decoding`): more cost a CPU longer than they spare."""
+"""Most guesses of a pass, over all its rows (ours)."""
+
+MOST_ROWS = 4
+"""Of a batch that guesses (ours; `python -m benchmarks.decoding`). Guesses are for one who waits for an answer, when a pass
+costs its overhead; in a large batch it costs its tokens, and each wrong guess is one."""
 
 
 class DepthDraft:
@@ -34,7 +38,7 @@ class DepthDraft:
 
     def __init__(self, *, rows: int, depth_tokens: int, vocabulary: Vocabulary, device: torch.device) -> None:
         self._vocabulary, self._depth_tokens, self._side = vocabulary, depth_tokens, math.isqrt(depth_tokens)
-        self.window = min(GUESSES_A_PASS // rows, depth_tokens + 1)
+        self.window = min(GUESSES_A_PASS // rows, depth_tokens + 1) if rows <= MOST_ROWS else 0
         ramp_N = torch.linspace(0, vocabulary.num_codes - 1, depth_tokens, device=device).round().long()
         # The places behind the map take what a pass says of them and are never read.
         self._codes_BM = torch.nn.functional.pad(ramp_N.repeat(rows, 1), (0, self.window + 1))
@@ -51,6 +55,8 @@ class DepthDraft:
             The answers with up to a window of guesses each, ``<depth_end>`` behind the last code included; bool (B, T), where
             the guesses are.
         """
+        if not self.window:
+            return answer_BT, torch.zeros_like(answer_BT, dtype=torch.bool)
         vocabulary, total = self._vocabulary, self._depth_tokens
         inside_B = (answer_BT == vocabulary.depth_start).any(1) & ~(answer_BT == vocabulary.depth_end).any(1)
         ahead_BT = torch.arange(answer_BT.shape[1], device=answer_BT.device) - length_B[:, None]
