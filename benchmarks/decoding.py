@@ -90,7 +90,7 @@ def compare(perceptor: Perceptor, batches: Sequence[Prompts], *, repeats: int) -
     }
 
 
-def _constraint(perceptor: Perceptor, prompts: Prompts, *, prompt_length: int = 0) -> GrammarLogitsProcessor:
+def _constraint(perceptor: Perceptor, *, prompt_length: int = 0) -> GrammarLogitsProcessor:
     config = perceptor.model.config
     return GrammarLogitsProcessor(
         grammar=config.grammar,
@@ -104,7 +104,7 @@ def _constraint(perceptor: Perceptor, prompts: Prompts, *, prompt_length: int = 
 
 
 def _ours(perceptor: Perceptor, prompts: Prompts) -> Written:
-    decoded = decode(perceptor.model.vlm, prompts, constraint=_constraint(perceptor, prompts))
+    decoded = decode(perceptor.model.vlm, prompts, constraint=_constraint(perceptor))
     return decoded.ids, decoded.passes
 
 
@@ -115,7 +115,7 @@ def _one_at_a_time(perceptor: Perceptor, prompts: Prompts) -> Written:
 
 def _transformers(perceptor: Perceptor, prompts: Prompts) -> Written:
     vlm, prompt_length = perceptor.model.vlm, prompts.input_ids_BT.shape[1]
-    constraint = _constraint(perceptor, prompts, prompt_length=prompt_length)
+    constraint = _constraint(perceptor, prompt_length=prompt_length)
     sequences = vlm.generate(
         input_ids=prompts.input_ids_BT.to(vlm.device),
         attention_mask=prompts.attention_mask_BT.to(vlm.device),
