@@ -88,7 +88,7 @@ class Blank:
     def __call__(self, images: list[Image.Image], questions: list[str], **_: Any) -> list[Any]:
         self.sizes += [image.size for image in images]
         mask = np.zeros(album.SIZE[::-1], bool)
-        return [SimpleNamespace(raw="A", text="A", masks=[mask], depth_codes=None) for _ in questions]
+        return [SimpleNamespace(raw="A", text="A", masks=[mask], depth_codes=None, passes=1) for _ in questions]
 
 
 def test_benchmarks_ask_about_them_and_the_report_shows_them(way: Way, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_converted_sa2va_segments_in_its_own_wiring(tmp_path):
     processor.save_pretrained(tmp_path / "checkpoint")
     assert json.loads((tmp_path / "checkpoint/config.json").read_text())["segmentation_wiring"] == "sa2va"
     again = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "checkpoint").eval()
-    (same,) = again.generate(prompts, segment=True, depth=False)
+    (same,) = again.answer(prompts, segment=True, depth=False)
     assert same.ids == answer.ids
     assert all(np.array_equal(a, b) for a, b in zip(same.masks, answer.masks, strict=True))
 
