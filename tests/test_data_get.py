@@ -273,6 +273,7 @@ def test_ctrl_c_ends_it_at_once_and_the_next_call_goes_on(
     slow.cuts, slow.stalls_s = [5_000], 60.0
     url = f"{server.url}/refcoco.zip"
     program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a run in the background ignores it
         "from pipeline import data_get; from pipeline.data_archives import ARCHIVES, Archive\n"
         f"ARCHIVES['refcoco'] = Archive(urls=({url!r},), licence=ARCHIVES['refcoco'].licence, size={len(slow.content)})\n"
         "data_get.get('p', only=['refcoco'], accept=True)"

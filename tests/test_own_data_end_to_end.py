@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 from fake_pipeline import REPOSITORY, as_cloned, environment
 
 pytestmark = [
-    pytest.mark.end_to_end,
+    pytest.mark.on_request,
     pytest.mark.skipif(
         not (REPOSITORY / "foundations" / "mini" / "SHA256SUMS").is_file(),
         reason="foundations/mini holds no weights yet; make them with: make foundations",
