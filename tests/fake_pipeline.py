@@ -111,6 +111,12 @@ with work:
 """
 """A stage that workers share, of which one may be told to fail."""
 
+INPUTS = """
+def faults(profile, *, stages):
+    return []
+"""
+"""In place of the look at every input: the stand-ins read none."""
+
 PARAMETERS = """
 from perceptio_core.params.base import Section
 
@@ -218,11 +224,9 @@ def fake_pipeline(root: Path) -> FakePipeline:
         (root / "stages" / f"{stage}.py").write_text(text)
         name = "".join(part.capitalize() for part in stage.split("_"))
         (root / "perceptio_core" / "params" / f"{stage}.py").write_text(PARAMETERS.replace("CLASS", name))
-    for model in ("internvl", "sam2", "depth_anything"):  # what is looked at before the first stage
-        (root / "foundations" / "mini" / model).mkdir(parents=True)
-        (root / "foundations" / "mini" / model / "model").write_text("")
-    listing = "".join(f"{'0' * 64}  {model}/model\n" for model in ("internvl", "sam2", "depth_anything"))
-    (root / "foundations" / "mini" / "SHA256SUMS").write_text(listing)
+    (root / "stages" / "inputs.py").write_text(INPUTS)
+    (root / "foundations" / "mini").mkdir(parents=True)
+    (root / "foundations" / "mini" / "SHA256SUMS").write_text("")
     (root / "docs").mkdir()
     (root / "docs" / "published.json").write_text("{}\n")
     pipeline = FakePipeline(root)
