@@ -3,7 +3,8 @@
 Greedy decoding of a span is a fixed point: codes that are each the likeliest after those before them are the codes that
 writing one at a time gives. A pass reads the guesses behind what is settled and tells the likeliest code after each of
 them; the guesses are right up to the first that is not the likeliest, and what the pass said of the others is the next
-guess (Jacobi decoding, arXiv 2305.10427; for image tokens arXiv 2410.01699). So the answer is the same, in fewer passes.
+guess (Jacobi decoding, arXiv 2305.10427; for image tokens arXiv 2410.01699). So the answer is the same, in as many
+passes at most. It pays where guesses are right; those of a model that has hardly trained are not, and cost time.
 
 Ours: the first guess is a ramp from the farthest code at the top of the map to the nearest at its bottom; a place that no pass
 has looked at yet is guessed from the place above it.
