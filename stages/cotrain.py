@@ -83,6 +83,7 @@ def main() -> None:
         codebook / "model.safetensors",
     )
     work = paths.work("cotrain", f"{arguments.variant}-{key}")
+    params = params.on_ranks(accelerator.num_processes)
 
     autocast = accelerator.mixed_precision == "bf16"
     model, processor = _assemble(params, foundations=foundations, codebook=codebook, autocast=autocast)

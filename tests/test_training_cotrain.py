@@ -450,6 +450,32 @@ def test_a_comparison_can_be_asked_first(artifacts: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("batch_size", "processes", "accumulation", "ranks", "expected"),
+    [
+        (64, 8, 4, 8, 4),
+        (64, 8, 4, 1, 32),  # one GPU in place of eight: two samples at a time, as there
+        (64, 8, 4, 4, 8),
+        (64, 8, 4, 16, 2),
+        (64, 8, 4, 64, 1),
+        (24, 4, 2, 3, 4),  # eight parts do not divide among three: two samples at a time, not three
+        (64, 1, 1, 2, 1),
+    ],
+)
+def test_fewer_ranks_take_more_micro_batches_of_the_same_size(
+    batch_size: int, processes: int, accumulation: int, ranks: int, expected: int
+) -> None:
+    meant = params(batch_size=batch_size, processes=processes, accumulation=accumulation)
+    on_ranks = meant.on_ranks(ranks)
+    assert (on_ranks.processes, on_ranks.accumulation) == (ranks, expected)
+    assert batch_size // (ranks * expected) <= batch_size // (processes * accumulation)
+
+
+def test_a_batch_that_does_not_divide_among_the_ranks_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"cotrain\.batch_size 64 does not divide among 3 processes"):
+        params(batch_size=64, processes=8, accumulation=4).on_ranks(3)
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"spans": {"segmentation": True, "depth": False}}, "mixture.depth_map must be 0 when spans.depth is false"),

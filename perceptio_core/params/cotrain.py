@@ -161,7 +161,8 @@ class CotrainParams(Section):
     """Processes that share each step on this machine, at most one per GPU where there are GPUs; on CPUs, two with a thread
     each get more out of two cores than one with two threads. Under torchrun or accelerate theirs count, not these."""
     accumulation: PositiveInt
-    """Micro-batches per rank and optimizer step; raise it when memory is short."""
+    """Micro-batches per rank and optimizer step on `processes` ranks; raise it when memory is short. Where fewer ranks train,
+    each takes more of them, so that none holds more samples at a time (`on_ranks`)."""
     sharding: Literal["none", "full"] = "none"
     """What each of several ranks keeps. none: the whole model (DDP); full: its part of every weight, gradient and optimizer
     state (FSDP2), so that more ranks need less memory each and exchange more. The result differs by the order of sums."""
@@ -213,6 +214,21 @@ class CotrainParams(Section):
     num_workers: NonNegativeInt
     """Threads per rank that prepare batches; 0 prepares them between the steps."""
     seed: NonNegativeInt
+
+    def on_ranks(self, count: int) -> Self:
+        """These parameters with the `accumulation` of `count` ranks: the fewest micro-batches of at most the size meant here.
+
+        Args:
+            count: ranks that train, however many `processes` says.
+
+        Raises:
+            ValueError: `batch_size` does not divide among so many.
+        """
+        meant = self.processes * self.accumulation
+        if self.batch_size % count:
+            raise ValueError(f"cotrain.batch_size {self.batch_size} does not divide among {count} processes")
+        parts = (part for part in range(max(count, meant), self.batch_size + 1) if self.batch_size % part == part % count == 0)
+        return self.model_copy(update={"processes": count, "accumulation": next(parts) // count})
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
