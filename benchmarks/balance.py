@@ -1,4 +1,4 @@
-"""How unevenly a step's tokens lie on the GPUs: samples as they come, against `perceptio_core.data.balance.deal`.
+"""How unevenly a step's tokens lie on the GPUs: samples as they come, against `perceptio_core.data.loading.balance.deal`.
 
 ``python -m benchmarks.balance``: for samples as long as those of the real mix (`benchmarks.real_mix`), the tokens of the
 heaviest GPU over the mean, and the tokens of the longest micro-batch. GPUs wait for the heaviest; memory is for the longest.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.real_mix import draw_lengths
-from perceptio_core.data.balance import deal
+from perceptio_core.data.loading.balance import deal
 from perceptio_core.params import load_profile
 
 

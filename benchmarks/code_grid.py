@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceptio_core.data.markers import Marker
+from perceptio_core.data.shards.markers import Marker
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.lookup import read_off
 from perceptio_core.depth.teacher import Teacher

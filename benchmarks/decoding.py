@@ -20,7 +20,7 @@ from transformers import LogitsProcessorList
 
 from benchmarks.attention import now
 from perceptio_core.data.images import open_image
-from perceptio_core.evaluation.hardblink import HardBlink
+from perceptio_core.evaluation.benchmarks.hardblink import HardBlink
 from perceptio_core.model import depth_draft
 from perceptio_core.model.decoding import GrammarLogitsProcessor, decode
 from perceptio_core.model.inference import Perceptor

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from perceptio_core.data.refer import read_refer
-from perceptio_core.evaluation.masks import overlap, union
-from perceptio_core.evaluation.res import exact_ratio, ious
+from perceptio_core.data.readers.refer import read_refer
+from perceptio_core.evaluation.benchmarks.masks import overlap, union
+from perceptio_core.evaluation.benchmarks.res import exact_ratio, ious
 
 Objects = Mapping[int, Mapping[str, Any]]
 SIZES = (0, 128, 256, 512, 1024)

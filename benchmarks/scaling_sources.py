@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from perceptio_core.data.collect import collect
+from perceptio_core.data.manifest.collect import collect
 from perceptio_core.data.rle import encode
 from perceptio_core.params.sources import DatasetParams
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from perceptio_core.data.rle import encode
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.catalogue import official
-from perceptio_core.evaluation.load import load_benchmark
-from perceptio_core.evaluation.mme import COGNITION, PERCEPTION
-from perceptio_core.evaluation.rescore import rescore
+from perceptio_core.evaluation.benchmarks.catalogue import official
+from perceptio_core.evaluation.benchmarks.load import load_benchmark
+from perceptio_core.evaluation.benchmarks.mme import COGNITION, PERCEPTION
+from perceptio_core.evaluation.interchange.rescore import rescore
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 SPLITS = {"val": 10834, "testA": 5657, "testB": 5095}
 HEIGHT, WIDTH = 480, 640

@@ -350,7 +350,7 @@ def _publish(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from perceptio_core.evaluation.compare import compare
+    from perceptio_core.evaluation.statistics.compare import compare
 
     print(compare(arguments.first, arguments.second))
 
@@ -389,7 +389,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _shards(arguments: argparse.Namespace) -> None:
-    from perceptio_core.data.store import RemoteShards, StoreError
+    from perceptio_core.data.shards.remote import RemoteShards, StoreError
     from pipeline.settings import read_active
     from stages.common import StagePaths
 

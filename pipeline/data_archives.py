@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from perceptio_core.evaluation.official_files import MD5
+from perceptio_core.evaluation.benchmarks.official_files import MD5
 
 
 @dataclass(frozen=True, kw_only=True)

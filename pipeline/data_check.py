@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perceptio_core.data.images import is_picture
+from perceptio_core.data.readers.refer import read_plain_pickle
 from perceptio_core.data.records import spread
-from perceptio_core.data.refer import read_plain_pickle
-from perceptio_core.evaluation.official_files import MD5, described
+from perceptio_core.evaluation.benchmarks.official_files import MD5, described
 from perceptio_core.inputs import look_at_inputs
 from perceptio_core.params import Profile, load_profile
 from perceptio_core.progress import amount, track

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from perceptio_core.data import coco, refer
-from perceptio_core.data.grefer import REFERENCES
-from perceptio_core.data.label_maps import ADE_CLASSES, ADE_PARTS
-from perceptio_core.data.visual_genome import FOLDERS, IMAGES, REGIONS
-from perceptio_core.evaluation.mme_release import PACKED
-from perceptio_core.evaluation.seed_bench import IMAGE_FOLDER as SEED_IMAGES
+from perceptio_core.data.readers import coco, refer
+from perceptio_core.data.readers.grefer import REFERENCES
+from perceptio_core.data.readers.label_maps import ADE_CLASSES, ADE_PARTS
+from perceptio_core.data.readers.visual_genome import FOLDERS, IMAGES, REGIONS
+from perceptio_core.evaluation.benchmarks.mme_release import PACKED
+from perceptio_core.evaluation.benchmarks.seed_bench import IMAGE_FOLDER as SEED_IMAGES
 from perceptio_core.params import Profile
 from perceptio_core.params.evaluate import BenchmarkParams
 from perceptio_core.params.sources import DatasetParams

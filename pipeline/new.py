@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from perceptio_core.data.mask_pictures import is_numbered
-from perceptio_core.data.own_split import place
-from perceptio_core.data.questions import table_rows
+from perceptio_core.data.readers.mask_pictures import is_numbered
+from perceptio_core.data.readers.own_split import place
+from perceptio_core.data.readers.questions import table_rows
 from perceptio_core.data.records import Record, segment_question
-from perceptio_core.evaluation.short_answers import folded
+from perceptio_core.evaluation.benchmarks.short_answers import folded
 from perceptio_core.files import whole
 from perceptio_core.params import PROFILES, load_profile
 from perceptio_core.params.base import read_yaml

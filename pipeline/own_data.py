@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from perceptio_core.data.collect import OF_ITS_IMAGE, collect
 from perceptio_core.data.images import MAX_PIXELS
-from perceptio_core.data.instances import read_instance_images
-from perceptio_core.data.manifest import QUARANTINE, RECORDS, RECORDS_SCHEMA
-from perceptio_core.data.own_split import place
-from perceptio_core.data.questions import SUFFIXES, table_columns, table_rows
+from perceptio_core.data.manifest.collect import OF_ITS_IMAGE, collect
+from perceptio_core.data.manifest.manifest import QUARANTINE, RECORDS, RECORDS_SCHEMA
+from perceptio_core.data.manifest.spill import read_dataset
+from perceptio_core.data.readers.instances import read_instance_images
+from perceptio_core.data.readers.own_split import place
+from perceptio_core.data.readers.questions import SUFFIXES, table_columns, table_rows
 from perceptio_core.data.records import Record
-from perceptio_core.data.spill import read_dataset
 from perceptio_core.params.sources import DatasetParams
 from perceptio_core.tables import column
 
@@ -130,7 +130,7 @@ def read_own(name: str, *, pictures: Path, questions: Path | None, coco: Path | 
 
 
 def validation_share(data: OwnData) -> float:
-    """The share below which a fifth of the pictures lie (`perceptio_core.data.own_split`), rounded as far as it stays that.
+    """The share below which a fifth of the pictures lie (`perceptio_core.data.readers.own_split`), rounded, if it stays that.
 
     More than a fifth, up to half, where else a kind of record would have none for validation.
     """

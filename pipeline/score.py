@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptio_core.evaluation.benchmark import Benchmark, Metric
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.catalogue import CATALOGUE, FAMILIES, official
-from perceptio_core.evaluation.export import export as write
-from perceptio_core.evaluation.load import load_benchmark
-from perceptio_core.evaluation.predictions import read_predictions
-from perceptio_core.evaluation.rescore import rescore, self_contained
+from perceptio_core.evaluation.benchmarks.benchmark import Benchmark, Metric
+from perceptio_core.evaluation.benchmarks.catalogue import CATALOGUE, FAMILIES, official
+from perceptio_core.evaluation.benchmarks.load import load_benchmark
+from perceptio_core.evaluation.interchange.export import export as write
+from perceptio_core.evaluation.interchange.predictions import read_predictions
+from perceptio_core.evaluation.interchange.rescore import rescore, self_contained
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.params.evaluate import BenchmarkParams
 
 
@@ -75,7 +75,7 @@ def find_benchmark(name: str, *, predictions: Path, root: Path | None, protocol:
 
 
 def _of_profile(name: str, protocol: str | None) -> Found:
-    from perceptio_core.data.manifest import data_root
+    from perceptio_core.data.manifest.manifest import data_root
     from perceptio_core.params import load_profile
     from pipeline.settings import read_active
     from stages.common import StagePaths

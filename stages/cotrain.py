@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from perceptio_core.data.mixture import require_samples
+from perceptio_core.data.loading.mixture import require_samples
 from perceptio_core.model.adapters import add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch

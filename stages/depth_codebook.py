@@ -14,8 +14,8 @@ from matplotlib import colormaps
 from PIL import Image
 from safetensors import SafetensorError
 
-from perceptio_core.data.manifest import read_images
-from perceptio_core.data.markers import sample_markers
+from perceptio_core.data.manifest.manifest import read_images
+from perceptio_core.data.shards.markers import sample_markers
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.codebook_training import CURVE, TrainedCodebook, train_codebook, validate_codebook
 from perceptio_core.depth.store import DepthStore

@@ -5,10 +5,10 @@ import logging
 import shutil
 from collections.abc import Sequence
 
-from perceptio_core.data.manifest import data_root
-from perceptio_core.evaluation.benchmark import Item
-from perceptio_core.evaluation.depth_codes import CodeSource, TeacherEncoder, code_source
-from perceptio_core.evaluation.suite import evaluate
+from perceptio_core.data.manifest.manifest import data_root
+from perceptio_core.evaluation.benchmarks.benchmark import Item
+from perceptio_core.evaluation.running.depth_codes import CodeSource, TeacherEncoder, code_source
+from perceptio_core.evaluation.running.suite import evaluate
 from perceptio_core.model.inference import Perceptor
 from perceptio_core.params import load_profile
 from perceptio_core.params.evaluate import Replacement

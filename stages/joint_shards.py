@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from perceptio_core.data.joint import ShardMaker
-from perceptio_core.data.manifest import IMAGES, QUARANTINE, RECORDS, data_root, read_quarantine
-from perceptio_core.data.plan import Plan, write_plan
-from perceptio_core.data.shards import ShardPart, load_part, save_part, write_index
+from perceptio_core.data.manifest.manifest import IMAGES, QUARANTINE, RECORDS, data_root, read_quarantine
+from perceptio_core.data.shards.joint import ShardMaker
+from perceptio_core.data.shards.plan import Plan, write_plan
+from perceptio_core.data.shards.tars import ShardPart, load_part, save_part, write_index
 from perceptio_core.data.workers import as_they_end, cores
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.params import load_profile

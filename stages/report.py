@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceptio_core.data.manifest import data_root
+from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher
 from perceptio_core.params import load_profile

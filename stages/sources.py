@@ -10,7 +10,7 @@ import PIL
 
 from perceptio_core import rgb
 from perceptio_core.data import images
-from perceptio_core.data.collect import collect
+from perceptio_core.data.manifest.collect import collect
 from perceptio_core.data.workers import cores
 from perceptio_core.params import load_profile
 from perceptio_core.scenes.writers import write_world

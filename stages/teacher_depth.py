@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from perceptio_core.data.images import open_image
-from perceptio_core.data.manifest import IMAGES, QUARANTINE, ImageRow, data_root, read_image_range, write_quarantine
+from perceptio_core.data.manifest.manifest import IMAGES, QUARANTINE, ImageRow, data_root, read_image_range, write_quarantine
 from perceptio_core.data.records import Refused
 from perceptio_core.depth.store import DepthRow, EncodedDepth, encode_depth, load_part, save_part, write_index, write_shard
 from perceptio_core.depth.teacher import Teacher, batches, stored_size

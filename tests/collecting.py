@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptio_core.data.collect import collect
-from perceptio_core.data.manifest import ImageRow, RecordRow, read_images, read_records
+from perceptio_core.data.manifest.collect import collect
+from perceptio_core.data.manifest.manifest import ImageRow, RecordRow, read_images, read_records
 from perceptio_core.data.records import Record, Refused
 from perceptio_core.params.sources import DatasetParams
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from perceptio_core.data.rle import encode
-from perceptio_core.evaluation.mme import COGNITION, PERCEPTION
+from perceptio_core.evaluation.benchmarks.mme import COGNITION, PERCEPTION
 
 WIDTH, HEIGHT = 160, 120
 SPLITS = {"train": range(1, 13), "val": range(13, 18), "testA": range(18, 21), "testB": range(21, 24)}

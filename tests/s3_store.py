@@ -22,8 +22,8 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 import ceph_gateway
-from perceptio_core.data import store
-from perceptio_core.data.shards import ShardSample, write_index, write_shard
+from perceptio_core.data.shards import remote as store
+from perceptio_core.data.shards.tars import ShardSample, write_index, write_shard
 
 BUCKET = "perceptio-tests"
 Fault = Literal["500", "503", "reset", "cut", "short", "corrupt", "stall", "slow"]

@@ -17,11 +17,11 @@ import album
 import stages.teacher_depth as teacher_stage
 from collecting import Collected
 from joint_inputs import PARAMS, train_samples
-from perceptio_core.data.dataset import Sample
-from perceptio_core.evaluation.benchmark import Answer, Item
-from perceptio_core.evaluation.panels import panel_rows
-from perceptio_core.evaluation.reason_seg import ReasonSeg
-from perceptio_core.evaluation.runner import ask
+from perceptio_core.data.loading.dataset import Sample
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item
+from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg
+from perceptio_core.evaluation.running.panels import panel_rows
+from perceptio_core.evaluation.running.runner import ask
 from perceptio_core.params.sources import DatasetParams
 from perceptio_core.report.panels import panel_html, read_panels
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import yaml
 
 from perceptio_core.convert.codebook import convert_codebook
-from perceptio_core.data.manifest import ImageRow, write_manifest
+from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
 from perceptio_core.depth import store
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.params import PROFILES

@@ -9,10 +9,10 @@ from PIL import Image
 
 from collecting import parted
 from joint_inputs import PARAMS, train_samples
-from perceptio_core.data.aurora import aurora_records, marked_points
-from perceptio_core.data.labels import readings
-from perceptio_core.data.markers import QUESTION
+from perceptio_core.data.loading.labels import readings
+from perceptio_core.data.readers.aurora import aurora_records, marked_points
 from perceptio_core.data.records import DEPTH_MAP_QUESTION
+from perceptio_core.data.shards.markers import QUESTION
 from perceptio_core.params.sources import DatasetParams
 
 SPAN = "<DEPTH_START>" + "".join(f"<DEPTH_{7 * i % 128}>" for i in range(100)) + "<DEPTH_END>"

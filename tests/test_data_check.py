@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from perceptio_core.evaluation import official_files
+from perceptio_core.evaluation.benchmarks import official_files
 from perceptio_core.params import PROFILES, load_profile
 from pipeline.cli import main
 from pipeline.data_places import places

@@ -9,10 +9,10 @@ from PIL import Image
 
 from collecting import parted
 from joint_inputs import PARAMS, train_samples
-from perceptio_core.data.descriptions import described_turns
-from perceptio_core.data.manifest import RecordRow
+from perceptio_core.data.manifest.descriptions import described_turns
+from perceptio_core.data.manifest.manifest import RecordRow
+from perceptio_core.data.readers.refer import refer_records
 from perceptio_core.data.records import SEGMENT_ANSWER, segment_question
-from perceptio_core.data.refer import refer_records
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.params.sources import DatasetParams
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from collecting import collected
-from perceptio_core.data.held_out import BY_ID, BY_LOOK, HeldOut, coco_id, read_held_out, reasons_to_leave_out
 from perceptio_core.data.images import difference_hash, open_with_format
+from perceptio_core.data.manifest.held_out import BY_ID, BY_LOOK, HeldOut, coco_id, read_held_out, reasons_to_leave_out
 from perceptio_core.params.sources import DatasetParams, SourcesParams
 
 

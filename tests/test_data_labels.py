@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptio_core.data.dataset import JointDataset, Sample
-from perceptio_core.data.labels import labelled, ordered_turns, readings, turns_of
-from perceptio_core.data.markers import COMPARISON, QUESTION
-from perceptio_core.data.shards import ShardSample, write_index, write_shard
+from perceptio_core.data.loading.dataset import JointDataset, Sample
+from perceptio_core.data.loading.labels import labelled, ordered_turns, readings, turns_of
+from perceptio_core.data.shards.markers import COMPARISON, QUESTION
+from perceptio_core.data.shards.tars import ShardSample, write_index, write_shard
 from perceptio_core.params.cotrain import MarkerQuestions
 
 POINTS = (2, 3, 3, 4, 5, 5, 2, 4)  # of the marked pictures, in order

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptio_core.data.markers import (
+from perceptio_core.data.shards.markers import (
     BAND,
     LETTERS,
     QUESTION,

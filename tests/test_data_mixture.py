@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from perceptio_core.data.balance import deal
-from perceptio_core.data.mixture import MixtureSampler, require_samples
+from perceptio_core.data.loading.balance import deal
+from perceptio_core.data.loading.mixture import MixtureSampler, require_samples
 
 TASKS = {"referring": np.arange(0, 70), "marker": np.arange(70, 100), "conversation": np.arange(100, 103)}
 

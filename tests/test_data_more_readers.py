@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from collecting import collected, parted
-from perceptio_core.data.gcg import gcg_records
-from perceptio_core.data.grefer import NOTHING_ANSWER, grefer_records
-from perceptio_core.data.label_maps import ade_records, panoptic_records
-from perceptio_core.data.questions import question_records
+from perceptio_core.data.readers.gcg import gcg_records
+from perceptio_core.data.readers.grefer import NOTHING_ANSWER, grefer_records
+from perceptio_core.data.readers.label_maps import ade_records, panoptic_records
+from perceptio_core.data.readers.questions import question_records
+from perceptio_core.data.readers.visual_genome import region_records
 from perceptio_core.data.rle import area, decode, encode
-from perceptio_core.data.visual_genome import region_records
 from perceptio_core.params.sources import DatasetParams
 
 HEIGHT, WIDTH = 10, 40

@@ -15,10 +15,10 @@ from pycocotools import mask as coco_mask
 
 from collecting import parted
 from perceptio_core.data import rle
-from perceptio_core.data.coco import coco_records
 from perceptio_core.data.images import inspect_image, open_image, open_with_format
-from perceptio_core.data.llava import llava_records
-from perceptio_core.data.refer import read_plain_pickle, read_refer
+from perceptio_core.data.readers.coco import coco_records
+from perceptio_core.data.readers.llava import llava_records
+from perceptio_core.data.readers.refer import read_plain_pickle, read_refer
 
 REALDATA = os.environ.get("PERCEPTIO_REALDATA")
 real = pytest.mark.skipif(not REALDATA, reason="PERCEPTIO_REALDATA names no folder of real data")

@@ -17,13 +17,13 @@ import webdataset
 from PIL import Image
 
 from joint_inputs import PARAMS, SCENES, SIZE, VAL, joint_inputs
-from perceptio_core.data.dataset import JointDataset
-from perceptio_core.data.joint import ShardMaker
-from perceptio_core.data.manifest import ImageRow, read_records
-from perceptio_core.data.markers import QUESTION
-from perceptio_core.data.plan import Plan, ShardJob, write_plan
+from perceptio_core.data.loading.dataset import JointDataset
+from perceptio_core.data.manifest.manifest import ImageRow, read_records
 from perceptio_core.data.records import DEPTH_MAP_QUESTION
-from perceptio_core.data.shards import write_index
+from perceptio_core.data.shards.joint import ShardMaker
+from perceptio_core.data.shards.markers import QUESTION
+from perceptio_core.data.shards.plan import Plan, ShardJob, write_plan
+from perceptio_core.data.shards.tars import write_index
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.store import DepthStore
 

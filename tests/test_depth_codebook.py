@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from perceptio_core.data.manifest import ImageRow, write_manifest
+from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
 from perceptio_core.depth import codebook_training
 from perceptio_core.depth.codebook import EPSILON, KMEANS_ROUNDS, DepthCodebook, Quantizer
 from perceptio_core.depth.codebook_training import train_codebook, validate_codebook, wilson

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, pipeline
 
-from perceptio_core.data.manifest import ImageRow, write_manifest
+from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
 from perceptio_core.depth.store import DepthStore
 from perceptio_core.depth.teacher import LEAST_DEPTH, Teacher, batches, model_size, position_table, stored_size
 from perceptio_core.foundations.depth_anything import image_processor

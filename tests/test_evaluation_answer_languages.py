@@ -2,7 +2,7 @@
 
 import pytest
 
-from perceptio_core.evaluation.answers import mentioned_letters, parse_option
+from perceptio_core.evaluation.answers.options import mentioned_letters, parse_option
 
 ANIMALS = {"A": "猫", "B": "狗", "C": "红色的盒子", "D": "以上都不是"}
 SIDES = {"A": "左边", "B": "右边", "C": "上面"}

@@ -2,14 +2,14 @@
 
 import pytest
 
-from perceptio_core.evaluation.answers import mentioned_letters, parse_option
-from perceptio_core.evaluation.choice_prompt import choice_prompt
-from perceptio_core.evaluation.harness_readings import (
+from perceptio_core.evaluation.answers.harness_readings import (
     read_lmms_eval,
     read_mme_tool,
     read_vlmevalkit,
     read_vlmevalkit_option,
 )
+from perceptio_core.evaluation.answers.options import mentioned_letters, parse_option
+from perceptio_core.evaluation.benchmarks.choice_prompt import choice_prompt
 from perceptio_core.grammar import strip_perception
 
 LETTER_ANSWERS = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from perceptio_core.evaluation.bootstrap import Bootstrap
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 
 def test_interval_of_an_accuracy_has_the_binomial_width() -> None:
@@ -39,7 +39,7 @@ def test_strata_are_resampled_each_by_itself() -> None:
 def test_seeded_and_independent_of_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random((37, 2))
     whole = Bootstrap(samples=100, seed=3).means([values])[0]
-    monkeypatch.setattr("perceptio_core.evaluation.bootstrap._CHUNK", 100)
+    monkeypatch.setattr("perceptio_core.evaluation.statistics.bootstrap._CHUNK", 100)
     np.testing.assert_array_equal(Bootstrap(samples=100, seed=3).means([values])[0], whole)
     assert not np.array_equal(Bootstrap(samples=100, seed=4).means([values])[0], whole)
 

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 from perceptio_core.data.images import open_image
-from perceptio_core.evaluation import official_files
-from perceptio_core.evaluation.ai2d import AI2D
-from perceptio_core.evaluation.benchmark import Answer, Benchmark, Metric
-from perceptio_core.evaluation.blink import BlinkDepth
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.scienceqa import ScienceQA
-from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.evaluation.benchmarks import official_files
+from perceptio_core.evaluation.benchmarks.ai2d import AI2D
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Metric
+from perceptio_core.evaluation.benchmarks.blink import BlinkDepth
+from perceptio_core.evaluation.benchmarks.scienceqa import ScienceQA
+from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(samples=100)
 ENDING = "Answer with the option's letter from the given choices directly."

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.compare import compare, mcnemar
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.evaluation.statistics.compare import compare, mcnemar
 from pipeline.cli import main
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher
-from perceptio_core.evaluation.benchmark import Item
-from perceptio_core.evaluation.depth_codes import DrawnCodes, TeacherCodes, TeacherEncoder, code_source
+from perceptio_core.evaluation.benchmarks.benchmark import Item
+from perceptio_core.evaluation.running.depth_codes import DrawnCodes, TeacherCodes, TeacherEncoder, code_source
 from perceptio_core.model.inference import Perceptor
 from tiny import tiny_perceptio
 

@@ -10,20 +10,20 @@ import pytest
 from PIL import Image
 
 from perceptio_core.data.rle import encode
-from perceptio_core.evaluation.ai2d import AI2D
-from perceptio_core.evaluation.benchmark import Answer, Benchmark, Item
-from perceptio_core.evaluation.blink import BlinkDepth
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.export import export
-from perceptio_core.evaluation.grefcoco import GeneralisedReferring
-from perceptio_core.evaluation.hardblink import HardBlink
-from perceptio_core.evaluation.mmbench import MMBench
-from perceptio_core.evaluation.mme import MME
-from perceptio_core.evaluation.predictions import read_predictions
-from perceptio_core.evaluation.reason_seg import ReasonSeg
-from perceptio_core.evaluation.res import ReferringSegmentation
-from perceptio_core.evaluation.scienceqa import ScienceQA
-from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.evaluation.benchmarks.ai2d import AI2D
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Item
+from perceptio_core.evaluation.benchmarks.blink import BlinkDepth
+from perceptio_core.evaluation.benchmarks.grefcoco import GeneralisedReferring
+from perceptio_core.evaluation.benchmarks.hardblink import HardBlink
+from perceptio_core.evaluation.benchmarks.mmbench import MMBench
+from perceptio_core.evaluation.benchmarks.mme import MME
+from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg
+from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
+from perceptio_core.evaluation.benchmarks.scienceqa import ScienceQA
+from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
+from perceptio_core.evaluation.interchange.export import export
+from perceptio_core.evaluation.interchange.predictions import read_predictions
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.params.evaluate import EvaluateParams
 from pipeline.cli import main
 from test_evaluation_choice_sets import table_rows, write_blink, write_scienceqa, write_tsv

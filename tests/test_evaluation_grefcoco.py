@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from perceptio_core.data.rle import decode, encode
-from perceptio_core.evaluation.benchmark import Answer
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.grefcoco import GeneralisedReferring
+from perceptio_core.evaluation.benchmarks.benchmark import Answer
+from perceptio_core.evaluation.benchmarks.grefcoco import GeneralisedReferring
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 HEIGHT, WIDTH = 10, 40
 BOOTSTRAP = Bootstrap(samples=100)

@@ -19,9 +19,7 @@ import pandas as pd
 import pytest
 
 import made_up_answers
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.choice_prompt import choice_prompt
-from perceptio_core.evaluation.harness_readings import (
+from perceptio_core.evaluation.answers.harness_readings import (
     LMMS_EVAL,
     OPTION_READINGS,
     VLMEVALKIT,
@@ -30,10 +28,12 @@ from perceptio_core.evaluation.harness_readings import (
     read_vlmevalkit_main_option,
     read_vlmevalkit_option,
 )
-from perceptio_core.evaluation.mmbench import MMBench
-from perceptio_core.evaluation.mme import COGNITION, MME, PERCEPTION
-from perceptio_core.evaluation.rescore import rescore
-from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.evaluation.benchmarks.choice_prompt import choice_prompt
+from perceptio_core.evaluation.benchmarks.mmbench import MMBench
+from perceptio_core.evaluation.benchmarks.mme import COGNITION, MME, PERCEPTION
+from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
+from perceptio_core.evaluation.interchange.rescore import rescore
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 GOLDEN = Path(__file__).parent / "golden"
 COUNT = 20_000

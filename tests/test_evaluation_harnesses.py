@@ -45,7 +45,7 @@ def lmms_model(monkeypatch: pytest.MonkeyPatch) -> Any:
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
         sys.modules["lmms_eval.api.model"].lmms = Lmms  # type: ignore[attr-defined]
         sys.modules["lmms_eval.models.registry_v2"].ModelManifest = dict  # type: ignore[attr-defined]
-    return importlib.import_module("perceptio_core.evaluation.lmms_eval_model")
+    return importlib.import_module("perceptio_core.evaluation.interchange.lmms_eval_model")
 
 
 @dataclass
@@ -161,7 +161,9 @@ def test_the_entry_point_names_the_manifest() -> None:
     import tomllib
 
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["lmms_eval.models"] == {"perceptio": "perceptio_core.evaluation.lmms_eval_model:manifest"}
+    assert project["entry-points"]["lmms_eval.models"] == {
+        "perceptio": "perceptio_core.evaluation.interchange.lmms_eval_model:manifest"
+    }
 
 
 class BaseModel:
@@ -178,7 +180,7 @@ def test_vlmevalkit_asks_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytes
         for name in ("vlmeval", "vlmeval.vlm", "vlmeval.vlm.base"):
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
         sys.modules["vlmeval.vlm.base"].BaseModel = BaseModel  # type: ignore[attr-defined]
-    from perceptio_core.evaluation.vlmevalkit_model import Perceptio
+    from perceptio_core.evaluation.interchange.vlmevalkit_model import Perceptio
 
     picture(70).save(tmp_path / "a.png")
     model = Perceptio(checkpoint=str(checkpoint), max_new_tokens=4, depth=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from perceptio_core.evaluation.benchmark import Answer, Metric
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.mme import COGNITION, MME, PERCEPTION
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Metric
+from perceptio_core.evaluation.benchmarks.mme import COGNITION, MME, PERCEPTION
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(samples=200)
 

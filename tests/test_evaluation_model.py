@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptio_core.evaluation.benchmark import Item
-from perceptio_core.evaluation.runner import ask
-from perceptio_core.evaluation.suite import evaluate
+from perceptio_core.evaluation.benchmarks.benchmark import Item
+from perceptio_core.evaluation.running.runner import ask
+from perceptio_core.evaluation.running.suite import evaluate
 from perceptio_core.grammar import strip_perception
 from perceptio_core.model.inference import Perceptor
 from perceptio_core.params.evaluate import EvaluateParams

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from perceptio_core.data.images import open_image
-from perceptio_core.evaluation.ai2d import AI2D
-from perceptio_core.evaluation.benchmark import Answer, Benchmark, Metric
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.hardblink import SHORT_CUTS, HardBlink, _picked
-from perceptio_core.evaluation.mmbench import MMBench
-from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.evaluation.benchmarks.ai2d import AI2D
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Metric
+from perceptio_core.evaluation.benchmarks.hardblink import SHORT_CUTS, HardBlink, _picked
+from perceptio_core.evaluation.benchmarks.mmbench import MMBench
+from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(samples=200)
 

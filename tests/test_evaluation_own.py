@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from perceptio_core.data.rle import encode
-from perceptio_core.evaluation.benchmark import Answer
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.export import export
-from perceptio_core.evaluation.load import load_benchmark
-from perceptio_core.evaluation.own import OwnMasks, OwnQuestions
-from perceptio_core.evaluation.predictions import read_predictions
-from perceptio_core.evaluation.short_answers import folded, is_contained, is_exact, kind_of, most_common
+from perceptio_core.evaluation.benchmarks.benchmark import Answer
+from perceptio_core.evaluation.benchmarks.load import load_benchmark
+from perceptio_core.evaluation.benchmarks.own import OwnMasks, OwnQuestions
+from perceptio_core.evaluation.benchmarks.short_answers import folded, is_contained, is_exact, kind_of, most_common
+from perceptio_core.evaluation.interchange.export import export
+from perceptio_core.evaluation.interchange.predictions import read_predictions
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.params.evaluate import BenchmarkParams
 
 BOOTSTRAP = Bootstrap(samples=200, seed=0)

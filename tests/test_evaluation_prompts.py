@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.choice_prompt import REQUESTS, choice_prompt, table_language
-from perceptio_core.evaluation.mmbench import MMBench
+from perceptio_core.evaluation.benchmarks.choice_prompt import REQUESTS, choice_prompt, table_language
+from perceptio_core.evaluation.benchmarks.mmbench import MMBench
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from test_evaluation_export import make
 from test_evaluation_multiple_choice import answers, by_name, png, rotations, write_mmbench
 

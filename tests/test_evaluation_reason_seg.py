@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perceptio_core.data.rle import decode, encode
-from perceptio_core.evaluation.benchmark import Answer
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.reason_seg import ReasonSeg, painted
+from perceptio_core.evaluation.benchmarks.benchmark import Answer
+from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg, painted
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 HEIGHT, WIDTH = 20, 30
 BOOTSTRAP = Bootstrap(samples=100)

@@ -15,10 +15,10 @@ from pycocotools import mask as coco
 
 from benchmarks import res_errors
 from perceptio_core.data.rle import decode, encode, run_lengths
-from perceptio_core.evaluation.benchmark import Answer
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.masks import checked, overlap, union
-from perceptio_core.evaluation.res import ReferringSegmentation
+from perceptio_core.evaluation.benchmarks.benchmark import Answer
+from perceptio_core.evaluation.benchmarks.masks import checked, overlap, union
+from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(samples=200)
 SIZE = (10, 20)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from perceptio_core.data.rle import decode, encode
-from perceptio_core.evaluation.benchmark import Answer, Scores
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.res import ReferringSegmentation
-from perceptio_core.evaluation.res_protocols import PROTOCOLS, single_polygon_pixels, sum_through_run_lengths
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Scores
+from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
+from perceptio_core.evaluation.benchmarks.res_protocols import PROTOCOLS, single_polygon_pixels, sum_through_run_lengths
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.params.evaluate import BenchmarkParams
 
 BOOTSTRAP = Bootstrap(samples=50)

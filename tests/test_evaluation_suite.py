@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceptio_core.evaluation.benchmark import Item
-from perceptio_core.evaluation.depth_codes import CodeSource, code_source
-from perceptio_core.evaluation.runner import ask
-from perceptio_core.evaluation.suite import evaluate
+from perceptio_core.evaluation.benchmarks.benchmark import Item
+from perceptio_core.evaluation.running.depth_codes import CodeSource, code_source
+from perceptio_core.evaluation.running.runner import ask
+from perceptio_core.evaluation.running.suite import evaluate
 from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams, Replacement
 
 RAW = "[SEG]<depth_start><depth_3><depth_0><depth_end>"

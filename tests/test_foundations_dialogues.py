@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from perceptio_core.data.markers import QUESTION, Marker
+from perceptio_core.data.shards.markers import QUESTION, Marker
 from perceptio_core.foundations.dialogues import (
     CHOICE,
     LEAD,

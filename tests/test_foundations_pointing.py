@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import InternVLForConditionalGeneration
 
-from perceptio_core.data.markers import Marker
+from perceptio_core.data.shards.markers import Marker
 from perceptio_core.foundations.pointing import GATHERING, HEADS, Attention, pointers, pointing_loss
 from perceptio_core.scenes.view import look
 from tiny import tiny_internvl

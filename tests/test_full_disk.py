@@ -22,7 +22,7 @@ def write(folder, name, size):
     write_shard(folder, name=f"{name}.tar", maps=[encode_depth(f"{name}-{number}", noise) for number in range(4)])
 """,
     "a shard of samples": """
-from perceptio_core.data.shards import ShardSample, write_shard
+from perceptio_core.data.shards.tars import ShardSample, write_shard
 
 def write(folder, name, size):
     content = {"task": "marker", "source": "teacher", "turns": [], "width": 1, "height": 1}

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
+from perceptio_core.data.manifest.spill import read_dataset
+from perceptio_core.data.readers.refer import read_plain_pickle
 from perceptio_core.data.records import Refused
-from perceptio_core.data.refer import read_plain_pickle
 from perceptio_core.data.rle import encode, from_segmentation
-from perceptio_core.data.spill import read_dataset
-from perceptio_core.evaluation.benchmark import Answer, Benchmark
-from perceptio_core.evaluation.bootstrap import Bootstrap
-from perceptio_core.evaluation.grefcoco import GeneralisedReferring
-from perceptio_core.evaluation.hardblink import HardBlink
-from perceptio_core.evaluation.predictions import read_predictions
-from perceptio_core.evaluation.reason_seg import ReasonSeg
-from perceptio_core.evaluation.res import ReferringSegmentation
-from perceptio_core.evaluation.scienceqa import ScienceQA
-from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark
+from perceptio_core.evaluation.benchmarks.grefcoco import GeneralisedReferring
+from perceptio_core.evaluation.benchmarks.hardblink import HardBlink
+from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg
+from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
+from perceptio_core.evaluation.benchmarks.scienceqa import ScienceQA
+from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
+from perceptio_core.evaluation.interchange.predictions import read_predictions
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.params.sources import DatasetParams
 from test_evaluation_choice_sets import write_scienceqa
 from test_evaluation_grefcoco import REFS, write_grefcoco

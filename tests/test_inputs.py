@@ -15,7 +15,7 @@ import yaml
 
 from full_layout import full_layout, picture, save
 from perceptio_core.data.images import is_picture
-from perceptio_core.data.json_heads import first_rows
+from perceptio_core.data.readers.json_heads import first_rows
 from perceptio_core.depth.store import encode_depth
 from perceptio_core.inputs import look_at_inputs
 from perceptio_core.params import Profile, load_profile

@@ -17,10 +17,10 @@ from PIL import Image
 
 from browser import CHROMIUM, browser
 from fake_pipeline import FakePipeline, environment, fake_pipeline
-from perceptio_core.data.manifest import ImageRow, write_manifest
+from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
 from perceptio_core.data.rle import encode
-from perceptio_core.data.shards import ShardSample
-from perceptio_core.data.shards import write_shard as write_joint_shard
+from perceptio_core.data.shards.tars import ShardSample
+from perceptio_core.data.shards.tars import write_shard as write_joint_shard
 from perceptio_core.depth.store import encode_depth, write_index, write_shard
 from perceptio_core.params import SECTIONS
 from pipeline.lineage.commits import commit_with

@@ -14,21 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import perceptio_core.data.json_rows as rows_module
+import perceptio_core.data.readers.json_rows as rows_module
 from collecting import collected
-from perceptio_core.data.json_rows import key_rows, list_rows
+from perceptio_core.data.manifest.spill import read_dataset
+from perceptio_core.data.readers.json_rows import key_rows, list_rows
 from perceptio_core.data.records import Record, Refused
 from perceptio_core.data.rle import encode
-from perceptio_core.data.spill import read_dataset
-from perceptio_core.evaluation.blink import BlinkDepth
-from perceptio_core.evaluation.grefcoco import GeneralisedReferring
-from perceptio_core.evaluation.hardblink import HardBlink
-from perceptio_core.evaluation.mmbench import MMBench
-from perceptio_core.evaluation.mme import MME
-from perceptio_core.evaluation.reason_seg import ReasonSeg
-from perceptio_core.evaluation.res import ReferringSegmentation
-from perceptio_core.evaluation.scienceqa import ScienceQA
-from perceptio_core.evaluation.seed_bench import SeedImage
+from perceptio_core.evaluation.benchmarks.blink import BlinkDepth
+from perceptio_core.evaluation.benchmarks.grefcoco import GeneralisedReferring
+from perceptio_core.evaluation.benchmarks.hardblink import HardBlink
+from perceptio_core.evaluation.benchmarks.mmbench import MMBench
+from perceptio_core.evaluation.benchmarks.mme import MME
+from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg
+from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
+from perceptio_core.evaluation.benchmarks.scienceqa import ScienceQA
+from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
 from perceptio_core.params.sources import DatasetParams
 from test_evaluation_choice_sets import write_scienceqa
 from test_evaluation_multiple_choice import write_hardblink, write_seed
@@ -292,7 +292,7 @@ def test_label_maps(tmp_path: Path) -> None:
 
 def test_ids_that_stand_twice_are_found_before_a_picture_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_referring(tmp_path / "g", [REFS[0], REFS[0]], instances())
-    monkeypatch.setattr("perceptio_core.data.collect.inspect_image", None)
+    monkeypatch.setattr("perceptio_core.data.manifest.collect.inspect_image", None)
     dataset = DatasetParams(name="x", kind="refer", path="g", split="train")
     with pytest.raises(ValueError, match=r"g: two records have the id x/1/1; it must stand for one"):
         collected([dataset], root=tmp_path, work=tmp_path / "w")

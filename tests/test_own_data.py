@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from benchmarks.check_profile import inconsistencies
-from perceptio_core.data.mask_pictures import is_numbered, read_mask
-from perceptio_core.data.own_split import of_split, place
-from perceptio_core.data.questions import mask_question, question_records, table_columns
+from perceptio_core.data.manifest.spill import read_dataset
+from perceptio_core.data.readers.mask_pictures import is_numbered, read_mask
+from perceptio_core.data.readers.own_split import of_split, place
+from perceptio_core.data.readers.questions import mask_question, question_records, table_columns
 from perceptio_core.data.records import Record, Refused
 from perceptio_core.data.rle import area, decode, encode
-from perceptio_core.data.spill import read_dataset
 from perceptio_core.params import load_profile
 from perceptio_core.params.sources import DatasetParams
 from pipeline.data_places import places

@@ -100,7 +100,7 @@ def test_a_change_reruns_what_it_touches_and_nothing_else(fake: FakePipeline) ->
 
     # A core file re-runs the stages that list it; what they write is the same here, so it ends with them.
     stages = read_yaml(REPOSITORY / "dvc.yaml")["stages"]
-    code = "perceptio_core/evaluation/bootstrap.py"
+    code = "perceptio_core/evaluation/statistics/bootstrap.py"
     users = {stage for stage, definition in stages.items() if code in definition["deps"]}
     assert users == {"evaluate"}
     with (fake.root / code).open("a") as stream:

@@ -14,9 +14,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from perceptio_core.data.markers import answer, sample_markers
-from perceptio_core.evaluation.hardblink import HardBlink
-from perceptio_core.evaluation.res import ReferringSegmentation
+from perceptio_core.data.shards.markers import answer, sample_markers
+from perceptio_core.evaluation.benchmarks.hardblink import HardBlink
+from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes import writers
 from perceptio_core.scenes.layouts import hardblink, hardblink_new, hardblink_pairs, pictures, refer

@@ -16,10 +16,10 @@ import fsspec
 import pytest
 import webdataset
 
-from perceptio_core.data import store
-from perceptio_core.data.dataset import JointDataset, Sample
-from perceptio_core.data.shards import INDEX, SAMPLES
-from perceptio_core.data.store import RemoteShards, StoreError, teach_webdataset
+from perceptio_core.data.loading.dataset import JointDataset, Sample
+from perceptio_core.data.shards import remote as store
+from perceptio_core.data.shards.remote import RemoteShards, StoreError, teach_webdataset
+from perceptio_core.data.shards.tars import INDEX, SAMPLES
 from perceptio_core.params.shard_source import VARIABLE, ShardSource
 from s3_store import BUCKET, STORES, Fault, Proxy, s3_store, write_joint_shards, write_large_shard
 
@@ -199,8 +199,8 @@ def test_a_full_disk_below_the_cache_is_named(bare: Path, tmp_path: Path, monkey
 READ_ALL = """
 import sys
 from pathlib import Path
-from perceptio_core.data import store
-from perceptio_core.data.dataset import JointDataset
+from perceptio_core.data.shards import remote as store
+from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.params.shard_source import ShardSource
 store.BLOCK_BYTES = 2**16
 dataset = JointDataset(Path(sys.argv[1]), "train", ShardSource.from_environment())

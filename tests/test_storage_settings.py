@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perceptio_core.data.store import RemoteShards
+from perceptio_core.data.shards.remote import RemoteShards
 from perceptio_core.params.shard_source import VARIABLE, ShardSource
 from pipeline import cli
 from pipeline.launch import __main__ as launch

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from perceptio_core.data.dataset import JointDataset
-from perceptio_core.data.mixture import MixtureSampler
-from perceptio_core.data.read_ahead import ReadAhead
-from perceptio_core.data.shards import INDEX, SAMPLES
-from perceptio_core.data.store import RemoteShards, StoreError
+from perceptio_core.data.loading.dataset import JointDataset
+from perceptio_core.data.loading.mixture import MixtureSampler
+from perceptio_core.data.loading.read_ahead import ReadAhead
+from perceptio_core.data.shards.remote import RemoteShards, StoreError
+from perceptio_core.data.shards.tars import INDEX, SAMPLES
 from perceptio_core.params.shard_source import VARIABLE, ShardSource
 from s3_store import BUCKET, STORES, Proxy, s3_store, write_joint_shards
 from test_training_cotrain import params, run_stage

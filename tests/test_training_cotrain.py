@@ -15,9 +15,9 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 import published
-from perceptio_core.data.balance import deal
-from perceptio_core.data.dataset import JointDataset
-from perceptio_core.data.labels import ordered_turns
+from perceptio_core.data.loading.balance import deal
+from perceptio_core.data.loading.dataset import JointDataset
+from perceptio_core.data.loading.labels import ordered_turns
 from perceptio_core.grammar import Role
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch

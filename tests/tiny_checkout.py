@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from fake_pipeline import environment
 from perceptio_core.data.rle import encode
-from perceptio_core.data.shards import SCHEMA_VERSION, ShardSample, write_index, write_shard
+from perceptio_core.data.shards.tars import SCHEMA_VERSION, ShardSample, write_index, write_shard
 from perceptio_core.training.curves import read_curve
 from stages.cotrain import processes_here
 from tiny import LOSS_WEIGHTS, tiny_foundations

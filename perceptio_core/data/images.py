@@ -240,7 +240,7 @@ def inspect_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
 def difference_hash(image: Image.Image) -> bytes:
     """What a picture looks like, in 256 bits: whether each of 16 x 16 patches is brighter than its left neighbour.
 
-    Copies at other sizes and qualities differ in few bits (`perceptio_core.data.held_out` says how few).
+    Copies at other sizes and qualities differ in few bits (`perceptio_core.data.manifest.held_out` says how few).
     """
     gray_HW = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BOX))
     return np.packbits(gray_HW[:, 1:] > gray_HW[:, :-1]).tobytes()

@@ -26,8 +26,8 @@ from torch import Tensor
 from perceptio_core.depth.codebook import LEVELS, DepthCodebook
 from perceptio_core.depth.lookup import Point, nearest_is_right
 from perceptio_core.depth.store import DepthStore
+from perceptio_core.evaluation.statistics.wilson import wilson
 from perceptio_core.files import whole
-from perceptio_core.intervals import wilson
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from perceptio_core.progress import duration
 from perceptio_core.weights import load_exactly

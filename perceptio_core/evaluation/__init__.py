@@ -1,1 +1,1 @@
-"""The benchmarks: one module each, with the reader of the official files and the scorer by the official rules."""
+"""Benchmarks, the reading of answers, running, statistics, and interchange with other harnesses."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from perceptio_core.data.markers import LETTERS
+from perceptio_core.data.shards.markers import LETTERS
 from perceptio_core.foundations.vision_tower import COLOR_NAMES, IGNORE, DenseTargets
 from perceptio_core.scenes.expressions import NOUNS
 from perceptio_core.scenes.view import GRID

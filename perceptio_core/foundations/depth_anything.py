@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from perceptio_core.data.markers import sample_markers
+from perceptio_core.data.shards.markers import sample_markers
 from perceptio_core.files import follow_umask
 from perceptio_core.foundations.cache import SceneCache, scene_cache
 from perceptio_core.foundations.run import PretrainingRun, begin, hardware

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from perceptio_core.data.markers import QUESTION, Marker
+from perceptio_core.data.shards.markers import QUESTION, Marker
 from perceptio_core.foundations.cache import SceneCache
 from perceptio_core.foundations.internvl_model import IMAGE_TOKENS
 from perceptio_core.scenes.expressions import referring_expressions, shortest_phrase

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast, Qwen2Config
 
-from perceptio_core.data import markers as marker_language
+from perceptio_core.data.shards import markers as marker_language
 from perceptio_core.foundations.pointing import GATHERING, LOOKING
 from perceptio_core.foundations.vision_tower import tower_config
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
-from perceptio_core.data.markers import Marker
+from perceptio_core.data.shards.markers import Marker
 from perceptio_core.foundations.alignment import WordAlignment
 from perceptio_core.foundations.cache import SceneCache
 from perceptio_core.foundations.dialogues import SIMPLE, Encoded, Turn, dialogue, encode, prompt, rendering_of

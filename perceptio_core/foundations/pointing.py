@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import InternVLForConditionalGeneration
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from perceptio_core.data.markers import Marker
+from perceptio_core.data.shards.markers import Marker
 from perceptio_core.scenes.expressions import SHAPE_OF_NOUN, Phrase
 from perceptio_core.scenes.view import GRID, View
 from perceptio_core.scenes.world import COLORS, MATERIALS

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import InternVLVisionConfig, InternVLVisionModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from perceptio_core.data.markers import LETTERS, Marker, draw_markers, marker_style
+from perceptio_core.data.shards.markers import LETTERS, Marker, draw_markers, marker_style
 from perceptio_core.foundations.cache import SceneCache, pretraining_world
 from perceptio_core.foundations.run import PretrainingRun
 from perceptio_core.scenes.world import COLORS, MATERIALS, SHAPES, World

@@ -19,9 +19,9 @@ SETS = (*SPLIT_REQUIRED, "reasonseg", *OWN)
 """Kinds of which several sets stand side by side: a name tells their metrics apart."""
 SPLIT_ALLOWED = (*SPLIT_REQUIRED, "mmbench", "scienceqa", "hardblink")
 ResProtocolName = Literal["canonical", "lisa", "sa2va", "xsam"]
-"""How referring segmentation is scored; `perceptio_core.evaluation.res_protocols` says what each is."""
+"""How referring segmentation is scored; `perceptio_core.evaluation.benchmarks.res_protocols` says what each is."""
 Replacement = Literal["oracle", "random", "zeroed", "other"]
-"""Depth codes in place of the model's own; `perceptio_core.evaluation.depth_codes` says what each is."""
+"""Depth codes in place of the model's own; `perceptio_core.evaluation.running.depth_codes` says what each is."""
 
 
 class BenchmarkParams(Section):

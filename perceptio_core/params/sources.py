@@ -33,8 +33,8 @@ class DatasetParams(Section):
     """questions: folder, relative to the data root, that the paths in the column mask are relative to. Null: the table's."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """questions, coco: where nobody has split the data, about this share of the pictures is for validation, chosen by their
-    paths (`perceptio_core.data.own_split`): an entry with split: train and one with split: val read the same file. Null: all
-    that is in the file is of the entry's split."""
+    paths (`perceptio_core.data.readers.own_split`): an entry with split: train and one with split: val read the same file.
+    Null: all that is in the file is of the entry's split."""
     descriptions: str | None = None
     """refer: a .jsonl of {ref_id, description}, relative to the data root: what a captioner, or you, say of an object. It then
     stands in the answers to all expressions for that object, as in the paper (where it has its descriptions from is not known).

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceptio_core.data.balance import deal
-from perceptio_core.data.dataset import JointDataset
-from perceptio_core.data.labels import READING_TASK, TASK, labelled, ordered_turns, readings
-from perceptio_core.data.mixture import Drawn, MixtureSampler
-from perceptio_core.data.read_ahead import ReadAhead
+from perceptio_core.data.loading.balance import deal
+from perceptio_core.data.loading.dataset import JointDataset
+from perceptio_core.data.loading.labels import READING_TASK, TASK, labelled, ordered_turns, readings
+from perceptio_core.data.loading.mixture import Drawn, MixtureSampler
+from perceptio_core.data.loading.read_ahead import ReadAhead
 from perceptio_core.data.rle import decode
 from perceptio_core.grammar import PAPER_ORDER, Span
 from perceptio_core.model.batch import PerceptioBatch

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from perceptio_core.data.images import open_image
-from perceptio_core.data.manifest import data_root
+from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.data.records import inside
 from perceptio_core.data.rle import decode
 from perceptio_core.depth.store import DepthRow, decode_depth

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from perceptio_core.data.markers import Marker, answer, draw_markers, sample_markers
+from perceptio_core.data.shards.markers import Marker, answer, draw_markers, sample_markers
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes.layouts.pictures import TRIES, Scene, suitable, write_png
 from perceptio_core.scenes.render import Rendering

@@ -1,7 +1,7 @@
 """``hardblink_pairs``: in HardBLINK's layout, and about two of the 3, 4 or 5 points: which one is closer (ours).
 
-The same words as the comparisons that training knows (`perceptio_core.data.markers.comparisons`). Chance is a half, for the
-two letters are named.
+The same words as the comparisons that training knows (`perceptio_core.data.shards.markers.comparisons`). Chance is a half,
+for the two letters are named.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from perceptio_core.data.markers import Marker, comparisons
+from perceptio_core.data.shards.markers import Marker, comparisons
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes.layouts.hardblink import Test
 

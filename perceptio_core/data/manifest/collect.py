@@ -1,0 +1,212 @@
+"""From data sets to one manifest: read all records, check every image once, keep train and val apart.
+
+Memory does not grow with the data: the records of each data set are written down as they are read (`Spill`), the images stand
+in a table on disk (`Catalogue`), and then the records get their images' keys. What single readers hold, they say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Any
+
+from perceptio_core.data.images import ImageFacts, inspect_image
+from perceptio_core.data.manifest.held_out import BY_ID, BY_LOOK, read_held_out, reasons_to_leave_out
+from perceptio_core.data.manifest.image_table import AMONG_VAL, Catalogue
+from perceptio_core.data.manifest.manifest import QUARANTINE, ImageRow, RecordRow, write_images, write_quarantine, write_records
+from perceptio_core.data.manifest.spill import Spill, read_dataset
+from perceptio_core.data.readers.aurora import marked_points
+from perceptio_core.data.records import Numbers, Refused
+from perceptio_core.data.rle import area
+from perceptio_core.files import stamp
+from perceptio_core.params.sources import DatasetParams
+from perceptio_core.progress import track
+
+MAX_CHARACTERS = 32_768
+"""Of all turns of a record: about the 8192 tokens that Sa2VA cuts a sample to; one far longer would exhaust the memory."""
+OF_ITS_IMAGE = "its image is quarantined"
+"""Why a record is left out whose image is."""
+_Kind = tuple[str, str, str]  # split, task and data set
+
+DROPPED = {BY_ID: "held_out_by_id", BY_LOOK: "held_out_by_look", AMONG_VAL: "among_val"}
+"""What the counts call the reasons for which records are left out; any other is "quarantined"."""
+
+
+def collect(
+    datasets: Sequence[DatasetParams],
+    *,
+    root: Path,
+    work: Path,
+    journals: Path,
+    out: Path,
+    max_pixels: int,
+    workers: int,
+    held_out: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Read the data sets below `root` and write their manifest.
+
+    An image that is also among the val images is no training image, whichever data set brings it; nor is one that is held
+    out. Files that are copies of each other are one image. A record is refused with its image, or when a mask has another
+    size than the image or is empty.
+
+    Args:
+        datasets: what to read, in this order; the first to name an image file gives it its key.
+        root: the data root.
+        work: folder for what is needed meanwhile.
+        journals: folder of what is known of pictures by their content; lets a killed run go on where it stood, and a later one
+            with other data sets or test images, but the same root and `max_pixels`, look at new pictures alone.
+        out: folder of the manifest's three files.
+        max_pixels: larger images are refused.
+        workers: threads that check images.
+        held_out: where the test images are (`read_held_out`).
+
+    Returns:
+        Numbers: ``images_<split>``, ``<split>_<task>`` and ``source_<data set>`` (records) of what is kept; test images left
+        out, ``held_out_by_id`` and ``held_out_by_look``; ``shared_files``, copies of others; ``quarantined``, lines; and
+        ``data``: `Numbers` per split, task and data set.
+
+    Raises:
+        ValueError: a data set's own files are absent or malformed; names file, key and what is allowed.
+    """
+    # First, for a place that is wrong must not be found after hours of decoding.
+    tests = read_held_out(
+        held_out, root=root, max_pixels=max_pixels, workers=workers, journal=journals / "held_out.jsonl" if held_out else None
+    )
+    with (out / QUARANTINE).open("w", encoding="utf-8") as stream:
+        refused = _Quarantine(stream, root=root)
+        spills: list[Spill] = []
+        kept: Counter[_Kind] = Counter()
+        dropped: dict[_Kind, Counter[str]] = {}
+        for number, dataset in enumerate(datasets):
+            before = refused.count
+            path = work / f"records-{number:03d}.parquet"
+            spill = Spill(path, read_dataset(dataset, root=root), limit=dataset.limit, refuse=refused.add)
+            if spill.count == 0:
+                raise ValueError(f"{root / dataset.path}: no {dataset.split} records of kind {dataset.kind}")
+            if (twice := spill.find_twice()) is not None:
+                raise ValueError(f"{root / dataset.path}: two records have the id {twice}; it must stand for one")
+            spills.append(spill)
+            over = max(0, spill.count - dataset.limit) if dataset.limit else 0
+            why = dropped.setdefault((dataset.split, dataset.task, dataset.name), Counter())
+            why.update({"over_limit": over, "quarantined": refused.count - before})
+
+        catalogue = Catalogue(work / "images.sqlite")
+        # Val first: where two data sets share a file, it is a val image.
+        for number in sorted(range(len(datasets)), key=lambda number: datasets[number].split != "val"):
+            catalogue.add(spills[number].owners())
+        _check(catalogue, root=root, journal=journals / "checked.jsonl", max_pixels=max_pixels, workers=workers)
+        for row in tests.refused:
+            refused.add(row)
+        catalogue.leave_out(reasons_to_leave_out(catalogue.train_looks, tests))
+        for row in catalogue.settle():
+            refused.add(row)
+
+        def records() -> Iterator[RecordRow]:
+            for spill in spills:
+                for record in spill.rows():
+                    kind = record.split, record.task, record.source
+                    image = catalogue.find(record.image_key)
+                    reason = image if isinstance(image, str) else _unfit(record, image)
+                    if isinstance(image, ImageRow) and reason is None:
+                        catalogue.use(image.image_key)
+                        kept[kind] += 1
+                        yield replace(record, image_key=image.image_key)
+                        continue
+                    dropped.setdefault(kind, Counter())[DROPPED.get(str(reason), "quarantined")] += 1
+                    told = OF_ITS_IMAGE if isinstance(image, str) else reason
+                    refused.add(Refused(file=f"{record.image_key}#{record.record_id}", reason=str(told)))
+
+        images: Counter[str] = Counter()
+
+        def used() -> Iterator[ImageRow]:
+            for image in catalogue.used():
+                images[image.split] += 1
+                yield image
+
+        write_records(out, records())
+        write_images(out, used())
+        shared = catalogue.copies()
+        catalogue.close()
+
+    flat: Counter[str] = Counter({f"images_{split}": count for split, count in images.items()})
+    data: dict[str, dict[str, dict[str, Numbers]]] = {}
+    for split, task, name in sorted({*kept, *dropped}):
+        why, count = dropped.get((split, task, name), Counter()), kept[split, task, name]
+        numbers = Numbers(records=count, dropped={reason: number for reason, number in sorted(why.items()) if number})
+        data.setdefault(split, {}).setdefault(task, {})[name] = numbers
+        flat.update({f"{split}_{task}": count, f"source_{name}": count})
+    held = {name: refused.reasons[reason] for reason, name in DROPPED.items() if reason in (BY_ID, BY_LOOK)}
+    return {**flat, **held, "shared_files": shared, "quarantined": refused.count, "data": data}
+
+
+class _Quarantine:
+    """Writes quarantine rows and counts them; `reasons` counts those of test images that are held out.
+
+    Where `root` lies is left out of them, so that the same data give the same bytes on every machine.
+    """
+
+    def __init__(self, stream: IO[str], *, root: Path) -> None:
+        self._stream, self._root, self.count, self.reasons = stream, f"{root}/", 0, Counter[str]()
+
+    def add(self, row: Refused) -> None:
+        row = replace(row, file=row.file.replace(self._root, ""), reason=row.reason.replace(self._root, ""))
+        self.count += write_quarantine(self._stream, [row])
+        if row.reason in (BY_ID, BY_LOOK):
+            self.reasons[row.reason] += 1
+
+
+def _unfit(record: RecordRow, image: ImageRow) -> str | None:
+    """Why a record may not be used with its image."""
+    characters = sum(len(text) for turn in record.turns for text in turn)
+    if characters > MAX_CHARACTERS:
+        return f"a text of {characters} characters; at most {MAX_CHARACTERS} are used"
+    if record.split != image.split:
+        return AMONG_VAL
+    for mask in record.masks or ():
+        if list(mask["size"]) != [image.height, image.width]:
+            return f"a mask of size {mask['size']} for an image of [{image.height}, {image.width}]"
+        if area(mask) == 0:
+            return "a mask is empty"
+    for point in marked_points(record.turns[0][1]) if record.task == "marker" else ():
+        if point["x"] >= image.width or point["y"] >= image.height:
+            return f"point {point['letter']} at ({point['x']}, {point['y']}) of an image of {image.width} x {image.height}"
+    return None
+
+
+def _check(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels: int, workers: int) -> None:
+    """Look at every image once; what the journal has is not done again."""
+    with journal.open("a+", encoding="utf-8") as stream:
+        stream.seek(0)
+        for line in stream:
+            try:
+                row = json.loads(line)
+                if row["stamp"] == stamp(root / row["path"]):
+                    catalogue.check(row["path"], row["reason"] if row["facts"] is None else ImageFacts(**row["facts"]))
+            except (ValueError, KeyError, TypeError):  # the line that a killed run left half written
+                continue
+
+    def check(path: str) -> tuple[str, ImageFacts | str]:
+        try:
+            return path, inspect_image(root / path, max_pixels=max_pixels)
+        except ValueError as error:
+            return path, str(error).replace(f"{root / path}: ", "")
+
+    left = catalogue.count_unchecked()
+    if not left:
+        return
+    with journal.open("a", encoding="utf-8") as stream, ThreadPoolExecutor(workers) as pool:
+        stream.write("\n")  # ends a half-written line
+        checked = (found for paths in catalogue.unchecked() for found in pool.map(check, paths))
+        for path, facts in track(checked, total=left, label="checking images", unit="images"):
+            row = {
+                "path": path,
+                "stamp": stamp(root / path),
+                "facts": asdict(facts) if isinstance(facts, ImageFacts) else None,
+                "reason": facts if isinstance(facts, str) else None,
+            }
+            stream.write(json.dumps(row) + "\n")
+            catalogue.check(path, facts)

@@ -1,0 +1,1 @@
+"""The benchmarks: one module each, with the reader of the official files and the scorer by the official rules."""

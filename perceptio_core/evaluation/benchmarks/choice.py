@@ -1,0 +1,90 @@
+"""Plain multiple choice: accuracy over questions, and over parts of them. SEED-Image, AI2D, ScienceQA and BLINK share it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from perceptio_core.evaluation.answers.harness_readings import OPTION_READINGS
+from perceptio_core.evaluation.answers.options import RULE, parse_option
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped
+from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceQuestion:
+    """A question with lettered options.
+
+    Attributes:
+        item: `expected` is the letter.
+        choices: text of the options by letter.
+        part: what the breakdown groups by; empty for none.
+    """
+
+    item: Item
+    choices: Mapping[str, str]
+    part: str = ""
+
+
+def score_choices(
+    questions: Sequence[ChoiceQuestion], answers: Mapping[str, Answer], *, name: str, label: str, bootstrap: Bootstrap
+) -> Scores:
+    """Metric `name`; ``<name>/<reading>``, the same answers as others read them; ``<name>/<part>`` for the parts.
+
+    Args:
+        questions: at least one.
+        answers: by `Item.item_id`.
+        name: of the metric.
+        label: benchmark and split, as the protocol states them.
+        bootstrap: how intervals are computed.
+    """
+    parsed = [
+        parse_option(answers[question.item.item_id].text, letters="".join(question.choices), choices=question.choices)
+        for question in questions
+    ]
+    hits = [letter == question.item.expected for letter, question in zip(parsed, questions, strict=True)]
+    unparsed = sum(letter is None for letter in parsed)
+    rule = f"{label}: accuracy, {RULE}"
+    unit = "per question"
+    parts = grouped(range(len(hits)), lambda index: questions[index].part)
+    return Scores(
+        headline=[
+            accuracy(
+                hits,
+                name=name,
+                protocol=f"{rule}, {unparsed} of {len(hits)} unparsed count as wrong",
+                bootstrap=bootstrap,
+                unit=unit,
+            )
+        ],
+        main=name,
+        breakdown=[
+            *(
+                accuracy(
+                    [
+                        reading.read(answers[question.item.item_id].text, question.choices) == question.item.expected
+                        for question in questions
+                    ],
+                    name=f"{name}/{named}",
+                    protocol=f"{label}: accuracy, option by the exact matching of {reading.source}",
+                    bootstrap=bootstrap,
+                    unit=unit,
+                )
+                for named, reading in OPTION_READINGS.items()
+            ),
+            *(
+                accuracy(
+                    [hits[index] for index in members],
+                    name=f"{name}/{part}",
+                    protocol=f"{rule}, unparsed count as wrong",
+                    bootstrap=bootstrap,
+                    unit=unit,
+                )
+                for part, members in parts.items()
+                if part
+            ),
+        ],
+        correct={question.item.item_id: float(hit) for question, hit in zip(questions, hits, strict=True)},
+        unparsed=unparsed,
+        parsable=len(hits),
+    )

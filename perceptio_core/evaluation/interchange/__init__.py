@@ -1,0 +1,1 @@
+"""Answers and models to and from other harnesses."""

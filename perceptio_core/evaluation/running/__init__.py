@@ -1,0 +1,1 @@
+"""Asking a model the questions of every benchmark, and writing down answers and scores."""
