@@ -19,9 +19,9 @@ from pathlib import Path
 
 from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.data.manifest.manifest import ImageRow, RecordRow, read_images, read_records, write_manifest
+from perceptio_core.data.shards import tars as shards
 from perceptio_core.data.shards.plan import Plan, write_plan
 from perceptio_core.data.shards.tars import ShardPart
-from perceptio_core.data.shards.tars import tars as shards
 from perceptio_core.depth import store
 from perceptio_core.depth.store import DepthRow, DepthStore
 from perceptio_core.params.joint_shards import JointShardsParams

@@ -15,9 +15,9 @@ from perceptio_core.data import rle
 from perceptio_core.data.loading.dataset import JointDataset, Sample
 from perceptio_core.data.manifest.manifest import ImageRow, RecordRow, write_manifest
 from perceptio_core.data.records import Refused
+from perceptio_core.data.shards import tars as shards
 from perceptio_core.data.shards.joint import ShardMaker
 from perceptio_core.data.shards.plan import Plan, write_plan
-from perceptio_core.data.shards.tars import tars as shards
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.store import encode_depth, write_index, write_shard
 from perceptio_core.params.joint_shards import JointShardsParams

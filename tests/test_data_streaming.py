@@ -12,8 +12,8 @@ from PIL import Image
 from benchmarks.scaling_sources import WRITERS, name
 from collecting import collected
 from perceptio_core import tables
+from perceptio_core.data.manifest import image_table as catalogue
 from perceptio_core.data.manifest.manifest import IMAGES_SCHEMA
-from perceptio_core.data.manifest.manifest import image_table as catalogue
 from perceptio_core.data.readers import json_rows
 from perceptio_core.data.readers.instances import read_instances
 from perceptio_core.data.readers.json_rows import list_rows
