@@ -186,4 +186,4 @@ def test_an_unknown_profile_names_those_that_exist() -> None:
 
 
 def test_the_sections_are_the_stages_of_the_pipeline() -> None:
-    assert tuple(read_yaml(REPOSITORY / "dvc.yaml")["stages"]) == SECTIONS
+    assert tuple(read_yaml(REPOSITORY / "dvc.yaml")["stages"]) == ("code", *SECTIONS)

@@ -32,6 +32,7 @@ from typing import IO, Any, NoReturn, Protocol
 
 from perceptio_core.params.base import read_yaml
 from perceptio_core.tied import tie
+from pipeline.code import FOLDER
 from pipeline.machine import Launch
 from stages.common import WORK, StagePaths, fingerprint
 from stages.sharded import PUBLISHED
@@ -303,7 +304,7 @@ def _inputs(stage: str, profile: str, variant: str | None) -> str:
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             described += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        elif path.parts[0] == "artifacts":
+        elif path.parts[0] == "artifacts" and not path.is_relative_to(FOLDER):
             described.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])
         else:
             described.append(path)
