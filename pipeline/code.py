@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from perceptio_core.params import SECTIONS, load_profile
+from perceptio_core.params.profile import load_profile
+from perceptio_core.params.values import SECTIONS
 
 PACKAGES = ("perceptio_core", "stages")
 STAGE = "code"
@@ -40,12 +41,7 @@ class Source:
 
 def main() -> None:
     """Check the parameters of all stages, and write the file of each."""
-    from pipeline.settings import read_active
-
-    active = read_active()
-    profile = load_profile(active.profile)
-    for name in active.variants:
-        profile.variant(name)
+    load_profile()
     FOLDER.mkdir(parents=True, exist_ok=True)
     for stage, text in fingerprints().items():
         (FOLDER / f"{stage}.txt").write_text(text, encoding="utf-8")
@@ -82,8 +78,7 @@ def fingerprint(stage: str, files: Collection[str], read: Callable[[str], Source
         ValueError: there is no such stage, or it reaches the pipeline, which lies above it.
     """
     found: dict[str, str] = {}
-    section = f"perceptio_core.params.{stage}"  # which the stage loads by its name
-    waiting = [f"stages.{stage}", *([section] if _file_of(section, files) else [])]
+    waiting = [f"stages.{stage}"]
     while waiting:
         module = waiting.pop()
         name = _file_of(module, files)

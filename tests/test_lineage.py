@@ -23,7 +23,7 @@ from perceptio_core.data.rle import encode
 from perceptio_core.data.shards.tars import ShardSample
 from perceptio_core.data.shards.tars import write_shard as write_joint_shard
 from perceptio_core.depth.store import encode_depth, write_index, write_shard
-from perceptio_core.params import SECTIONS
+from perceptio_core.params.values import SECTIONS
 from perceptio_core.report.provenance import Recorded, StageRecord
 from pipeline.code import fingerprint, source_of
 from pipeline.lineage.commits import commit_of
@@ -39,7 +39,7 @@ PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FakePipeline:
     """A checkout that plain `dvc repro` has run, and that is committed."""
     fake = fake_pipeline(tmp_path_factory.mktemp("finished"))
-    (fake.root / "params.yaml").write_text("profile: mini\nvariants: [full, control]\n")
+    fake.activate("full", "control")
     fake.run("git", "add", "--all")
     commit(fake.root, "all of it")
     fake.dvc("repro")
@@ -209,7 +209,7 @@ def test_a_page_keeps_its_facts_out_of_sight_and_says_what_changed(
 
 def test_every_stage_with_something_to_see_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "profiles").symlink_to(Path(__file__).resolve().parent.parent / "profiles")
+    (tmp_path / "params.yaml").symlink_to(Path(__file__).resolve().parent.parent / "params.yaml")
     out = {name: tmp_path / "artifacts" / "mini" / name for name in (*SECTIONS, "cotrain/full", "evaluate/full")}
     for folder in out.values():
         folder.mkdir(parents=True, exist_ok=True)
