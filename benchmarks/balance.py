@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.real_mix import draw_lengths
 from perceptio_core.data.loading.balance import deal
-from perceptio_core.params import load_profile
+from perceptio_core.params.profile import load_profile
 
 
 def main() -> None:

@@ -44,9 +44,9 @@ from perceptio_core.model.assembly import join
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
-from perceptio_core.params import load_profile
 from perceptio_core.params.cotrain import CotrainParams
 from perceptio_core.params.depth_codebook import DepthCodebookParams
+from perceptio_core.params.profile import load_profile
 from perceptio_core.segmentation.sam2 import build_sam2, official_config
 from perceptio_core.training.memory_estimate import Computation, StepShape, estimate_memory
 from perceptio_core.training.optimizer import ParameterGroup, build_optimizer

@@ -12,7 +12,7 @@ from perceptio_core.model.adapters import add_adapters
 from perceptio_core.model.assembly import join
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
-from perceptio_core.params import Profile
+from perceptio_core.params.profile import Profile
 from perceptio_core.segmentation.sam2 import build_sam2, official_config
 
 Group = dict[str, torch.nn.Parameter]

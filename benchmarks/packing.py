@@ -37,7 +37,7 @@ from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.losses import predict
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import PACKED, packed_places
-from perceptio_core.params import load_profile
+from perceptio_core.params.profile import load_profile
 from perceptio_core.segmentation.sam2 import mini_config
 from perceptio_core.training.precision import detect_precision
 

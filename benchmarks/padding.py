@@ -24,7 +24,7 @@ from benchmarks.packing import real_batch
 from benchmarks.real_mix import Length, draw_lengths
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
-from perceptio_core.params import load_profile
+from perceptio_core.params.profile import load_profile
 
 
 def main() -> None:

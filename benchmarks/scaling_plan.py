@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from perceptio_core.data.units import BEATS, STALE_AFTER_S
-from perceptio_core.params import load_profile
+from perceptio_core.params.profile import load_profile
 
 
 @dataclass(frozen=True, kw_only=True)

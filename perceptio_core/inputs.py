@@ -30,8 +30,8 @@ from perceptio_core.data.readers.refer import IMAGE_FOLDER, read_descriptions, r
 from perceptio_core.data.records import Record, spread
 from perceptio_core.evaluation.benchmarks.load import load_benchmark
 from perceptio_core.files import files_below
-from perceptio_core.params import Profile
 from perceptio_core.params.evaluate import BenchmarkParams
+from perceptio_core.params.profile import Profile
 from perceptio_core.params.sources import DatasetParams
 
 _SECONDS = 3.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perceptio_core.data.units import STALE_AFTER_S
-from perceptio_core.params import SECTIONS
+from perceptio_core.params.values import SECTIONS
 from stages.common import WORK, StagePaths
 
 _UNIT = 1024**2

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perceptio_core.params import SECTIONS
+from perceptio_core.params.values import PARAMS, SECTIONS, read_values
 
 if TYPE_CHECKING:
     from pipeline.dag import Plan  # brings DVC, which takes seconds
@@ -46,8 +46,16 @@ def main() -> None:
         help="only these, and what they read from, as in evaluate@full; cotrain and evaluate stand for all their variants",
     )
     repro.add_argument("--force", action="store_true", help="run these stages (default: all) even if nothing has changed")
-    repro.add_argument("--profile", help="make profiles/PROFILE.yaml the active one (writes params.yaml)")
+    repro.add_argument("--profile", help="write the values of profiles/PROFILE.yaml into params.yaml")
     repro.add_argument("--variants", help="the variants to train, as in full,control, or all (writes params.yaml)")
+    repro.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a value, as in cotrain.steps=20; may be given several times (writes params.yaml)",
+    )
 
     new = commands.add_parser("new", help="make a profile for your own pictures and questions, and say what it assumes")
     new.add_argument("name", metavar="NAME", help="of the profile: writes profiles/NAME.yaml")
@@ -196,7 +204,11 @@ def _repro(arguments: argparse.Namespace) -> None:
     from pipeline.settings import prepare_environment, select
 
     start = time.monotonic()
-    active = select(profile=arguments.profile, variants=arguments.variants.split(",") if arguments.variants else None)
+    active = select(
+        profile=arguments.profile,
+        variants=arguments.variants.split(",") if arguments.variants else None,
+        changes=arguments.changes,
+    )
     prepare_environment()
     from pipeline.dag import plan
     from pipeline.launch.clusters import cluster_for
@@ -210,18 +222,18 @@ def _repro(arguments: argparse.Namespace) -> None:
     if planned.stale or planned.forced:
         from pipeline.preflight import look_ahead
 
-        look_ahead(planned, profile=active.profile, machine=machine)
+        look_ahead(planned, profile=active, machine=machine)
         from pipeline.flow import reproduce  # brings Prefect, which takes seconds
 
         try:
-            outcome = reproduce(planned, profile=active.profile, limits=machine.limits)
+            outcome = reproduce(planned, profile=active.name, limits=machine.limits)
         except KeyboardInterrupt:
             sys.exit("perceptio: stopped; the same command goes on where this one stood")
         if outcome.failures:
             print(f"perceptio: a stage failed; its lines above say more:\n{outcome.failures}", file=sys.stderr)
         else:
-            print(f"\n{what} of profile {active.profile} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
-            _headline(planned, active.profile)
+            print(f"\n{what} of profile {active.name} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
+            _headline(planned, active.name)
         if outcome.server_lost:
             print("perceptio: Prefect's server was lost; once up again, `perceptio ui` shows the stages", file=sys.stderr)
             sys.stdout.flush()
@@ -229,8 +241,8 @@ def _repro(arguments: argparse.Namespace) -> None:
         if outcome.failures:
             sys.exit(1)
     else:
-        print(f"Nothing to do: {what[0].lower() + what[1:]} of profile {active.profile} is up to date.\n")
-        _headline(planned, active.profile)
+        print(f"Nothing to do: {what[0].lower() + what[1:]} of profile {active.name} is up to date.\n")
+        _headline(planned, active.name)
 
 
 def _headline(planned: Plan, profile: str) -> None:
@@ -300,16 +312,15 @@ def _port(text: str) -> int:
 
 
 def _ui(arguments: argparse.Namespace) -> None:
-    from pipeline.settings import prepare_environment, read_active
+    from pipeline.settings import prepare_environment
 
     prepare_environment()
     from pipeline.ui import serve
 
-    serve(profile=read_active().profile, port=arguments.port)
+    serve(profile=read_values().profile, port=arguments.port)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from pipeline.settings import PARAMS_FILE, read_active
     from stages.common import StagePaths
 
     *paths, last = arguments.paths
@@ -320,9 +331,9 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{last}: the last argument is the question, or --question gives one or several")
     else:
         questions = [last]
-    if arguments.checkpoint is None and not PARAMS_FILE.is_file():
-        raise ValueError(f"there is no {PARAMS_FILE} here that says which model was trained: name one by --checkpoint")
-    checkpoint = arguments.checkpoint or StagePaths(read_active().profile).out("cotrain", "full") / "checkpoint"
+    if arguments.checkpoint is None and not PARAMS.is_file():
+        raise ValueError(f"there is no {PARAMS} here that says which model was trained: name one by --checkpoint")
+    checkpoint = arguments.checkpoint or StagePaths(read_values().profile).out("cotrain", "full") / "checkpoint"
     from pipeline.predict import predict  # brings torch, which takes seconds
 
     read = predict(
@@ -340,10 +351,9 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def _publish(arguments: argparse.Namespace) -> None:
     from pipeline.publish import publish
-    from pipeline.settings import read_active
     from stages.common import StagePaths
 
-    paths = StagePaths(read_active().profile)
+    paths = StagePaths(read_values().profile)
     checkpoint = paths.made("cotrain", arguments.variant) / "checkpoint"
     scores = paths.out("evaluate", arguments.variant) / "metrics.json"
     print(publish(checkpoint, arguments.repo, scores=scores if scores.is_file() else None, private=arguments.private))
@@ -390,10 +400,9 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _shards(arguments: argparse.Namespace) -> None:
     from perceptio_core.data.shards.remote import RemoteShards, StoreError
-    from pipeline.settings import read_active
     from stages.common import StagePaths
 
-    folder = StagePaths(arguments.profile or read_active().profile).out("joint_shards")
+    folder = StagePaths(arguments.profile or read_values().profile).out("joint_shards")
     remote = RemoteShards(store=arguments.store, folder=folder)
     try:
         remote.push()
@@ -403,17 +412,16 @@ def _shards(arguments: argparse.Namespace) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    from pipeline.settings import read_active
-
-    profile = arguments.profile or read_active().profile
     if arguments.action == "check":
         from pipeline.data_check import check
 
-        well = check(profile)
+        well = check(arguments.profile)
     else:
         from pipeline.data_get import get
 
-        well = get(profile, only=arguments.only.split(",") if arguments.only else (), accept=arguments.accept_licences)
+        well = get(
+            arguments.profile, only=arguments.only.split(",") if arguments.only else (), accept=arguments.accept_licences
+        )
     if not well:
         sys.exit(1)
 

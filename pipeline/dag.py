@@ -1,4 +1,7 @@
-"""The pipeline as DVC knows it: its stages in order, what they need, and what is stale."""
+"""The pipeline as DVC knows it: its stages in order, what they need, and what is stale.
+
+The stage `code`, which DVC always runs, is none of them: `plan` has it run where a fingerprint has changed.
+"""
 
 import contextlib
 import logging
@@ -14,6 +17,7 @@ from dvc.repo import Repo
 from dvc.scm import SCMError
 
 from perceptio_core.tied import tied
+from pipeline import code
 from pipeline.machine import Limits
 
 
@@ -53,8 +57,12 @@ def plan(*, wanted: Sequence[str] = (), force: bool = False) -> Plan:
     Raises:
         ValueError: dvc.yaml has no such stage, or one that says wrongly what it needs; names those that there are.
     """
+    if not code.is_current():
+        with _repo() as repo:
+            repo.reproduce(code.STAGE, single_item=True)
     with _repo() as repo:
-        graph = repo.index.graph  # an edge leads from a stage to one that it reads from
+        graph = repo.index.graph.copy()  # an edge leads from a stage to one that it reads from
+        graph.remove_nodes_from([stage for stage in graph if stage.addressing == code.STAGE])
         order = networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: stage.addressing)
         nodes = [
             StageNode(
@@ -72,7 +80,7 @@ def plan(*, wanted: Sequence[str] = (), force: bool = False) -> Plan:
                 kept |= set(node.upstream)
         stages = tuple(node for node in nodes if node.name in kept)
         stale = repo.status(targets=sorted(kept)) if wanted else repo.status()
-    return Plan(stages=stages, forced=frozenset(names if force else ()), stale=frozenset(stale))
+    return Plan(stages=stages, forced=frozenset(names if force else ()), stale=frozenset(stale) - {code.STAGE})
 
 
 def repro_command(*arguments: str) -> list[str]:

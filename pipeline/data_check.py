@@ -16,7 +16,7 @@ from perceptio_core.data.readers.refer import read_plain_pickle
 from perceptio_core.data.records import spread
 from perceptio_core.evaluation.benchmarks.official_files import MD5, described
 from perceptio_core.inputs import look_at_inputs
-from perceptio_core.params import Profile, load_profile
+from perceptio_core.params.profile import Profile, load_profile
 from perceptio_core.progress import amount, track
 from pipeline.data_places import EXPRESSIONS, IMAGE_COUNTS, Place, places
 from stages.inputs import disk_needed
@@ -42,7 +42,7 @@ class State:
     size: int = 0
 
 
-def check(name: str) -> bool:
+def check(name: str | None) -> bool:
     """Print the state of every place that the profile reads, and the disk that its stages will need.
 
     Returns:

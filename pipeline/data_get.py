@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 
 from perceptio_core.hub import download_file
-from perceptio_core.params import load_profile
+from perceptio_core.params.profile import load_profile
 from perceptio_core.progress import Transfer, amount
 from pipeline.data_archives import ARCHIVES, Archive
 from pipeline.data_places import Place, places
@@ -35,7 +35,7 @@ def get(name: str, *, only: Sequence[str] = (), accept: bool = False) -> bool:
     """Fetch and lay out what is missing.
 
     Args:
-        name: of the profile.
+        name: of the profile; None: what params.yaml holds.
         only: names of data sets, benchmarks (as the profile has them) or archives; none: all.
         accept: whether the licences are accepted; else they are asked for, where somebody can be asked.
 

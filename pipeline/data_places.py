@@ -16,8 +16,8 @@ from perceptio_core.data.readers.label_maps import ADE_CLASSES, ADE_PARTS
 from perceptio_core.data.readers.visual_genome import FOLDERS, IMAGES, REGIONS
 from perceptio_core.evaluation.benchmarks.mme_release import PACKED
 from perceptio_core.evaluation.benchmarks.seed_bench import IMAGE_FOLDER as SEED_IMAGES
-from perceptio_core.params import Profile
 from perceptio_core.params.evaluate import BenchmarkParams
+from perceptio_core.params.profile import Profile
 from perceptio_core.params.sources import DatasetParams
 from pipeline.data_archives import ARCHIVES, AURORA_COMMIT, Archive
 

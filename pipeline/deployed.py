@@ -51,7 +51,7 @@ def _repro(wanted: list[str], *, profile: str | None, variants: list[str] | None
     from pipeline.preflight import look_ahead
 
     planned, machine = plan(wanted=wanted, force=force), read_machine()
-    look_ahead(planned, profile=active.profile, machine=machine)
-    outcome = reproduce(planned, profile=active.profile, limits=machine.limits)
+    look_ahead(planned, profile=active, machine=machine)
+    outcome = reproduce(planned, profile=active.name, limits=machine.limits)
     if outcome.failures:
         raise RuntimeError(outcome.failures)

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from perceptio_core.params import SECTIONS
 from perceptio_core.params.base import Section, read_yaml
 from perceptio_core.params.shard_source import ShardSource
+from perceptio_core.params.values import SECTIONS
 
 MACHINE_FILE = Path("machine.yaml")
 VARIABLE = "PERCEPTIO_MACHINE"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
@@ -18,8 +17,8 @@ from perceptio_core.data.readers.questions import table_rows
 from perceptio_core.data.records import Record, segment_question
 from perceptio_core.evaluation.benchmarks.short_answers import folded
 from perceptio_core.files import whole
-from perceptio_core.params import PROFILES, load_profile
-from perceptio_core.params.base import read_yaml
+from perceptio_core.params.profile import Profile, complete
+from perceptio_core.params.values import PROFILES, read_values
 from pipeline.own_data import OwnData, kind_of, read_own, said_left_out, validation_share
 
 BUNDLED = "realdata"
@@ -64,30 +63,37 @@ def new(
     values = profile_values(data, template, share=share, title=name, steps=steps)
     said = describe(data, values, base=base, share=share, pictures=pictures)
     head = "\n".join(f"# {line}".rstrip() for line in [f"Profile {name}, as `perceptio new` made it.", "", *said])
-    text = f"{head}\n\n{yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)}"
-    with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / path.name).write_text(text, encoding="utf-8")
-        load_profile(name, folder=Path(scratch))
+    changes = {"extends": base, **_changes(template, values), "variants": values["variants"]}
+    text = f"{head}\n\n{yaml.safe_dump(changes, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)}"
     with whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+        Profile.of(read_values(unfinished))
     print("\n".join([f"{path} is written. What it assumes:", "", *said, "", f"Next: perceptio repro --profile {name}"]))
 
 
 def _template(base: str) -> dict[str, Any]:
     if base not in (allowed := sorted(_real_profiles())):
         raise ValueError(f"--base {base}: allowed are the profiles for real pictures, {', '.join(allowed)}")
-    load_profile(base)
-    return read_yaml(PROFILES / f"{base}.yaml")
+    return complete(read_values(PROFILES / f"{base}.yaml")).plain
 
 
 def _real_profiles() -> list[str]:
-    return [file.stem for file in PROFILES.glob("*.yaml") if read_yaml(file).get("sources", {}).get("render") is None]
+    return [file.stem for file in PROFILES.glob("*.yaml") if read_values(file).plain["sources"]["render"] is None]
+
+
+def _changes(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What of the values is not as in the base."""
+    return {
+        key: _changes(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in values.items()
+        if base.get(key) != value
+    }
 
 
 def profile_values(data: OwnData, template: dict[str, Any], *, share: float, title: str, steps: int | None) -> dict[str, Any]:
-    """The profile as plain values: those of the template but for what the data decide."""
-    values = deepcopy({key: value for key, value in template.items() if key != "default_variants"})
-    bundled = "bundled" in values["foundations"]
+    """The complete set: as in the template but for what the data decide."""
+    values = deepcopy(template)
+    bundled = values["foundations"]["bundled"] is not None
     train = [record for record in data.records if _side(record, share) == "train"]
     train_pictures = len({record.image for record in train})
     values["sources"] = {
@@ -99,7 +105,8 @@ def profile_values(data: OwnData, template: dict[str, Any], *, share: float, tit
             for split in ("train", "val")
             if any(record.source == entry["name"] and _side(record, share) == split for record in data.records)
         ],
-        **{key: values["sources"][key] for key in ("max_pixels", "workers") if key in values["sources"]},
+        "held_out": [],
+        "workers": values["sources"]["workers"],
     }
     codebook = values["depth_codebook"]
     wanted = max(_LEAST_CODEBOOK_STEPS, math.ceil(_CODEBOOK_EPOCHS * train_pictures / codebook["batch_size"]))
@@ -120,7 +127,7 @@ def profile_values(data: OwnData, template: dict[str, Any], *, share: float, tit
     for key in ("checkpoint_every", "validate_every"):
         cotrain[key] = max(1, cotrain["steps"] // 4)
     values["variants"] = {name: values["variants"][name] for name in ("full", "control")}
-    values["default_variants"] = ["full", "control"]
+    values["active"] = ["full", "control"]
     longest = max((len(record.turns[0][1]) for record in data.of_kind("question")), default=0)
     values["evaluate"] = {
         **values["evaluate"],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from perceptio_core.params import SECTIONS, load_profile
+from perceptio_core.params.profile import Profile
+from perceptio_core.params.values import SECTIONS
 from pipeline.dag import Plan
 from pipeline.launch.clusters import cluster_for
 from pipeline.machine import Launch, Machine
 from stages.inputs import faults
 
 
-def look_ahead(plan: Plan, *, profile: str, machine: Machine) -> None:
+def look_ahead(plan: Plan, *, profile: Profile, machine: Machine) -> None:
     """Open the inputs of the first stage that is to run and of all after it.
 
     Where `sources` is a cluster's job, the data may lie where only the cluster sees them: the stage looks itself.
@@ -23,6 +24,6 @@ def look_ahead(plan: Plan, *, profile: str, machine: Machine) -> None:
     stages = [stage for stage in SECTIONS[first:] if stage in wanted]
     if cluster_for("sources", machine.launch.get("sources", Launch())) is not None:
         stages = [stage for stage in stages if stage not in ("sources", "evaluate")]
-    if found := list(faults(load_profile(profile), stages=stages)):
+    if found := list(faults(profile, stages=stages)):
         lines = "\n  ".join(found)
-        raise ValueError(f"profile {profile} cannot be run: {len(found)} of its inputs cannot be read\n  {lines}")
+        raise ValueError(f"profile {profile.name} cannot be run: {len(found)} of its inputs cannot be read\n  {lines}")

@@ -76,19 +76,17 @@ def find_benchmark(name: str, *, predictions: Path, root: Path | None, protocol:
 
 def _of_profile(name: str, protocol: str | None) -> Found:
     from perceptio_core.data.manifest.manifest import data_root
-    from perceptio_core.params import load_profile
-    from pipeline.settings import read_active
+    from perceptio_core.params.profile import load_profile
     from stages.common import StagePaths
 
-    active = read_active().profile
-    profile = load_profile(active)
+    profile = load_profile()
     entries = {entry.label: entry for entry in profile.evaluate.benchmarks}
     if name not in entries:
         raise ValueError(
-            f"the active profile {active} has no benchmark {name!r}, but {', '.join(entries)}; "
+            f"the active profile {profile.name} has no benchmark {name!r}, but {', '.join(entries)}; "
             f"with --root DIR, the folder of the official files, there are {', '.join([*CATALOGUE, *FAMILIES])}"
         )
-    root = data_root(profile.sources, StagePaths(active).out("sources"))
+    root = data_root(profile.sources, StagePaths(profile.name).out("sources"))
     benchmark = load_benchmark(_by_rules_of(entries[name], protocol), root=root)
     return Found(
         benchmark=benchmark, bootstrap=Bootstrap(samples=profile.evaluate.bootstrap_samples, seed=profile.evaluate.seed)

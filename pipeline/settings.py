@@ -1,72 +1,111 @@
-"""params.yaml (which profile and which variants are active), and the environment that the driver gives to DVC and Prefect."""
+"""What is written into params.yaml, and the environment that the driver gives to DVC and Prefect."""
 
+import contextlib
+import json
 import os
-import re
 import sys
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from perceptio_core.params import load_profile
-from perceptio_core.params.base import read_yaml
+import yaml
+
+from perceptio_core.files import whole
+from perceptio_core.params.base import parse_yaml
+from perceptio_core.params.profile import Profile, complete
+from perceptio_core.params.values import PARAMS, PROFILES, Values, read_values
 from perceptio_core.report.figures import MAIN
 
-PARAMS_FILE = Path("params.yaml")
 ALL = "all"
 """In the place of a list of variants: every one that the profile has."""
+_HEAD = """\
+# The parameters of the next run, all of them. `dvc repro` and `dvc exp run -S cotrain.steps=20` go by this file, edited or not.
+# `perceptio repro` writes it: --profile NAME takes profiles/NAME.yaml, --variants and --set change what they name.
+"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Active:
-    """What params.yaml selects."""
+def select(*, profile: str | None = None, variants: Sequence[str] | None = None, changes: Sequence[str] = ()) -> Profile:
+    """Make a profile, variants or single values the active ones: they are checked, and what differs is written and said.
 
-    profile: str
-    variants: tuple[str, ...]
-
-
-def read_active() -> Active:
-    """Read params.yaml.
-
-    Raises:
-        ValueError: it lacks one of its two keys or holds another type; names the key.
-    """
-    values = read_yaml(PARAMS_FILE)
-    profile, variants = values.get("profile"), values.get("variants")
-    if not isinstance(profile, str):
-        raise ValueError(f"{PARAMS_FILE}: profile: expected the name of a profile, got {profile!r}")
-    if not isinstance(variants, list) or not variants or not all(isinstance(name, str) for name in variants):
-        raise ValueError(f"{PARAMS_FILE}: variants: expected a list of variant names, got {variants!r}")
-    return Active(profile=profile, variants=tuple(variants))
-
-
-def select(*, profile: str | None, variants: Sequence[str] | None) -> Active:
-    """Check the selection against the profile's file, and write what differs into params.yaml (comments stay).
-
-    The one variant `all` stands for all of the profile's. With another profile and no variants,
-    the variants are those of its `default_variants`.
+    Args:
+        profile: whose values are taken; None: those of params.yaml, as they stand.
+        variants: to be made; the one `all` stands for all that there are. None: those that are active, and with another profile
+            its own.
+        changes: as in ``cotrain.steps=20``.
 
     Raises:
-        ValueError: no such profile or variant, a profile that does not validate, or no `full` among the variants.
+        ValueError: no such profile, variant or key, a value that is refused, or no `full` among the variants. Then nothing is
+            written.
     """
-    current = read_active()
-    parameters = load_profile(profile or current.profile)
-    if variants == [ALL]:
-        variants = list(parameters.variants)
-    kept = current.variants if parameters.name == current.profile else parameters.default_variants
-    wanted = Active(profile=parameters.name, variants=tuple(variants or kept))
-    for name in wanted.variants:
-        parameters.variant(name)
-    if MAIN not in wanted.variants:
-        raise ValueError(f"variants: {', '.join(wanted.variants)}; {MAIN} must be among them, the report is about it")
-    if wanted != current:
-        text = PARAMS_FILE.read_text(encoding="utf-8")
-        text = re.sub(r"^profile:.*$", f"profile: {wanted.profile}", text, flags=re.MULTILINE)
-        text = re.sub(r"^variants:.*$", f"variants: [{', '.join(wanted.variants)}]", text, flags=re.MULTILINE)
-        PARAMS_FILE.write_text(text, encoding="utf-8")
-        if read_active() != wanted:
-            raise ValueError(f"{PARAMS_FILE}: write profile and variants on one line each, as in 'variants: [full]'")
-    return wanted
+    before = None
+    with contextlib.suppress(ValueError) if profile is not None else contextlib.nullcontext():
+        before = complete(read_values())
+    values = complete(read_values() if profile is None else read_values(PROFILES / f"{profile}.yaml"))
+    plain, known = values.plain, list(values.plain["variants"])
+    if variants is not None:
+        plain["active"] = known if list(variants) == [ALL] else list(variants)
+    elif before is not None and before.profile == values.profile:
+        plain["active"] = [name for name in before.plain["active"] if name in known]
+    for change in changes:
+        _set(plain, change)
+    chosen = Profile.of(values)
+    for name in plain["active"]:
+        chosen.variant(name)
+    if MAIN not in plain["active"]:
+        raise ValueError(f"active: {', '.join(plain['active'])}; {MAIN} must be among them, the report is about it")
+    if before is None or (before.profile, before.plain) != (values.profile, plain):
+        write_params(values)
+        same = before is not None and before.profile == values.profile
+        what = _differences(before.plain, plain) if before is not None and same else [f"profile {values.profile}"]
+        print(f"{PARAMS} is written anew: {'; '.join(what)}")
+    else:
+        _compare(values)
+    return chosen
+
+
+def _set(plain: dict[str, Any], change: str) -> None:
+    """Set one value; what stands at the end of its path must be there, but for keys of a variant."""
+    path, sign, text = change.partition("=")
+    *above, last = path.split(".")
+    place: Any = plain
+    for key in above:
+        place = place.get(key) if isinstance(place, dict) else None
+    if not sign or not isinstance(place, dict) or (last not in place and above[:1] != ["variants"]):
+        allowed = f"; allowed there are {', '.join(place)}" if isinstance(place, dict) else ""
+        raise ValueError(f"--set {change}: expected KEY=VALUE, as in cotrain.steps=20{allowed}")
+    place[last] = parse_yaml(text, where=f"--set {path}")
+
+
+def write_params(values: Values, path: Path = PARAMS) -> None:
+    """Write a complete set in the form of params.yaml."""
+    plain = json.loads(json.dumps({"profile": values.profile, **values.plain}))  # without YAML's anchors
+    text = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    with whole(path) as unfinished:
+        unfinished.write_text(_HEAD + text, encoding="utf-8")
+
+
+def _compare(values: Values) -> None:
+    """Say where params.yaml is not what its profile says."""
+    with contextlib.suppress(ValueError):  # a profile that is gone or broken is nothing to a run that does not ask for it
+        theirs = complete(read_values(PROFILES / f"{values.profile}.yaml"))
+        theirs.plain["active"] = values.plain["active"]
+        if differing := _differences(theirs.plain, values.plain):
+            print(f"{PARAMS} differs from the profile {values.profile}, whose values --profile {values.profile} would take:")
+            print("\n".join(f"  {line}" for line in differing))
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    old, new = dict(_leaves(before, "")), dict(_leaves(after, ""))
+    return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
 
 
 def server_file() -> Path:

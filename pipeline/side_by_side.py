@@ -21,7 +21,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from perceptio_core.params import Profile, load_profile
+from perceptio_core.params.profile import Profile, load_profile
+from perceptio_core.params.values import PROFILES
 from perceptio_core.tied import tied
 from pipeline.settings import ALL
 from stages.common import WORK, StagePaths
@@ -70,7 +71,7 @@ class Runner:
         start = time.monotonic()
         if StagePaths(profile).out(stage, variant).is_dir():
             return Outcome(name=name, seconds=0.0, fault=None)
-        options = ["--profile", profile, *(["--variant", variant] if variant else [])]
+        options = ["--params", str(PROFILES / f"{profile}.yaml"), *(["--variant", variant] if variant else [])]
         command = tied(f"stages.{stage}", *options)
         environment = os.environ | ({"OMP_NUM_THREADS": str(self._threads)} if variant else {})
         LOGS.mkdir(parents=True, exist_ok=True)

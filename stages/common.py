@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from perceptio_core.params.values import PARAMS
+
 ARTIFACTS = Path("artifacts")
 WORK = Path(".work")
 _OURS = [Path(__file__).parents[1] / package for package in ("stages", "perceptio_core")]
@@ -38,12 +40,18 @@ def stage_arguments(description: str, *, variant: bool = False) -> argparse.Name
         variant: whether the stage runs once per variant of co-training.
 
     Returns:
-        Namespace with ``profile`` (str) and, if asked for, ``variant`` (str).
+        Namespace with ``params`` (Path) and, if asked for, ``variant`` (str).
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", required=True, help="profiles/<PROFILE>.yaml")
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=PARAMS,
+        metavar="FILE",
+        help=f"the parameters: {PARAMS}, or a profile such as profiles/smoke.yaml (default: {PARAMS})",
+    )
     if variant:
-        parser.add_argument("--variant", default="full", help="a name under the profile's variants (default: full)")
+        parser.add_argument("--variant", default="full", help="a name under variants (default: full)")
     arguments = parser.parse_args()
     sys.excepthook = _explain
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+import yaml
 from accelerate import Accelerator
 
 from perceptio_core.data.loading.mixture import require_samples
@@ -19,9 +20,10 @@ from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.card import model_card
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
-from perceptio_core.params import load_profile
 from perceptio_core.params.cotrain import CotrainParams
+from perceptio_core.params.foundations import FoundationsParams
 from perceptio_core.params.shard_source import ShardSource
+from perceptio_core.params.values import read_values
 from perceptio_core.tied import tie, tied
 from perceptio_core.training.checkpoint import has_checkpoint, last_checkpoint, load_parameters
 from perceptio_core.training.joint_batches import JointBatches, joint_batches
@@ -35,7 +37,7 @@ from stages.common import StagePaths, fingerprint, publish, stage_arguments, wri
 DESCRIPTION = """Co-train one variant of Perceptio.
 
 Reads   artifacts/<profile>/joint_shards, artifacts/<profile>/foundations/{internvl,sam2}, artifacts/<profile>/depth_codebook,
-        and the sections cotrain and variants of the profile: a variant overrides single keys of cotrain; for the model card,
+        and the parameters' sections cotrain and variants: a variant overrides single keys of cotrain; for the model card,
         foundations.
 Does    trains LoRA adapters, the projector, the rows of the added tokens, the prompt MLP and SAM2's mask decoder on the
         full sequence (segmentation tokens, depth tokens, answer), after the prompt MLP was centred on the mean state at
@@ -43,10 +45,11 @@ Does    trains LoRA adapters, the projector, the rows of the added tokens, the p
         task, and what memory a step will take. The
         variant `control` is the same training without any perception token. Starts as many processes on this machine as
         cotrain.processes says (at most one per GPU, where there are GPUs), or runs as one of those that a launcher started:
-          accelerate launch -m stages.cotrain --profile P --variant V
-          torchrun --nproc-per-node=N -m stages.cotrain --profile P --variant V
+          accelerate launch -m stages.cotrain --variant V
+          torchrun --nproc-per-node=N -m stages.cotrain --variant V
 Writes  artifacts/<profile>/cotrain/<variant>/
-          checkpoint/   the model with merged adapters, its processor and its model card, in Hugging Face's layout
+          checkpoint/   the model with merged adapters, its processor, its model card and its parameters
+                        (params.yaml), in Hugging Face's layout
           curves/       each loss by step (DVCLive)
           metrics.json  losses at the end, time, throughput, peak memory and its estimate; per task how many samples were
                         drawn, how often each, and their share beside the one that the mixture asks for
@@ -64,9 +67,9 @@ def main() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         tie(os.getppid())  # a rank, which may be one of a `torchrun` that others have started
     arguments = stage_arguments(DESCRIPTION, variant=True)
-    profile = load_profile(arguments.profile)
-    params = profile.variant(arguments.variant)
-    paths = StagePaths(arguments.profile)
+    values = read_values(arguments.params)
+    given = params = values.variant(arguments.variant, CotrainParams)
+    paths = StagePaths(values.profile)
     shards, foundations, codebook = paths.made("joint_shards"), paths.made("foundations"), paths.made("depth_codebook")
     require_samples(params.mixture.weights, json.loads((shards / "index.json").read_text("utf-8"))["counts"].get("train", {}))
     _start_processes(params.processes)
@@ -129,15 +132,19 @@ def main() -> None:
     bare = _bare(accelerator, model)
     bare.save_pretrained(out / "checkpoint")
     processor.save_pretrained(out / "checkpoint")
+    models = values.section("foundations", FoundationsParams)
     card = model_card(
-        profile=arguments.profile,
+        profile=values.profile,
         variant=arguments.variant,
         params=params,
-        foundations=profile.foundations,
+        foundations=models,
         data=json.loads((shards / "index.json").read_text(encoding="utf-8"))["data"],
         parameters=bare.num_parameters(),
     )
     (out / "checkpoint" / "README.md").write_text(card, encoding="utf-8")
+    made_with = {"profile": values.profile, "variant": arguments.variant}
+    made_with |= {"cotrain": given.model_dump(mode="json"), "foundations": models.model_dump(mode="json")}
+    (out / "checkpoint" / "params.yaml").write_text(yaml.safe_dump(made_with, sort_keys=False), encoding="utf-8")
     shutil.copytree(work / "curves", out / "curves")
     metrics = training_metrics(curves=work / "curves", result=result, steps=params.steps, batch_size=params.batch_size)
     for task, drawn in batches.drawn(params.steps).items():

@@ -19,14 +19,14 @@ from perceptio_core.data.shards.markers import sample_markers
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.codebook_training import CURVE, TrainedCodebook, train_codebook, validate_codebook
 from perceptio_core.depth.store import DepthStore
-from perceptio_core.params import load_profile
 from perceptio_core.params.base import expanded
 from perceptio_core.params.depth_codebook import DepthCodebookParams
+from perceptio_core.params.values import read_values
 from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Train the depth codebook on the teacher's maps and test it.
 
-Reads   artifacts/<profile>/teacher_depth and the splits in sources/images.parquet; the profile's section `depth_codebook`;
+Reads   artifacts/<profile>/teacher_depth and the splits in sources/images.parquet; the section `depth_codebook`;
         with `pretrained`, that folder.
 Does    trains a VQ-VAE on the maps of the split train (on all ranks when started by torchrun), or takes the one in
         `pretrained`; then scores it on the split val: error, use of the codes, and whether the nearest of 3, 4 and 5 points
@@ -43,8 +43,8 @@ Writes  artifacts/<profile>/depth_codebook/
 def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION)
-    params = load_profile(arguments.profile).depth_codebook
-    paths = StagePaths(arguments.profile)
+    values = read_values(arguments.params)
+    params, paths = values.section("depth_codebook", DepthCodebookParams), StagePaths(values.profile)
     paths.claim("depth_codebook")
     images, depth = paths.made("sources") / "images.parquet", paths.made("teacher_depth")
     join_ranks()

@@ -10,14 +10,16 @@ from perceptio_core.evaluation.benchmarks.benchmark import Item
 from perceptio_core.evaluation.running.depth_codes import CodeSource, TeacherEncoder, code_source
 from perceptio_core.evaluation.running.suite import evaluate
 from perceptio_core.model.inference import Perceptor
-from perceptio_core.params import load_profile
-from perceptio_core.params.evaluate import Replacement
+from perceptio_core.params.evaluate import EvaluateParams, Replacement
+from perceptio_core.params.sources import SourcesParams
+from perceptio_core.params.teacher_depth import TeacherDepthParams
+from perceptio_core.params.values import read_values
 from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
 
 DESCRIPTION = """Evaluate one variant of the co-trained model.
 
 Reads   artifacts/<profile>/cotrain/<variant>/checkpoint, and the benchmarks below the data root
-        (artifacts/<profile>/sources/root, or the folder that the profile's sources.root names); for controls with the
+        (artifacts/<profile>/sources/root, or the folder that sources.root names); for controls with the
         teacher's depth codes, artifacts/<profile>/foundations/depth_anything.
 Does    generates an answer to every question (a killed run goes on where it stood) and scores it.
 Writes  artifacts/<profile>/evaluate/<variant>/
@@ -33,23 +35,23 @@ Writes  artifacts/<profile>/evaluate/<variant>/
 def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION, variant=True)
-    profile = load_profile(arguments.profile)
-    profile.variant(arguments.variant)
-    paths = StagePaths(arguments.profile)
+    values = read_values(arguments.params)
+    params, sources = values.section("evaluate", EvaluateParams), values.section("sources", SourcesParams)
+    paths = StagePaths(values.profile)
     paths.claim("evaluate", arguments.variant)
     checkpoint = paths.made("cotrain", arguments.variant) / "checkpoint"
-    root = data_root(profile.sources, paths.made("sources"))
+    root = data_root(sources, paths.made("sources"))
     # The manifest stands for the benchmarks' files: hashing every picture of them would take longer than it saves.
     manifest = paths.made("sources") / "images.parquet"
     teacher = paths.made("foundations") / "depth_anything"
-    long_side = profile.teacher_depth.long_side
-    key = fingerprint(profile.evaluate, profile.sources, long_side, manifest, checkpoint, teacher)
+    long_side = values.section("teacher_depth", TeacherDepthParams).long_side
+    key = fingerprint(params, sources, long_side, manifest, checkpoint, teacher)
     work = paths.work("evaluate", f"{arguments.variant}-{key}")
     journals, out = work / "journals", work / "out"
     journals.mkdir(exist_ok=True)
     out.mkdir(exist_ok=True)
 
-    perceptor = Perceptor.from_pretrained(checkpoint, batch_size=profile.evaluate.batch_size)
+    perceptor = Perceptor.from_pretrained(checkpoint, batch_size=params.batch_size)
     codebook = perceptor.model.codebook
     encode = TeacherEncoder(teacher=teacher, codebook=codebook, long_side=long_side)
 
@@ -60,12 +62,12 @@ def main() -> None:
             encode=encode,
             num_codes=codebook.num_codes,
             depth_tokens=perceptor.model.config.depth_tokens,
-            seed=profile.evaluate.seed,
+            seed=params.seed,
         )
 
     metrics = evaluate(
         perceptor.predict,
-        profile.evaluate,
+        params,
         codes=codes,
         variant=arguments.variant,
         root=root,

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 from perceptio_core.hub import HubUnreachableError, download, verify
-from perceptio_core.params import load_profile
 from perceptio_core.params.base import expanded
 from perceptio_core.params.foundations import FoundationsParams, HubModel, HubSam2
+from perceptio_core.params.values import read_values
 from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
 
 DESCRIPTION = """Lay out the pretrained models.
 
-Reads   profiles with `bundled`: that folder of the repository (foundations/mini). Others: the Hugging Face hub, once, or
+Reads   with `bundled`: that folder of the repository (foundations/mini). Others: the Hugging Face hub, once, or
         the folder that `offline` names.
 Does    bundled: checks every file against SHA256SUMS. Hub: fetches the pinned revisions, safetensors and texts only, and
         checks every file against the hub's hash of it, also in the folder `offline` where `hf download` made that. Of SAM2
@@ -36,8 +36,8 @@ log = logging.getLogger("foundations")
 def main() -> None:
     """Run the stage; ends with the exit code EX_TEMPFAIL (75) where the hub could not be reached for now."""
     arguments = stage_arguments(DESCRIPTION)
-    params = load_profile(arguments.profile).foundations
-    paths = StagePaths(arguments.profile)
+    values = read_values(arguments.params)
+    params, paths = values.section("foundations", FoundationsParams), StagePaths(values.profile)
     paths.claim("foundations")
     if params.bundled is not None:
         bundled = Path(params.bundled)
@@ -120,7 +120,7 @@ def _download(model: HubModel) -> Path:
             "Either make the hub reachable (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy, HF_TOKEN an account), or fetch\n"
             "the model on another machine with\n"
             f"    hf download {model.repo} --revision {model.revision} --local-dir FOLDER/<name>\n"
-            f"with <name> one of {', '.join(MODELS)}, and set foundations.offline in the profile to FOLDER."
+            f"with <name> one of {', '.join(MODELS)}, and set foundations.offline to FOLDER."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Look at every input before the first stage starts: ``python -m stages.inputs --profile P``; no stage itself."""
+"""Look at every input before the first stage starts: ``python -m stages.inputs``; no stage itself."""
 
 import logging
 import os
@@ -9,16 +9,17 @@ from pathlib import Path
 
 from perceptio_core.hub import HubUnreachableError, find
 from perceptio_core.inputs import look_at_inputs
-from perceptio_core.params import SECTIONS, Profile, load_profile
 from perceptio_core.params.base import expanded
 from perceptio_core.params.foundations import FoundationsParams, HubModel, HubSam2
+from perceptio_core.params.profile import Profile
+from perceptio_core.params.values import SECTIONS, read_values
 from perceptio_core.progress import amount
 from stages.common import stage_arguments
 from stages.foundations import CHECKSUMS, MODELS, patterns
 
-DESCRIPTION = """Look at every input of the profile: what any stage will read is opened, and what is wrong is said, all at once.
+DESCRIPTION = """Look at every input: what any stage will read is opened, and what is wrong is said, all at once.
 
-Reads   the profile, its data root, the folder of bundled or offline foundations.
+Reads   all parameters, the data root, the folder of bundled or offline foundations.
 Does    opens each data set, held-out place and benchmark with its reader, as far as seconds allow; writes nothing.
 """
 _SIZES = 100  # files of a folder whose size is looked at
@@ -27,7 +28,7 @@ log = logging.getLogger("inputs")
 
 def main() -> None:
     """Print a line per fault; exits with 1 where there is one."""
-    found = list(faults(load_profile(stage_arguments(DESCRIPTION).profile)))
+    found = list(faults(Profile.of(read_values(stage_arguments(DESCRIPTION).params))))
     for fault in found:
         print(fault, file=sys.stderr)
     sys.exit(1 if found else 0)

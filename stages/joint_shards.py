@@ -14,15 +14,16 @@ from perceptio_core.data.shards.plan import Plan, write_plan
 from perceptio_core.data.shards.tars import ShardPart, load_part, save_part, write_index
 from perceptio_core.data.workers import as_they_end, cores
 from perceptio_core.depth.codebook import DepthCodebook
-from perceptio_core.params import load_profile
 from perceptio_core.params.joint_shards import JointShardsParams
+from perceptio_core.params.sources import SourcesParams
+from perceptio_core.params.values import read_values
 from stages.common import StagePaths, fingerprint, stage_arguments, write_metrics
 from stages.sharded import SharedWork
 
 DESCRIPTION = """Join images, masks, texts and depth codes by image key into training shards.
 
 Reads   artifacts/<profile>/sources (manifest), teacher_depth (depth maps), depth_codebook (codebook); the images below the
-        data root; the profile's section `joint_shards`.
+        data root; the section `joint_shards`.
 Does    encodes every depth map into codes, makes depth-order questions from the depth maps (points circled on the image,
         no image-plane short cut better than chance), and writes every sample once. The tars are the same bytes whenever
         the inputs are. A killed run goes on with the shards that are missing.
@@ -44,10 +45,10 @@ _folders: tuple[Path, Path]
 def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION)
-    profile = load_profile(arguments.profile)
-    params, paths = profile.joint_shards, StagePaths(arguments.profile)
+    values = read_values(arguments.params)
+    params, paths = values.section("joint_shards", JointShardsParams), StagePaths(values.profile)
     sources, depth, codebook = paths.made("sources"), paths.made("teacher_depth"), paths.made("depth_codebook")
-    root = data_root(profile.sources, sources)
+    root = data_root(values.section("sources", SourcesParams), sources)
     manifest = [sources / IMAGES, sources / RECORDS, sources / "metrics.json"]
     # The index stands for the depth maps, the weights for the codebook: each changes with what it stands for.
     key = fingerprint(

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher
-from perceptio_core.params import load_profile
+from perceptio_core.params.report import ReportParams
+from perceptio_core.params.sources import SourcesParams
+from perceptio_core.params.values import read_values
 from perceptio_core.report.figures import MAIN, Figure, gather, write_figures
 from perceptio_core.report.page import Content, page
 from perceptio_core.report.panels import read_panels
@@ -29,7 +30,7 @@ from stages.common import StagePaths, fingerprint, publish, stage_arguments
 DESCRIPTION = """Make the report of a run.
 
 Reads   artifacts/<profile>/{sources,foundations,depth_codebook,cotrain,evaluate}, joint_shards/index.json,
-        docs/published.json, dvc.lock, and `variants` in params.yaml; the profile's section `report`.
+        docs/published.json, dvc.lock, and of the parameters `active` and the section `report`.
 Does    gathers the headline figures of every variant, draws curves, masks and depth maps, and says which stage, hashes and
         parameters each number comes from.
 Writes  artifacts/<profile>/report/
@@ -43,12 +44,12 @@ Writes  artifacts/<profile>/report/
 def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION)
-    profile = load_profile(arguments.profile)
-    paths = StagePaths(arguments.profile)
+    values = read_values(arguments.params)
+    params, paths = values.section("report", ReportParams), StagePaths(values.profile)
     paths.claim("report")
-    variants = [str(name) for name in yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["variants"]]
+    variants = values.plain["active"]
     if MAIN not in variants:
-        raise ValueError(f"params.yaml: variants: {', '.join(variants)}; a report needs {MAIN} among them")
+        raise ValueError(f"{values.path}: active: {', '.join(variants)}; a report needs {MAIN} among them")
     folder = paths.made("depth_codebook")
     evaluations = {variant: paths.made("evaluate", variant) for variant in variants}
     figures = gather(
@@ -66,20 +67,19 @@ def main() -> None:
 
     panels = read_panels(
         path=evaluations[MAIN] / "panels.jsonl",
-        root=data_root(profile.sources, paths.made("sources")),
-        count=profile.report.max_panels,
+        root=data_root(values.section("sources", SourcesParams), paths.made("sources")),
+        count=params.max_panels,
         decode_depth=lambda codes: decode(list(codes)),
         teacher=look,
-        max_pixels=profile.evaluate.max_pixels,
     )
     with (folder / "plots" / "codes.csv").open(newline="", encoding="utf-8") as stream:
         usage = [float(row["uses"]) for row in csv.DictReader(stream)]
     trained = {variant: paths.made("cotrain", variant) for variant in variants}
     lock = Path("dvc.lock")
     content = Content(
-        title=profile.report.title,
-        caveat=profile.report.caveat,
-        profile=arguments.profile,
+        title=params.title,
+        caveat=params.caveat,
+        profile=values.profile,
         commit=git_state(folder=Path()),
         figures=figures,
         control="control" if "control" in variants else None,
@@ -94,7 +94,7 @@ def main() -> None:
         panels=panels,
         stages=read_lock(path=lock, outputs=paths.out("sources").parent) if lock.is_file() else [],
     )
-    work = paths.work("report", fingerprint(profile.report, folder, *evaluations.values()))
+    work = paths.work("report", fingerprint(params, folder, *evaluations.values()))
     shutil.rmtree(work)
     work.mkdir()
     (work / "report.html").write_text(page(content), encoding="utf-8")

@@ -12,13 +12,14 @@ from perceptio_core import rgb
 from perceptio_core.data import images
 from perceptio_core.data.manifest.collect import collect
 from perceptio_core.data.workers import cores
-from perceptio_core.params import load_profile
+from perceptio_core.params.sources import SourcesParams
+from perceptio_core.params.values import read_values
 from perceptio_core.scenes.writers import write_world
 from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
 
 DESCRIPTION = """Make the manifest of all training images and records.
 
-Reads   the profile's section `sources`; with `root`, the data sets below that folder (never written to).
+Reads   the parameters' section `sources`; with `root`, the data sets below that folder (never written to).
 Does    with `root`, first looks at every input of every stage (stages.inputs), and ends with 1 where one cannot be read;
         with `render`, renders the procedural world and writes it in the official layouts; then, for rendered and real
         data alike, reads every data set, decodes every image once, keeps train and val images apart, and the
@@ -36,14 +37,15 @@ Writes  artifacts/<profile>/sources/
 def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION)
-    params = load_profile(arguments.profile).sources
+    values = read_values(arguments.params)
+    params = values.section("sources", SourcesParams)
     if params.render is None:
         # What later stages will read, too. A process of its own: what reads benchmarks is none of what this stage depends on.
-        look = subprocess.run([sys.executable, "-m", "stages.inputs", "--profile", arguments.profile], check=False)
+        look = subprocess.run([sys.executable, "-m", "stages.inputs", "--params", str(arguments.params)], check=False)
         if look.returncode != 0:
             sys.exit(look.returncode)
     workers = params.workers or cores()
-    paths = StagePaths(arguments.profile)
+    paths = StagePaths(values.profile)
     paths.claim("sources")
     work = paths.work("sources", fingerprint(params))
     out = work / "out"
@@ -55,14 +57,14 @@ def main() -> None:
         root = params.expanded_root()
         # Kept for the next run: what is in a picture is the same whatever else the profile says.
         opened_by = [Path(images.__file__), Path(rgb.__file__), PIL.__version__]
-        journals = paths.work("sources-pictures", fingerprint(str(root.resolve()), params.max_pixels, *opened_by))
+        journals = paths.work("sources-pictures", fingerprint(str(root.resolve()), images.MAX_PIXELS, *opened_by))
     counts = collect(
         params.datasets,
         root=root,
         work=work,
         journals=journals,
         out=out,
-        max_pixels=params.max_pixels,
+        max_pixels=images.MAX_PIXELS,
         workers=workers,
         held_out=params.held_out,
     )

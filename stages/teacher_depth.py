@@ -13,8 +13,9 @@ from perceptio_core.data.manifest.manifest import IMAGES, QUARANTINE, ImageRow, 
 from perceptio_core.data.records import Refused
 from perceptio_core.depth.store import DepthRow, EncodedDepth, encode_depth, load_part, save_part, write_index, write_shard
 from perceptio_core.depth.teacher import Teacher, batches, stored_size
-from perceptio_core.params import load_profile
+from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
+from perceptio_core.params.values import read_values
 from perceptio_core.tables import count_rows
 from stages.common import StagePaths, fingerprint, stage_arguments, write_metrics
 from stages.sharded import SharedWork
@@ -22,7 +23,7 @@ from stages.sharded import SharedWork
 DESCRIPTION = """Run the depth teacher (Depth Anything V2) over every image of the manifest.
 
 Reads   artifacts/<profile>/sources/images.parquet, foundations/depth_anything, the images below the data root; the
-        profile's section `teacher_depth`.
+        section `teacher_depth`.
 Does    decodes images ahead of the model (any mode, upright by EXIF), runs it in batches, and keeps inverse depth, near =
         high, in 16 bits with a scale per image. A bad image becomes a quarantine row. A killed run goes on with the
         shards that are missing.
@@ -37,10 +38,10 @@ Writes  artifacts/<profile>/teacher_depth/
 def main() -> None:
     """Run the stage."""
     arguments = stage_arguments(DESCRIPTION)
-    profile = load_profile(arguments.profile)
-    params, paths = profile.teacher_depth, StagePaths(arguments.profile)
+    values = read_values(arguments.params)
+    params, paths = values.section("teacher_depth", TeacherDepthParams), StagePaths(values.profile)
     sources, checkpoint = paths.made("sources"), paths.made("foundations") / "depth_anything"
-    root = data_root(profile.sources, sources)
+    root = data_root(values.section("sources", SourcesParams), sources)
     key = fingerprint(params, str(root), sources / IMAGES, checkpoint)
     work = SharedWork.open(paths, "teacher_depth", key)
     if work is None:

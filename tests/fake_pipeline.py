@@ -1,7 +1,7 @@
 """A checkout whose stages are quick stand-ins: the real dvc.yaml, params.yaml and driver, without the real work.
 
-Every stand-in writes the files that dvc.yaml names as another stage's dependency; what it writes depends on the section
-of the profile that the real stage tracks, and on nothing else.
+Every stand-in writes the files that dvc.yaml names as another stage's dependency; what it writes depends on the section of
+params.yaml that the real stage tracks, and on nothing else.
 """
 
 import json
@@ -15,7 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from perceptio_core.params import SECTIONS
+from perceptio_core.params.profile import complete
+from perceptio_core.params.values import SECTIONS, read_values
+from pipeline.settings import write_params
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -37,7 +39,7 @@ STAND_IN = """
 import argparse, base64, json, os, pathlib, sys, time
 import yaml
 parser = argparse.ArgumentParser()
-parser.add_argument("--profile")
+parser.add_argument("--params", default="params.yaml")
 parser.add_argument("--variant", default="")
 arguments = parser.parse_args()
 with open("ran.log", "a") as log:
@@ -67,8 +69,9 @@ if behaviour == "alone":
     with open("alone", "x"):
         time.sleep(1)
     os.unlink("alone")
-section = yaml.safe_load(pathlib.Path(f"profiles/{arguments.profile}.yaml").read_text())["STAGE"]
-out = pathlib.Path("artifacts", arguments.profile, "STAGE", arguments.variant)
+params = yaml.safe_load(pathlib.Path(arguments.params).read_text())
+section = params["STAGE"]
+out = pathlib.Path("artifacts", params["profile"], "STAGE", arguments.variant)
 metric = {"name": "res_ciou", "value": 51.25, "low": 49.0, "high": 53.5, "n": 400, "protocol": "fake"}
 for name in FILES:
     (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +132,7 @@ class CLASSParams(Section):
 """
 
 PROFILE = {
+    "seed": 0,
     **{section: {"knob": 1, "root": None, "long_side": 1} for section in SECTIONS},
     "variants": {"full": {}, "control": {"knob": 2}},
 }
@@ -139,7 +143,7 @@ class FakePipeline:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.profile = root / "profiles" / "mini.yaml"
+        self.params = root / "params.yaml"
 
     def run(self, *command: str, expect: int = 0) -> str:
         """Run a command to its end in the checkout; returns what it wrote."""
@@ -181,10 +185,15 @@ class FakePipeline:
         return names
 
     def change(self, section: str, **values: object) -> None:
-        """Change parameters of the profile."""
-        profile = yaml.safe_load(self.profile.read_text())
-        profile[section].update(values)
-        self.profile.write_text(yaml.safe_dump(profile))
+        """Change parameters in params.yaml."""
+        params = yaml.safe_load(self.params.read_text())
+        params[section].update(values)
+        self.params.write_text(yaml.safe_dump(params))
+
+    def activate(self, *variants: str) -> None:
+        """Make other variants the active ones, by hand."""
+        params = yaml.safe_load(self.params.read_text())
+        self.params.write_text(yaml.safe_dump(params | {"active": list(variants)}))
 
 
 KEPT_SETTINGS: dict[str, str] = {}
@@ -210,7 +219,6 @@ def fake_pipeline(root: Path) -> FakePipeline:
         "profiles",
         ".dvc",
         "dvc.yaml",
-        "params.yaml",
         ".dvcignore",
         ".gitignore",
     ):
@@ -231,7 +239,8 @@ def fake_pipeline(root: Path) -> FakePipeline:
     (root / "docs" / "published.json").write_text("{}\n")
     pipeline = FakePipeline(root)
     pipeline.behave()
-    pipeline.profile.write_text(yaml.safe_dump(PROFILE))
+    (root / "profiles" / "mini.yaml").write_text(yaml.safe_dump(PROFILE))
+    pipeline.params.write_text(yaml.safe_dump({"profile": "mini", "active": ["full"], **PROFILE}))
     pipeline.run("git", "init", "-q")
     return pipeline
 
@@ -250,7 +259,7 @@ def as_cloned(folder: Path, *, profile: str) -> Path:
         if name != "dvc.lock" and (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
-    (folder / "params.yaml").write_text(f"profile: {profile}\nvariants: [full]\n")
+    write_params(complete(read_values(folder / "profiles" / f"{profile}.yaml")), folder / "params.yaml")
     author = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     for step in (("init", "-q"), ("add", "-A"), (*author, "commit", "-q", "-m", "As cloned")):  # DVCLive asks for the commit
         subprocess.run(["git", *step], cwd=folder, check=True)

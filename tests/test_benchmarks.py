@@ -31,7 +31,8 @@ from perceptio_core.data import rle
 from perceptio_core.grammar import Role
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.model.packed_attention import PACKED
-from perceptio_core.params import PROFILES, load_profile
+from perceptio_core.params.profile import load_profile
+from perceptio_core.params.values import PROFILES
 from perceptio_core.segmentation.sam2 import mini_config
 from tiny import tiny_internvl, tiny_perceptio, tiny_sample
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from parameters import values_of
 from perceptio_core.convert.codebook import convert_codebook
 from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
 from perceptio_core.depth import store
 from perceptio_core.depth.codebook import DepthCodebook
-from perceptio_core.params import PROFILES
 from pipeline.cli import main
 from stages import depth_codebook
 
@@ -154,12 +154,12 @@ def converted(tmp_path, monkeypatch):
     """A converted codebook, in a checkout with the depth maps of eight images and the profile `p` that names it."""
     torch.save(original(), tmp_path / "vae-final.pt")
     convert_codebook(tmp_path / "vae-final.pt", tmp_path / "models" / "codebook", resolution=SIDE)
-    profile = yaml.safe_load((PROFILES / "smoke.yaml").read_text())
+    profile = values_of("smoke")
     sizes = {"num_codes": CODES, "resolution": SIDE, "widths": list(WIDTHS), "dim": DIM}
-    profile["depth_codebook"] |= {**sizes, "pretrained": "${MODELS_HERE}/codebook", "learning_rate": 3e-3}
+    profile["depth_codebook"] |= {**sizes, "pretrained": "$MODELS_HERE/codebook", "learning_rate": 3e-3}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MODELS_HERE", str(tmp_path / "models"))
-    monkeypatch.setattr(sys, "argv", ["depth_codebook", "--profile", "p"])
+    monkeypatch.setattr(sys, "argv", ["depth_codebook", "--params", "profiles/p.yaml"])
     Path("profiles").mkdir()
     Path("profiles/p.yaml").write_text(yaml.safe_dump(profile))
     sources, depth = Path("artifacts/p/sources"), Path("artifacts/p/teacher_depth")

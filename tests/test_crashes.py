@@ -104,7 +104,6 @@ def deployed(fake: FakePipeline, server: subprocess.Popen[str], monkeypatch: pyt
     assert server.poll() is None
     monkeypatch.setattr(fake_pipeline, "KEPT_SETTINGS", fake_pipeline.KEPT_SETTINGS | SETTINGS)
     shutil.copy(REPOSITORY / "prefect.yaml", fake.root)
-    (fake.root / "params.yaml").write_text("profile: mini\nvariants: [full]\n")
     fake.run(*PREFECT, "work-pool", "create", "perceptio", "--type", "process")
     fake.run(*PREFECT, "deploy", "--all")
     fake.run(*PREFECT, "automation", "create", "--from-file", "pipeline/lost_runs.yaml")

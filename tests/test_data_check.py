@@ -12,8 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from parameters import values_of
 from perceptio_core.evaluation.benchmarks import official_files
-from perceptio_core.params import PROFILES, load_profile
+from perceptio_core.params.profile import load_profile
 from pipeline.cli import main
 from pipeline.data_places import places
 
@@ -21,10 +22,10 @@ from pipeline.data_places import places
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose profile `p` reads a small data root, in which everything is as published."""
-    profile = yaml.safe_load((PROFILES / "realdata.yaml").read_text())
+    profile = values_of("realdata")
     data = tmp_path / "data"
     profile["sources"] |= {
-        "root": "${SOME_DATA}",
+        "root": "$SOME_DATA",
         "datasets": [
             {
                 "name": "refcoco",

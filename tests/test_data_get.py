@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from full_layout import full_layout
-from perceptio_core.params import load_profile
+from parameters import values_of
+from perceptio_core.params.profile import load_profile
 from pipeline import data_get
 from pipeline import download as downloads
 from pipeline.cli import main
@@ -101,7 +102,7 @@ def packed(path: Path, below: Path, names: list[str], *, prefix: str = "") -> by
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, hub: dict[str, bytes]) -> Path:
     """A profile `p` of four data sets and two benchmarks, their archives on the servers; returns the empty data root."""
     made = full_layout(tmp_path / "made")
-    values = yaml.safe_load((REPOSITORY / "profiles/perceptio-1b.yaml").read_text())
+    values = values_of("perceptio-1b")
     kept = ("refcoco", "grandf", "llava")
     values["sources"]["datasets"] = [row for row in values["sources"]["datasets"] if row["name"] in kept]
     values["sources"]["held_out"] = ["refcoco/refs(unc).p", "mme", "blink/Relative_Depth"]

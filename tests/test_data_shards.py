@@ -47,27 +47,28 @@ def maker(inputs):
 
 
 STAGE = """
-import sys, types
+import sys
 import stages.joint_shards as stage
+from parameters import given
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.params.render import RenderParams
 from perceptio_core.params.sources import SourcesParams
 
 if __name__ == "__main__":
     data = [dict(name="set", kind="coco", path="set", split="train")]
-    profile = types.SimpleNamespace(
+    profile = given(
         sources=SourcesParams(render=RenderParams(train=1, val=1, test=1), root=None, datasets=data),
         joint_shards=JointShardsParams.model_validate_json(sys.argv.pop()),
     )
-    stage.load_profile = lambda name: profile
+    stage.read_values = lambda _: profile
     stage.main()
 """
 
 
 def start_stage(top, params=PARAMS):
     (top / "run_stage.py").write_text(STAGE)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "run_stage.py", "--profile", "t", params.model_dump_json()]
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "run_stage.py", params.model_dump_json()]
     return subprocess.Popen(command, cwd=top, env=environment, stderr=subprocess.PIPE, text=True)
 
 

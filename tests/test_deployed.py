@@ -16,7 +16,7 @@ import yaml
 
 import fake_pipeline
 from fake_pipeline import REPOSITORY, FakePipeline
-from perceptio_core.params import SECTIONS
+from perceptio_core.params.values import SECTIONS
 
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 DEPLOYMENTS = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
@@ -34,7 +34,6 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePipe
     """A checkout with its deployments, a server for it, and a worker that takes its runs."""
     fake = fake_pipeline.fake_pipeline(tmp_path)
     (tmp_path / "prefect.yaml").write_text((REPOSITORY / "prefect.yaml").read_text())
-    (tmp_path / "params.yaml").write_text("profile: mini\nvariants: [full]\n")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -23,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
+from parameters import given
 from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
 from perceptio_core.depth import codebook_training
 from perceptio_core.depth.codebook import EPSILON, KMEANS_ROUNDS, DepthCodebook, Quantizer
@@ -39,7 +39,6 @@ PARAMS = DepthCodebookParams(
     widths=(4, 8),
     dim=5,
     decay=0.8,
-    commitment=0.25,
     continuous_share=0.3,  # 4 of 12 steps
     restart_every=4,
     restart_below=0.9,
@@ -486,6 +485,7 @@ from perceptio_core.depth.codebook_training import train_codebook
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from stages import depth_codebook as stage
 from perceptio_core.tied import tie
+from parameters import given
 from test_depth_codebook import quantizer, scenes
 
 top, *ports, params = sys.argv[1:]
@@ -517,8 +517,8 @@ def work(rank):
         return result
     os.environ["MASTER_PORT"] = ports[1]  # a rank could still meet the store of the group before
     stage.train_codebook = noting
-    stage.load_profile = lambda name: SimpleNamespace(depth_codebook=params)
-    sys.argv[1:] = ["--profile", "t"]
+    stage.read_values = lambda _: given(depth_codebook=params)
+    sys.argv[1:] = []
     stage.main()
 
 children = []
@@ -572,9 +572,9 @@ def test_the_stage_needs_maps_of_both_splits_before_it_trains(
 ) -> None:
     write_inputs(tmp_path, val=val)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage, "load_profile", lambda _: SimpleNamespace(depth_codebook=PARAMS))
+    monkeypatch.setattr(stage, "read_values", lambda _: given(depth_codebook=PARAMS))
     monkeypatch.setattr(stage, "train_codebook", Mock(side_effect=AssertionError("it trains")))
-    monkeypatch.setattr(sys, "argv", ["depth_codebook", "--profile", "t"])
+    monkeypatch.setattr(sys, "argv", ["depth_codebook"])
     with pytest.raises(ValueError, match=f"no image of the split {missing} has a depth map.* an entry with `split: {missing}`"):
         stage.main()
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, pipeline
 
+from parameters import given
 from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
 from perceptio_core.depth.store import DepthStore
 from perceptio_core.depth.teacher import LEAST_DEPTH, Teacher, batches, model_size, position_table, stored_size
@@ -254,7 +255,7 @@ def profile(**more: int) -> SimpleNamespace:
     """The sections that the stage reads."""
     data = [{"name": "set", "kind": "coco", "path": "set", "split": "train"}]
     params = {"batch_size": 2, "long_side": 48, "images_per_shard": 3, "workers": 2}
-    return SimpleNamespace(
+    return given(
         sources=SourcesParams(render=RenderParams(train=1, val=1, test=1), root=None, datasets=data),
         teacher_depth=TeacherDepthParams(**params | more),
     )
@@ -273,8 +274,8 @@ def write_sources(top: Path, sizes: dict[str, tuple[int, int]]) -> None:
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to run the stage in, with a metric teacher and no pictures yet."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["teacher_depth", "--profile", "t"])
-    monkeypatch.setattr(stage, "load_profile", lambda _: profile())
+    monkeypatch.setattr(sys, "argv", ["teacher_depth"])
+    monkeypatch.setattr(stage, "read_values", lambda _: profile())
     (tmp_path / "artifacts/t/sources/root").mkdir(parents=True)
     tiny_teacher(tmp_path / "artifacts/t/foundations/depth_anything", kind="metric")
     return tmp_path
@@ -384,20 +385,20 @@ def test_turned_photographs_have_the_maps_of_upright_ones(checkout: Path) -> Non
 KILLED = """
 import os, sys, signal
 from pathlib import Path
-from types import SimpleNamespace
 import torch
+from parameters import given
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
 from stages import teacher_depth as stage
 from perceptio_core.tied import tie
 
 sources, teacher = sys.argv[1:]
-profile = SimpleNamespace(
+profile = given(
     sources=SourcesParams.model_validate_json(sources), teacher_depth=TeacherDepthParams.model_validate_json(teacher)
 )
-sys.argv[1:] = ["--profile", "t"]
+sys.argv[1:] = []
 torch.set_num_threads(1)
-stage.load_profile = lambda name: profile
+stage.read_values = lambda _: profile
 make_shard = stage._make_shard
 
 def dying(name, *arguments):
@@ -451,7 +452,7 @@ def test_a_killed_stage_goes_on_with_the_shards_that_are_missing(checkout: Path)
         (checkout / top / "artifacts/t").mkdir(parents=True)
         for made in ("sources", "foundations"):
             (checkout / top / "artifacts/t" / made).symlink_to(checkout / "artifacts/t" / made)
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
     sections = (profile().sources, profile().teacher_depth)
     command = [sys.executable, "-c", KILLED, *(section.model_dump_json() for section in sections)]
     run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=600, check=False)

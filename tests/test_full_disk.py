@@ -102,6 +102,7 @@ from perceptio_core.foundations.depth_anything import image_processor, mini_conf
 from perceptio_core.params.render import RenderParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
+from parameters import given
 from stages import joint_shards, teacher_depth
 
 top = Path.cwd()
@@ -110,12 +111,12 @@ torch.manual_seed(0)
 DepthAnythingForDepthEstimation(mini_config()).save_pretrained(made / "foundations/depth_anything")
 image_processor().save_pretrained(made / "foundations/depth_anything")
 data = [dict(name="set", kind="coco", path="set", split="train")]
-profile = types.SimpleNamespace(
+profile = given(
     sources=SourcesParams(render=RenderParams(train=1, val=1, test=1), root=None, datasets=data),
     teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=8, workers=1),
     joint_shards=PARAMS.model_copy(update={"images_per_shard": 8, "markers_per_image": 1, "workers": 1}),
 )
-sys.argv[1:] = ["--profile", "t"]
+sys.argv[1:] = []
 
 def run(stage, *, where):
     \"\"\"Its last line if it fails.\"\"\"
@@ -123,7 +124,7 @@ def run(stage, *, where):
     pid = os.fork()
     if pid == 0:
         try:
-            stage.load_profile = lambda name: profile
+            stage.read_values = lambda _: profile
             stage.main()
         except OSError:
             (top / "last").write_text(traceback.format_exc().splitlines()[-1])

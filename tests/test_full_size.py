@@ -14,8 +14,10 @@ import yaml
 from benchmarks.architectures import BASES, INTERNVL2_5_4B, INTERNVL3_1B, Architecture
 from benchmarks.check_profile import inconsistencies, main, memory
 from benchmarks.on_meta import SAM2_1_LARGE, Group, assemble_on_meta
-from perceptio_core.params import PROFILES, Profile, load_profile
+from parameters import values_of
 from perceptio_core.params.depth_codebook import DepthCodebookParams
+from perceptio_core.params.profile import Profile, load_profile
+from perceptio_core.params.values import PROFILES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 K, RANK = 128, 128
@@ -220,7 +222,7 @@ def test_what_cannot_be_meant_is_found() -> None:
     ],
 )
 def test_what_the_run_would_stop_at_is_known_without_data(tmp_path: Path, section: str, change: Any, told: str) -> None:
-    values = yaml.safe_load((REPOSITORY / "profiles/perceptio-1b.yaml").read_text())
+    values = values_of("perceptio-1b")
     values["sources"]["datasets"] = [row for row in values["sources"]["datasets"] if row["kind"] != "aurora"]
     if section == "benchmarks":
         values["evaluate"]["benchmarks"] = [change]

@@ -14,11 +14,12 @@ import pytest
 import yaml
 
 from full_layout import full_layout, picture, save
+from parameters import values_of
 from perceptio_core.data.images import is_picture
 from perceptio_core.data.readers.json_heads import first_rows
 from perceptio_core.depth.store import encode_depth
 from perceptio_core.inputs import look_at_inputs
-from perceptio_core.params import Profile, load_profile
+from perceptio_core.params.profile import Profile, load_profile
 from pipeline.data_check import check
 from pipeline.data_places import places
 from stages import inputs
@@ -218,7 +219,7 @@ def test_a_third_of_a_depth_map_does_not_compress() -> None:
 
 def test_bundled_and_offline_foundations_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    values = yaml.safe_load((REPOSITORY / "profiles/realdata.yaml").read_text())
+    values = values_of("realdata")
     Path("profiles").mkdir()
 
     def of(foundations: dict[str, object]) -> list[str]:
@@ -235,7 +236,7 @@ def test_bundled_and_offline_foundations_are_looked_at(tmp_path: Path, monkeypat
         "foundations.bundled: base/SHA256SUMS: lists no file of depth_anything",
         "foundations.bundled: base/internvl/config.json: absent, though SHA256SUMS lists it",
     ]
-    hub = yaml.safe_load((REPOSITORY / "profiles/perceptio-1b.yaml").read_text())["foundations"]
+    hub = values_of("perceptio-1b")["foundations"]
     Path("offline/internvl").mkdir(parents=True)
     Path("offline/internvl/config.json").write_text("{}")
     told = of(hub | {"offline": "offline"})
@@ -246,13 +247,13 @@ def test_bundled_and_offline_foundations_are_looked_at(tmp_path: Path, monkeypat
 def test_the_command_says_all_and_ends_with_1(data: Path, tmp_path: Path) -> None:
     """What the stage `sources` runs first, in whatever way it was started."""
     (data / "blink/Relative_Depth/val-00000-of-00001.parquet").unlink()
-    values = yaml.safe_load((REPOSITORY / "profiles/perceptio-1b.yaml").read_text())
+    values = values_of("perceptio-1b")
     values["foundations"] = {"bundled": str(REPOSITORY / "foundations/mini")}
     checkout = tmp_path / "checkout"
     (checkout / "profiles").mkdir(parents=True)
     (checkout / "profiles/p.yaml").write_text(yaml.safe_dump(values))
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PERCEPTIO_DATA": str(data)}
-    command = [sys.executable, "-m", "stages.sources", "--profile", "p"]
+    command = [sys.executable, "-m", "stages.sources", "--params", "profiles/p.yaml"]
     ended = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     lines = ended.stderr.splitlines()

@@ -14,6 +14,7 @@ import pytest
 
 from fake_pipeline import SHARED, FakePipeline, copy_of, gone
 from fake_slurm import fake_slurm
+from parameters import given
 from perceptio_core.params.base import read_yaml
 from pipeline.launch.clusters import cluster_for
 from pipeline.launch.job import Job, State, _follow, run_as_job
@@ -104,7 +105,7 @@ def test_a_lost_driver_finds_its_job_again_running_or_finished(fake: FakePipelin
 def test_a_stopped_stage_cancels_its_job(fake: FakePipeline, cluster: Path, numbers: tuple[signal.Signals, ...]) -> None:
     fake.behave(joint_shards="sleep")
     (fake.root / "machine.yaml").write_text("launch: {joint_shards: {launcher: slurm}}\n")
-    with fake.start(sys.executable, "-m", "pipeline.launch", "joint_shards", "--profile", "mini") as launcher:
+    with fake.start(sys.executable, "-m", "pipeline.launch", "joint_shards") as launcher:
         wait_until(lambda: (fake.root / "ran.log").exists())
         pid = int((fake.root / "ran.log").read_text().split()[1])
         for number in numbers:
@@ -156,7 +157,7 @@ def test_what_slurm_took_away_may_be_tried_again(
         ends = iter([end])
         monkeypatch.setattr("pipeline.launch.job._READ_EVERY_S", 0.2)
         monkeypatch.setattr("pipeline.launch.job._pass_on", lambda *_, ends=ends: next(ends, lambda: None)())
-        assert run_as_job(Slurm(), "joint_shards", ["--profile", "mini"], Launch(launcher="slurm")) == code
+        assert run_as_job(Slurm(), "joint_shards", [], Launch(launcher="slurm")) == code
         assert f"ended without the stage's exit code: {state}" in capsys.readouterr().out
 
 
@@ -208,6 +209,12 @@ if rank == "0":
 """
 
 
+def parameters_of(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A params.yaml of which nothing but the profile is read."""
+    Path("params.yaml").touch()
+    monkeypatch.setattr("pipeline.launch.job.read_values", lambda: given(profile))
+
+
 def test_several_nodes_share_the_processes_of_cotrain_and_start_them_again(
     tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,8 +224,9 @@ def test_several_nodes_share_the_processes_of_cotrain_and_start_them_again(
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages" / "__init__.py").touch()
     (tmp_path / "stages" / "cotrain.py").write_text(TRAINING)
-    arguments = ["--profile", "p", "--variant", "full"]
-    assert run_as_job(Slurm(), "cotrain", arguments, Launch(launcher="slurm", nodes=2, processes=1)) == 0
+    parameters_of("p", monkeypatch)
+    arguments = ["--params", ".work/p/launch/cotrain-full/abc/params.yaml", "--variant", "full"]
+    assert run_as_job(Slurm(), "cotrain", ["--variant", "full"], Launch(launcher="slurm", nodes=2, processes=1)) == 0
     output = capsys.readouterr().out
     for rank in (0, 1):
         assert output.count(f"rank {rank} of 2 {arguments}") == 2, output
@@ -270,7 +278,8 @@ def test_workers_that_are_not_needed_any_more_are_not_waited_for(
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages" / "__init__.py").touch()
     (tmp_path / "stages" / "teacher_depth.py").write_text(stage)
-    assert run_as_job(Slurm(), "teacher_depth", ["--profile", "p"], Launch(launcher="slurm", nodes=2)) == 0
+    parameters_of("p", monkeypatch)
+    assert run_as_job(Slurm(), "teacher_depth", [], Launch(launcher="slurm", nodes=2)) == 0
     assert [json.loads(path.read_text())["state"] for path in sorted(cluster.iterdir())] == ["RUNNING", "CANCELLED"]
     assert (tmp_path / "artifacts/p/teacher_depth").is_dir()
 
@@ -302,6 +311,6 @@ def test_a_cluster_that_cannot_be_had_is_named_before_an_output_goes(
     assert message in fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", expect=2)
     (fake.root / "machine.yaml").write_text("launch: {depth_codebook: {launcher: slurm}}\n")
     assert message in fake.run(*PERCEPTIO, "repro", "depth_codebook", "--force", expect=2)
-    output = fake.run(sys.executable, "-m", "pipeline.launch", "depth_codebook", "--profile", "mini", expect=1)
+    output = fake.run(sys.executable, "-m", "pipeline.launch", "depth_codebook", expect=1)
     assert message.replace("perceptio", "launch") in output
     assert (fake.root / "artifacts/mini/depth_codebook").is_dir()

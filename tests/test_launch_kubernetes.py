@@ -151,7 +151,7 @@ def test_workers_share_a_data_stage_and_one_may_fail(fake: FakePipeline) -> None
 
 def test_a_stopped_stage_deletes_its_job(fake: FakePipeline) -> None:
     fake.behave(joint_shards="sleep")
-    with fake.start(sys.executable, "-m", "pipeline.launch", "joint_shards", "--profile", "mini") as launcher:
+    with fake.start(sys.executable, "-m", "pipeline.launch", "joint_shards") as launcher:
         end = time.monotonic() + 60
         while not (fake.root / "ran.log").exists():
             assert time.monotonic() < end

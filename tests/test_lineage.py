@@ -1,6 +1,7 @@
 """Lineage: what dvc.lock says came from what, as a tree, as pages of the Prefect UI, and clicked through in a browser."""
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -22,8 +23,10 @@ from perceptio_core.data.rle import encode
 from perceptio_core.data.shards.tars import ShardSample
 from perceptio_core.data.shards.tars import write_shard as write_joint_shard
 from perceptio_core.depth.store import encode_depth, write_index, write_shard
-from perceptio_core.params import SECTIONS
-from pipeline.lineage.commits import commit_with
+from perceptio_core.params.values import SECTIONS
+from perceptio_core.report.provenance import Recorded, StageRecord
+from pipeline.code import fingerprint, source_of
+from pipeline.lineage.commits import commit_of
 from pipeline.lineage.graph import LineageGraph
 from pipeline.lineage.pages import Facts, key_of, stage_page
 from pipeline.lineage.pictures import Picture, pictures_of
@@ -36,7 +39,7 @@ PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FakePipeline:
     """A checkout that plain `dvc repro` has run, and that is committed."""
     fake = fake_pipeline(tmp_path_factory.mktemp("finished"))
-    (fake.root / "params.yaml").write_text("profile: mini\nvariants: [full, control]\n")
+    fake.activate("full", "control")
     fake.run("git", "add", "--all")
     commit(fake.root, "all of it")
     fake.dvc("repro")
@@ -70,7 +73,7 @@ def test_dvc_and_the_graph_agree_on_the_hash_of_everything_read(
     monkeypatch.chdir(finished.root)
     graph = LineageGraph.from_lock()
     reads = {(name, read.path): read for name, record in graph.records.items() for read in record.reads}
-    made = {where: read for where, read in reads.items() if read.path.startswith("artifacts/")}
+    made = {where: read for where, read in reads.items() if read.path.startswith("artifacts/mini/")}
     assert {path for _, path in made} >= {
         "artifacts/mini/joint_shards/index.json",
         "artifacts/mini/sources/images.parquet",
@@ -118,7 +121,7 @@ def test_the_command_tells_the_tree_from_the_lock_file_alone(finished: FakePipel
         assert len(re.findall(rf"─ {stage}$", output, flags=re.MULTILINE)) == 1, "each stage is told once"
     assert "─ sources  (above)" in output
     assert "parameters  sources.knob: 1" in output
-    assert len(re.findall(rf"code        \d+ files as in commit {head[:12]} of \d{{4}}-\d\d-\d\d$", output, re.MULTILINE)) == 10
+    assert len(re.findall(rf"code        as in commit {head[:12]} of \d{{4}}-\d\d-\d\d$", output, re.MULTILINE)) == 10
     assert "no longer these bytes" not in output
     assert last == "used by: no stage"
     inside = finished.run(*PERCEPTIO, "lineage", "artifacts/mini/cotrain/full/checkpoint/model")
@@ -128,24 +131,36 @@ def test_the_command_tells_the_tree_from_the_lock_file_alone(finished: FakePipel
     assert "dvc.lock does not say what made artifacts/smoke/report; it records artifacts/mini/cotrain/control, " in message
 
 
-def test_the_commit_is_the_newest_that_has_every_file_as_it_ran(tmp_path: Path) -> None:
-    files = {"stages/a.py": "d41d8cd98f00b204e9800998ecf8427e", "stages/b.py": "0cc175b9c0f1b6a831c399e269772661"}  # "", "a"
-    assert commit_with(files, folder=tmp_path) is None, "no repository"
+def test_the_commit_is_the_newest_whose_code_is_what_ran(tmp_path: Path) -> None:
+    def ran(*texts: str) -> StageRecord:
+        """The record of a stage that ran this code."""
+        names = ("stages/__init__.py", "stages/one.py", "perceptio_core/__init__.py", "perceptio_core/a.py")
+        code = dict(zip(names, ("", "from perceptio_core import a", "", *texts), strict=True))
+        text = fingerprint("one", code, lambda name: source_of(name, code[name].encode()))
+        for name, content in code.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(content)
+        md5 = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+        read = Recorded(path="artifacts/code/one.txt", hash=md5, size=len(text), files=1)
+        return StageRecord(name="one@full", command="", reads=(read,), writes=(), parameters={})
+
+    record = ran("a = 1")
+    assert commit_of(record, folder=tmp_path) is None, "no repository"
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    assert commit_with(files, folder=tmp_path) is None, "no commit"
-    (tmp_path / "stages").mkdir()
+    assert commit_of(record, folder=tmp_path) is None, "no commit"
     ids = []
-    for first, second in (("old", "a"), ("", "a"), ("", "b"), ("", "b")):
-        (tmp_path / "stages" / "a.py").write_text(first)
-        (tmp_path / "stages" / "b.py").write_text(second)
+    for text in ("a = 0", "a = 1", "a = 1  # the same", "a = 2", "a = 2"):
+        ran(text)
         (tmp_path / "other").write_text(str(len(ids)))
         subprocess.run(["git", "add", "--all"], cwd=tmp_path, check=True)
         ids.append(commit(tmp_path, "next"))
-    found = commit_with(files, folder=tmp_path)
-    assert found is not None
-    assert found.id == ids[1]
-    assert commit_with(files | {"stages/b.py": "0" * 32}, folder=tmp_path) is None
-    assert commit_with(files | {"stages/c.py": "0" * 32}, folder=tmp_path) is None
+    found = {text: commit_of(ran(text), folder=tmp_path) for text in ("a = 0", "a = 1", "a = 2", "a = 3")}
+    assert {text: one and one.id for text, one in found.items()} == {
+        "a = 0": ids[0],
+        "a = 1": ids[2],
+        "a = 2": ids[3],
+        "a = 3": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -194,7 +209,7 @@ def test_a_page_keeps_its_facts_out_of_sight_and_says_what_changed(
 
 def test_every_stage_with_something_to_see_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "profiles").symlink_to(Path(__file__).resolve().parent.parent / "profiles")
+    (tmp_path / "params.yaml").symlink_to(Path(__file__).resolve().parent.parent / "params.yaml")
     out = {name: tmp_path / "artifacts" / "mini" / name for name in (*SECTIONS, "cotrain/full", "evaluate/full")}
     for folder in out.values():
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from hub_server import REVISION, TOKEN, Hub, invalid_metadata
 from perceptio_core.model.card import model_card, with_scores
 from perceptio_core.model.inference import Perceptor
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
-from perceptio_core.params import load_profile
+from perceptio_core.params.profile import load_profile
 from pipeline import cli
 from pipeline.publish import publish
 from tiny import lively, tiny_perceptio
@@ -195,7 +196,7 @@ def test_the_command_publishes_what_the_active_profile_trained(
     hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text("profile: mini\nvariants: [full]\n")
+    shutil.copy(Path(__file__).resolve().parent.parent / "params.yaml", tmp_path)
     out = tmp_path / "artifacts/mini/cotrain/full"
     out.mkdir(parents=True)
     (out / "checkpoint").symlink_to(checkpoint)

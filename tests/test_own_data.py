@@ -19,7 +19,7 @@ from perceptio_core.data.readers.own_split import of_split, place
 from perceptio_core.data.readers.questions import mask_question, question_records, table_columns
 from perceptio_core.data.records import Record, Refused
 from perceptio_core.data.rle import area, decode, encode
-from perceptio_core.params import load_profile
+from perceptio_core.params.profile import load_profile
 from perceptio_core.params.sources import DatasetParams
 from pipeline.data_places import places
 from pipeline.new import new
@@ -229,7 +229,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the profiles of this repository and a params.yaml, as working directory."""
     folder = tmp_path / "checkout"
     shutil.copytree(REPOSITORY / "profiles", folder / "profiles")
-    (folder / "params.yaml").write_text("profile: mini\nvariants: [full]\n")
+    shutil.copy(REPOSITORY / "params.yaml", folder)
     monkeypatch.chdir(folder)
     return folder
 
@@ -279,14 +279,12 @@ def test_a_new_profile_says_what_it_assumed(checkout: Path, tmp_path: Path, caps
 def test_a_new_profile_runs_with_its_control_by_default(checkout: Path, tmp_path: Path) -> None:
     own(tmp_path / "data")
     profile = made("mine", tmp_path / "data")
-    assert select(profile="mine", variants=None).variants == ("full", "control")
+    assert select(profile="mine").active == ("full", "control")
     assert not profile.variant("control").spans.segmentation
-    assert select(profile="realdata", variants=None).variants == ("full",)
+    assert select(profile="realdata").active == ("full",)
     text = (checkout / "profiles/mine.yaml").read_text()
-    (checkout / "profiles/mine.yaml").write_text(
-        text.replace("default_variants: [full, control]", "default_variants: [full, c]")
-    )
-    with pytest.raises(ValueError, match=r"default_variants: expected a list of names under variants \(full, control\)"):
+    (checkout / "profiles/mine.yaml").write_text(text.replace("active: [full, control]", "active: [full, c]"))
+    with pytest.raises(ValueError, match=r"active: expected a list of names under variants \(full, control\)"):
         load_profile("mine")
 
 

@@ -1,14 +1,17 @@
 """Profiles: every mistake is refused with file, key and what is allowed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from pydantic import PositiveInt
 
-from perceptio_core.params import PROFILES, SECTIONS, load_profile
 from perceptio_core.params.base import Section, read_yaml
 from perceptio_core.params.cotrain import TaskShare
-from pipeline.settings import select
+from perceptio_core.params.profile import Profile, complete, load_profile
+from perceptio_core.params.values import PROFILES, SECTIONS, read_values
+from pipeline.settings import select, write_params
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -157,6 +160,11 @@ def test_the_study_varies_one_thing_at_a_time() -> None:
         ("\nreport:", "\nreports:", r"unknown sections \['reports'\]; allowed are"),
         ("\nvariants:\n  full: {}", "\nvariants:\n  full: {stepps: 1}", r"variants\.full\.stepps: unknown key; allowed are"),
         ("\nvariants:\n  full: {}", "\nvariants:\n  full: 3", r"variants\.full: expected a mapping"),
+        ("\nseed: 0", "\nseed: -1", r"seed: expected a whole number from 0 on, got -1"),
+        ("\nseed: 0", "\nactive: [fool]", r"active: expected a list of names under variants \(full, control\), got \['fool'\]"),
+        ("\nseed: 0", "\nextends: nonesuch", r"there is no profile .*nonesuch\.yaml; profiles here: mine"),
+        ("\nseed: 0", "\nextends: mine", r"mine\.yaml: extends itself"),
+        ("\nseed: 0", "\nextends: [mine]", r"extends: expected the name of a profile"),
     ],
 )
 def test_a_mistake_anywhere_in_a_profile_is_found(tmp_path: Path, before: str, after: str, message: str) -> None:
@@ -167,17 +175,112 @@ def test_a_mistake_anywhere_in_a_profile_is_found(tmp_path: Path, before: str, a
         load_profile("mine", folder=tmp_path)
 
 
-def test_all_stands_for_every_variant_of_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_says_what_differs_from_the_one_that_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text((REPOSITORY / PROFILES / "mini.yaml").read_text())
+    (tmp_path / "middle.yaml").write_text("extends: base\nseed: 7\ncotrain: {steps: 5, lora: {r: 4}, code_words: []}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "extends: middle\nactive: [small]\nsources: {render: null, root: $HERE}\nvariants: {small: {lora: {r: 2}, seed: 1}}\n"
+    )
+    base, mine = (load_profile(name, folder=tmp_path) for name in ("base", "mine"))
+    cotrain = base.cotrain.model_copy(
+        update={"steps": 5, "lora": base.cotrain.lora.model_copy(update={"r": 4}), "code_words": (), "seed": 7}
+    )
+    assert mine.cotrain == cotrain
+    assert list(mine.variants) == ["small"], "its variants are all that there are"
+    small = cotrain.model_copy(update={"lora": cotrain.lora.model_copy(update={"r": 2}), "seed": 1})
+    assert mine.variant("small") == small
+    assert mine.sources.render is None
+    assert mine.evaluate == base.evaluate.model_copy(update={"seed": 7}), "one seed for all"
+    assert mine.report == base.report
+
+
+def test_the_profiles_are_short() -> None:
+    assert sum(len((REPOSITORY / PROFILES / f"{name}.yaml").read_text().splitlines()) for name in profiles()) < 500
+
+
+@pytest.mark.parametrize("name", profiles())
+def test_the_complete_set_has_every_key_and_means_the_same(name: str, tmp_path: Path) -> None:
+    values = read_values(REPOSITORY / PROFILES / f"{name}.yaml")
+    write_params(complete(values), tmp_path / "params.yaml")
+    written = read_values(tmp_path / "params.yaml")
+    assert Profile.of(written) == Profile.of(values)
+    for section in SECTIONS:
+        assert written.plain[section].keys() | {"seed"} >= set(type(getattr(Profile.of(values), section)).model_fields), section
+
+
+def test_what_is_kept_in_git_is_the_default_profile() -> None:
+    kept = read_values(REPOSITORY / "params.yaml")
+    assert (kept.profile, kept.plain) == ("mini", complete(read_values(REPOSITORY / PROFILES / "mini.yaml")).plain)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The profiles and params.yaml of this repository, in a folder to work in; returns that params.yaml."""
     (tmp_path / "profiles").symlink_to(REPOSITORY / PROFILES)
-    (tmp_path / "params.yaml").write_text("# kept\nprofile: mini\nvariants: [full]\n")
     monkeypatch.chdir(tmp_path)
-    assert select(profile="smoke", variants=["all"]).variants == ("full", "control")
-    assert (tmp_path / "params.yaml").read_text() == "# kept\nprofile: smoke\nvariants: [full, control]\n"
-    assert select(profile=None, variants=None).variants == ("full", "control")
-    assert select(profile="mini", variants=None).variants == ("full",)  # smoke's control is not asked of another profile
-    assert (tmp_path / "params.yaml").read_text() == "# kept\nprofile: mini\nvariants: [full]\n"
-    with pytest.raises(ValueError, match="variants: control; full must be among them"):
-        select(profile="mini", variants=["control"])
+    return Path(shutil.copy(REPOSITORY / "params.yaml", tmp_path))
+
+
+def test_all_stands_for_every_variant_of_the_profile(checkout: Path) -> None:
+    before = checkout.read_text()
+    assert select(profile="smoke", variants=["all"]).active == ("full", "control")
+    assert "\nprofile: smoke\n" in checkout.read_text()
+    assert select().active == ("full", "control")
+    assert select(profile="smoke").active == ("full", "control"), "the same profile anew"
+    assert select(profile="mini").active == ("full",), "smoke's control is not asked of another profile"
+    assert checkout.read_text() == before
+    with pytest.raises(ValueError, match="active: control; full must be among them"):
+        select(profile="smoke", variants=["control"])
+    assert checkout.read_text() == before
+
+
+def test_what_is_written_is_said_and_nothing_is_written_unasked(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    select()
+    assert capsys.readouterr().out == ""
+    changes = ["cotrain.steps=20", "sources.render.train=9", "variants.control.clip=2.0"]
+    chosen = select(variants=["full", "control"], changes=changes)
+    assert (chosen.cotrain.steps, chosen.variant("control").clip, chosen.sources.render.train) == (20, 2.0, 9)  # type: ignore[union-attr]
+    assert capsys.readouterr().out == (
+        "params.yaml is written anew: active: ['full'] -> ['full', 'control']; sources.render.train: 6000 -> 9; "
+        "cotrain.steps: 900 -> 20; variants.control.clip: None -> 2.0\n"
+    )
+    assert load_profile().cotrain.steps == 20
+    text = "# mine\n" + checkout.read_text()
+    checkout.write_text(text)
+    assert select().cotrain.steps == 20
+    assert checkout.read_text() == text
+    said = capsys.readouterr().out
+    assert said.startswith("params.yaml differs from the profile mini, whose values --profile mini would take:\n")
+    assert "  cotrain.steps: 900 -> 20\n" in said
+    assert select(profile="mini").cotrain.steps == 900
+    assert "cotrain.steps: 20 -> 900" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("cotrain.steps", "--set cotrain.steps: expected KEY=VALUE, as in cotrain.steps=20"),
+        ("cotrain.stepps=1", "--set cotrain.stepps=1: expected KEY=VALUE.*; allowed there are steps, batch_size"),
+        ("cotrain.steps.more=1", "--set cotrain.steps.more=1: expected KEY=VALUE"),
+        ("cotrain.steps=many", "cotrain.steps: .*integer, got 'many'"),
+        ("cotrain.mixture=[", "--set cotrain.mixture: .*"),
+        ("variants.control.stepps=1", r"variants\.control\.stepps: unknown key"),
+    ],
+)
+def test_a_value_that_cannot_be_set_is_refused_and_nothing_is_written(checkout: Path, change: str, message: str) -> None:
+    before = checkout.read_text()
+    with pytest.raises(ValueError, match=message):
+        select(changes=["cotrain.batch_size=48", change])
+    assert checkout.read_text() == before
+
+
+def test_dvc_sets_what_params_yaml_holds(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a value names an environment variable, too: DVC's own `-S` must not take it for an interpolation of its own."""
+    monkeypatch.setenv("PERCEPTIO_DATA", "unused")
+    select(profile="perceptio-1b")
+    apply_overrides(str(checkout), ["cotrain.steps=20", "cotrain.own_codes=0.5"])
+    assert (load_profile().cotrain.steps, load_profile().cotrain.own_codes) == (20, 0.5)
+    assert load_profile().sources.root == "$PERCEPTIO_DATA"
 
 
 def test_an_unknown_profile_names_those_that_exist() -> None:
@@ -186,4 +289,4 @@ def test_an_unknown_profile_names_those_that_exist() -> None:
 
 
 def test_the_sections_are_the_stages_of_the_pipeline() -> None:
-    assert tuple(read_yaml(REPOSITORY / "dvc.yaml")["stages"]) == SECTIONS
+    assert tuple(read_yaml(REPOSITORY / "dvc.yaml")["stages"]) == ("code", *SECTIONS)

@@ -17,23 +17,29 @@ from typing import Any
 import pytest
 
 from fake_pipeline import FakePipeline, environment, fake_pipeline, gone
-from perceptio_core.params import SECTIONS
 from perceptio_core.params.base import read_yaml
-from pipeline.dependencies import code_of_stage, import_closure, is_code
+from perceptio_core.params.values import SECTIONS
+from pipeline.code import fingerprint, fingerprints, source_of
 from pipeline.machine import Limits, Machine, Slots, read_machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
 
 
-@pytest.mark.parametrize("stage", SECTIONS)
-def test_dvc_lists_exactly_the_code_that_a_stage_imports(stage: str) -> None:
-    definition = read_yaml(REPOSITORY / "dvc.yaml")["stages"][stage]
-    listed = [entry for entry in definition["deps"] if is_code(entry)]
-    assert listed == code_of_stage(stage, definition, REPOSITORY), "run: python -m pipeline.dependencies --write"
+def code_below(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
 
-def test_the_import_closure_follows_what_runs(tmp_path: Path) -> None:
+def listed(stage: str, folder: Path) -> dict[str, str]:
+    """The files of a stage's fingerprint, with the hash of each."""
+    names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    text = fingerprint(stage, names, lambda name: source_of(name, (folder / name).read_bytes()))
+    return {name: syntax for syntax, name in (line.split("  ") for line in text.splitlines())}
+
+
+def test_a_fingerprint_follows_what_runs(tmp_path: Path) -> None:
     files = {
         "stages/__init__.py": "",
         "stages/one.py": "import json\nfrom perceptio_core.a import x\nfrom . import two\n",
@@ -45,20 +51,87 @@ def test_the_import_closure_follows_what_runs(tmp_path: Path) -> None:
             "else:\n    from ..b import y\n"
         ),
         "perceptio_core/a/inner.py": "thing = 1\n",
+        "perceptio_core/a/pages/page.html": "<p>",
         "perceptio_core/b.py": "try:\n    import perceptio_core.c\nexcept ImportError:\n    pass\n",
         "perceptio_core/c.py": "import perceptio_core.a.x\n",
         "perceptio_core/late.py": "",
-        "perceptio_core/unused.py": "",
     }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert import_closure("stages.one", root=tmp_path) == files.keys() - {"perceptio_core/unused.py"}
+    unused = {"perceptio_core/unused.py": "", "perceptio_core/d/__init__.py": "", "perceptio_core/d/page.html": ""}
+    code_below(tmp_path, files | unused)
+    before = listed("one", tmp_path)
+    assert before.keys() == files.keys()
+    (tmp_path / "perceptio_core/a/pages/page.html").write_text("<b>")
+    assert {name for name, syntax in listed("one", tmp_path).items() if syntax != before[name]} == {
+        "perceptio_core/a/pages/page.html"
+    }
     (tmp_path / "perceptio_core" / "c.py").write_text("import pipeline.flow\n")
     with pytest.raises(ValueError, match=r"perceptio_core/c\.py imports pipeline\.flow"):
-        import_closure("stages.one", root=tmp_path)
+        listed("one", tmp_path)
     with pytest.raises(ValueError, match=r"no module stages\.three"):
-        import_closure("stages.three", root=tmp_path)
+        listed("three", tmp_path)
+
+
+BEFORE = """import math
+
+def half(value: float = 1.5) -> float:
+    return math.floor(value) / 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "same"),
+    [
+        (f'"""A module."""\n# a comment\n{BEFORE}', True),
+        (BEFORE.replace("    return", '    """A function."""\n\n    # a comment\n    return'), True),
+        (BEFORE.replace("math.floor(value) / 2", "(\n        math.floor( value ) / 2  # why\n    )"), True),
+        (f"{BEFORE}\n\nLIMIT = 3\n", False),
+        (BEFORE.replace("1.5", "2.5"), False),
+        (BEFORE.replace("math.floor", "math.ceil"), False),
+        (BEFORE.replace("    return", '    print("""A text.""")\n    return'), False),
+    ],
+)
+def test_comments_docstrings_and_formatting_are_no_syntax(after: str, same: bool) -> None:
+    assert (source_of("a.py", after.encode()).hash == source_of("a.py", BEFORE.encode()).hash) == same
+
+
+def test_a_comment_in_every_file_changes_no_stages_fingerprint_and_a_statement_those_that_reach_it(tmp_path: Path) -> None:
+    """On the real code: each file gets a comment, and each module and function another docstring."""
+    for package in ("perceptio_core", "stages"):
+        shutil.copytree(REPOSITORY / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    before = fingerprints(tmp_path)
+    assert before == fingerprints(REPOSITORY)
+    documented = 0
+    for file in tmp_path.rglob("*.py"):
+        text = file.read_text()
+        documented += '"""' in text
+        file.write_text(text.replace('"""', '"""Said in other words. ', 1) + "# the end\n")
+    assert documented > 150
+    assert fingerprints(tmp_path) == before
+    for name in ("perceptio_core/progress.py", "perceptio_core/depth/lookup.py", "perceptio_core/report/plots.py"):
+        file, text = tmp_path / name, (tmp_path / name).read_text()
+        file.write_text(f"{text}\n\nADDED = 1\n")
+        changed = {stage for stage, listing in fingerprints(tmp_path).items() if listing != before[stage]}
+        assert changed == {stage for stage, listing in before.items() if f"  {name}\n" in listing} != set()
+        file.write_text(text)
+
+
+@pytest.mark.parametrize("stage", ["sources", "foundations"])
+def test_a_fingerprint_lists_all_that_python_imports(stage: str) -> None:
+    """Python is the oracle: what a stage has imported before it begins its work is listed."""
+    look = (
+        f"import sys, stages.{stage}\nprint(*(one.__file__ for one in list(sys.modules.values()) if hasattr(one, '__file__')))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    files = {Path(file) for file in done.stdout.split() if Path(file).is_relative_to(REPOSITORY)}
+    ours = {file.relative_to(REPOSITORY).as_posix() for file in files if ".venv" not in file.parts}
+    assert len(ours) >= 10
+    assert ours <= {line.split("  ")[1] for line in fingerprints(REPOSITORY)[stage].splitlines()}
+
+
+def test_dvc_yaml_is_read_in_a_minute_and_knows_the_code_of_every_stage() -> None:
+    assert len((REPOSITORY / "dvc.yaml").read_bytes()) < 5000
+    stages = read_yaml(REPOSITORY / "dvc.yaml")["stages"]
+    assert {stage for stage in stages if f"artifacts/code/{stage}.txt" in stages[stage].get("deps", [])} == set(SECTIONS)
 
 
 FLOORS = {"vocabulary": 0, "grammar": 0, "depth": 1, "segmentation": 1, "data": 2, "model": 2, "training": 3, "evaluation": 3}
@@ -80,6 +153,8 @@ def fake(tmp_path: Path) -> FakePipeline:
 
 
 def test_a_change_reruns_what_it_touches_and_nothing_else(fake: FakePipeline) -> None:
+    evaluate = fake.root / "stages" / "evaluate.py"
+    evaluate.write_text(f"from perceptio_core import rgb\n{evaluate.read_text()}")
     fake.dvc("repro")
     order = fake.ran()
     assert sorted(order) == sorted(s + ("@full" if s in ("cotrain", "evaluate") else "") for s in SECTIONS)
@@ -87,7 +162,7 @@ def test_a_change_reruns_what_it_touches_and_nothing_else(fake: FakePipeline) ->
         order.index("teacher_depth") < order.index("depth_codebook") < order.index("joint_shards") < order.index("cotrain@full")
     )
     assert order[-2:] == ["evaluate@full", "report"]
-    assert "up to date" in fake.dvc("repro")
+    fake.dvc("repro")
     assert fake.ran() == []
 
     fake.change("evaluate", knob=2)
@@ -98,17 +173,24 @@ def test_a_change_reruns_what_it_touches_and_nothing_else(fake: FakePipeline) ->
     fake.dvc("repro")
     assert fake.ran() == ["cotrain@full", "evaluate@full", "report"]
 
-    # A core file re-runs the stages that list it; what they write is the same here, so it ends with them.
-    stages = read_yaml(REPOSITORY / "dvc.yaml")["stages"]
-    code = "perceptio_core/evaluation/statistics/bootstrap.py"
-    users = {stage for stage, definition in stages.items() if code in definition["deps"]}
-    assert users == {"evaluate"}
-    with (fake.root / code).open("a") as stream:
-        stream.write("# a change\n")
+    # A comment and a docstring re-run nothing, however the pipeline is started.
+    code = fake.root / "perceptio_core" / "rgb.py"
+    text = code.read_text()
+    code.write_text(text.replace('"""', '"""In other words: ', 1) + "# a comment\n")
+    assert "up to date" in fake.run(*PERCEPTIO, "repro")
+    fake.dvc("repro")
+    assert fake.ran() == []
+
+    # Another function re-runs the stage that reaches it; what that writes is the same here, so it ends with it.
+    code.write_text(f"{text}\n\ndef added() -> None:\n    pass\n")
     fake.dvc("repro")
     assert fake.ran() == ["evaluate@full"]
+    assert "up to date" in fake.run(*PERCEPTIO, "repro")
+    code.write_text(text)
+    fake.run(*PERCEPTIO, "repro")
+    assert fake.ran() == [], "from DVC's cache"
 
-    (fake.root / "params.yaml").write_text("profile: mini\nvariants: [full, control]\n")
+    fake.activate("full", "control")
     fake.dvc("repro")
     assert fake.ran() == ["cotrain@control", "evaluate@control", "report"]
     shown = json.loads(fake.dvc("metrics", "show", "--json"))
@@ -215,7 +297,7 @@ def test_the_flow_runs_the_pipeline_and_publishes_it(
     fake.change("evaluate", knob=2)
     fake.run(*PERCEPTIO, "repro", "--variants", "full,control")
     assert sorted(fake.ran()) == ["cotrain@control", "evaluate@control", "evaluate@full", "report"]
-    assert "variants: [full, control]" in (fake.root / "params.yaml").read_text()
+    assert "active: [full, control]" in fake.params.read_text()
 
     tasks = asked(prefect_server, "task_runs")
     states = {(run["name"], run["state_name"]) for run in tasks}
@@ -415,23 +497,23 @@ def test_an_artifact_and_its_copy_in_the_cache_are_one_file(fake: FakePipeline) 
     stand_in = fake.root / "stages" / "sources.py"  # whose files are all equal
     stand_in.write_text(stand_in.read_text().replace("json.dumps(content))", "json.dumps(content) + name)"))
     made = fake.root / "artifacts" / "mini" / "sources" / "records.parquet"
-    fake.dvc("repro", "-s", "sources")
+    fake.dvc("repro", "sources")
     first = made.read_text()
     for _ in range(2):  # the second time with the same bytes, which the cache has already
         assert [(file.stat().st_nlink, file.stat().st_mode & 0o222) for file in made.parent.iterdir()] == [(2, 0)] * 4
         fake.dvc("repro", "--force", "-s", "sources")
     fake.change("sources", knob=2)
-    fake.dvc("repro", "-s", "sources")
+    fake.dvc("repro", "sources")
     assert made.read_text() != first, "an output is made anew, never written to"
     fake.change("sources", knob=1)
     fake.ran()
-    fake.dvc("repro", "-s", "sources")
+    fake.dvc("repro", "sources")
     assert fake.ran() == []
     assert made.read_text() == first, "and what the cache holds is as it was"
 
     fake.dvc("unprotect", "artifacts/mini/sources")
     made.write_text("by hand")
-    fake.dvc("repro", "-s", "sources")
+    fake.dvc("repro", "sources")
     assert made.read_text() == first
 
     other = Path("/dev/shm")

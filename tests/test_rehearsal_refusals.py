@@ -16,7 +16,8 @@ import yaml
 from benchmarks.check_profile import inconsistencies, main
 from full_layout import full_layout
 from hub_server import Hub
-from perceptio_core.params import Profile, load_profile
+from parameters import values_of
+from perceptio_core.params.profile import Profile, load_profile
 from stages.inputs import faults
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -40,7 +41,7 @@ def road(data: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
     for name in NAMES:
-        models = yaml.safe_load((tmp_path / f"profiles/{name}.yaml").read_text())["foundations"]
+        models = values_of(name)["foundations"]
         for part, files in FILES.items():
             hub.files[models[part]["repo"]] = dict.fromkeys(files, b"")
             hub.heads[models[part]["repo"]] = models[part]["revision"]
@@ -155,7 +156,7 @@ def test_check_profile_ends_with_1_where_the_parts_do_not_fit(monkeypatch: pytes
 
 def broken(change: Callable[[Values], None]) -> None:
     """Write profiles/broken.yaml: perceptio-1b with a change."""
-    values = yaml.safe_load(Path("profiles/perceptio-1b.yaml").read_text())
+    values = values_of("perceptio-1b")
     change(values)
     Path("profiles/broken.yaml").write_text(yaml.safe_dump(values))
 

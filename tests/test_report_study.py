@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from perceptio_core.params import PROFILES, load_profile
+from perceptio_core.params.profile import load_profile
+from perceptio_core.params.values import PROFILES
 from perceptio_core.report.study import (
     CODES_IN,
     MODELS,

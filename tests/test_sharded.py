@@ -202,21 +202,22 @@ from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.params.render import RenderParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
+from parameters import given
 from stages import joint_shards, teacher_depth
 
 data = [dict(name="set", kind="coco", path="set", split="train")]
-profile = types.SimpleNamespace(
+profile = given(
     sources=SourcesParams(render=RenderParams(train=1, val=1, test=1), root=None, datasets=data),
     teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=3, workers=1),
     joint_shards=JointShardsParams.model_validate_json(sys.argv.pop()),
 )
-sys.argv[1:] = ["--profile", "t"]
+sys.argv[1:] = []
 torch.set_num_threads(1)
 
 def fork(stage):
     pid = os.fork()
     if pid == 0:
-        stage.load_profile = lambda name: profile
+        stage.read_values = lambda _: profile
         stage.main()
         os._exit(0)
     return pid
@@ -244,7 +245,11 @@ def test_one_two_or_seven_workers_make_the_same_depth_maps_and_joint_shards(tmp_
         for stage in ("sources", "foundations", "depth_codebook"):
             (tmp_path / f"{count}/artifacts/t" / stage).symlink_to(made / stage)
     params = PARAMS.model_copy(update={"images_per_shard": 3, "markers_per_image": 1, "workers": 1})
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "TOP": str(tmp_path)}
+    environment = os.environ | {
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+        "TOP": str(tmp_path),
+    }
     command = [sys.executable, "-c", STAGES, params.model_dump_json()]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stderr[-4000:]

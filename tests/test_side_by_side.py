@@ -33,7 +33,7 @@ def test_shared_stages_run_once_and_every_variant_is_trained_and_scored(pipeline
 
 
 def test_a_profile_takes_over_what_an_earlier_one_makes_with_equal_parameters(pipeline: FakePipeline) -> None:
-    other = yaml.safe_load(pipeline.profile.read_text())
+    other = yaml.safe_load((pipeline.root / "profiles" / "mini.yaml").read_text())
     other["depth_codebook"]["knob"] = 32
     (pipeline.root / "profiles" / "k32.yaml").write_text(yaml.safe_dump(other))
     pipeline.run(*COMMAND, "mini:full", "k32:full")

@@ -15,7 +15,7 @@ from tiny_checkout import OF_THIS_REPOSITORY, REPOSITORY, assert_same_training, 
 pytestmark = [pytest.mark.on_request, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
 STEPS = 12
-COTRAIN = ("cotrain", "--profile", "tiny", "--variant", "full")
+COTRAIN = ("cotrain", "--variant", "full")
 
 
 @pytest.fixture

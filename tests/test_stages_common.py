@@ -146,7 +146,7 @@ MISTAKEN = """
 import sys
 from stages.common import StagePaths, stage_arguments
 
-sys.argv[1:] = ["--profile", "t"]
+sys.argv[1:] = []
 stage_arguments("A stage.")
 WRONG
 """

@@ -24,12 +24,12 @@ def test_a_stage_is_told_what_the_machine_says(tmp_path: Path, monkeypatch: pyte
         sys.exit()
 
     monkeypatch.setattr(os, "execv", become)
-    monkeypatch.setattr(sys, "argv", ["launch", "cotrain", "--profile", "mini"])
+    monkeypatch.setattr(sys, "argv", ["launch", "cotrain", "--variant", "full"])
     monkeypatch.setenv(VARIABLE, "what the shell says; the machine's file wins")
     with pytest.raises(SystemExit):
         launch.main()
     expected = ShardSource(store="s3://bucket/prefix", cache=Path("/local/cache"), cache_gib=200)
-    assert told == ["-m", "stages.cotrain", "--profile", "mini"]
+    assert told == ["-m", "stages.cotrain", "--variant", "full"]
     assert ShardSource.from_environment() == expected
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fake_pipeline import REPOSITORY, FakePipeline, as_cloned, environment, fake_pipeline
-from perceptio_core.params import SECTIONS
+from perceptio_core.params.values import SECTIONS
 from survivors import Marked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")

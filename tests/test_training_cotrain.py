@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 import published
+from parameters import given
 from perceptio_core.data.loading.balance import deal
 from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.data.loading.labels import ordered_turns
@@ -52,7 +52,7 @@ def test_the_stage_becomes_its_own_launcher(
     monkeypatch.setattr(os, "execv", lambda _path, command: commands.append(command))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus is not None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(sys, "argv", ["cotrain", "--profile", "tiny"])
+    monkeypatch.setattr(sys, "argv", ["cotrain", "--variant", "full"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
@@ -63,7 +63,7 @@ def test_the_stage_becomes_its_own_launcher(
     else:
         ((python, *command),) = commands
         assert python == sys.executable
-        _, *rank = tied("stages.cotrain", "--profile", "tiny")
+        _, *rank = tied("stages.cotrain", "--variant", "full")
         assert command[-len(rank) - 1 :] == [f"--nproc-per-node={started}", *rank]
 
 
@@ -75,9 +75,9 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_stage(artifacts: Path, monkeypatch: pytest.MonkeyPatch, *, variant: str, chosen: CotrainParams) -> Path:
     monkeypatch.chdir(artifacts)
-    monkeypatch.setattr(sys, "argv", ["cotrain", "--profile", "tiny", "--variant", variant])
-    profile = SimpleNamespace(variant=lambda _: chosen, foundations=FoundationsParams(bundled="foundations/tiny"))
-    monkeypatch.setattr(cotrain, "load_profile", lambda _: profile)
+    monkeypatch.setattr(sys, "argv", ["cotrain", "--variant", variant])
+    values = given("tiny", variant=chosen, foundations=FoundationsParams(bundled="foundations/tiny"))
+    monkeypatch.setattr(cotrain, "read_values", lambda _: values)
     cotrain.main()
     return artifacts / "artifacts" / "tiny" / "cotrain" / variant
 

@@ -18,7 +18,7 @@ import pytest
 from fake_pipeline import environment
 from tiny_checkout import OF_THIS_REPOSITORY, assert_same_training, tiny_checkout, train_here
 
-COTRAIN = ("-m", "stages.cotrain", "--profile", "tiny")
+COTRAIN = ("-m", "stages.cotrain")
 STEPS = 12
 
 

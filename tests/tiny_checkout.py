@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fake_pipeline import environment
+from parameters import values_of
 from perceptio_core.data.rle import encode
 from perceptio_core.data.shards.tars import SCHEMA_VERSION, ShardSample, write_index, write_shard
 from perceptio_core.training.curves import read_curve
@@ -53,7 +54,7 @@ VALUES: dict[str, Any] = {
 
 
 def tiny_checkout(root: Path, **overrides: Any) -> Path:
-    """Write ``artifacts/tiny/`` and ``profiles/tiny.yaml``, with `overrides` of `VALUES`, below `root`; returns it.
+    """Write ``artifacts/tiny/``, and a ``params.yaml`` with `overrides` of `VALUES`, below `root`; returns it.
 
     The tiny InternVL's tied embedding is scaled up to rows of length 2: LoRA leaves the rows of text alone, and at the initial
     0.02 even a perfect hidden state could not lower the loss by more than a nat.
@@ -67,16 +68,14 @@ def tiny_checkout(root: Path, **overrides: Any) -> Path:
     save_file(weights, foundations / "internvl/model.safetensors", metadata={"format": "pt"})
     codebook.rename(made / "depth_codebook")
     write_shards(made / "joint_shards")
-    smoke = yaml.safe_load((REPOSITORY / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
-    profile = smoke | {"cotrain": VALUES | overrides, "variants": {"full": {}}}
-    (root / "profiles").mkdir()
-    (root / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
+    values = {"profile": "tiny", **values_of("smoke"), "cotrain": VALUES | overrides, "variants": {"full": {}}}
+    (root / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return root
 
 
 def train_here(checkout: Path) -> None:
     """Run its `cotrain` to the end as two ranks on this machine."""
-    command = [sys.executable, *processes_here(2), "-m", "stages.cotrain", "--profile", "tiny"]
+    command = [sys.executable, *processes_here(2), "-m", "stages.cotrain"]
     subprocess.run(command, cwd=checkout, env=environment() | OF_THIS_REPOSITORY, check=True, capture_output=True)
 
 

@@ -38,6 +38,8 @@ FLOOR = 0.02  # of the peak learning rate
 REPORT_EVERY = 10.0  # seconds
 LEAST_SHARE = 0.01  # of a map's highest inverse depth; farther pixels are left out of AbsRel
 COUNTS = (3, 4, 5)  # marked points of a look-up
+COMMITMENT = 0.25
+"""Weight of the commitment loss (AURORA)."""
 CURVE = ("step", "mse", "commitment", "restarted")
 
 
@@ -126,7 +128,7 @@ def _train_step(
         latents_BND = latents_BND + (quantized_BND - latents_BND).detach()
     mse = F.mse_loss(codebook.decode_embeddings(latents_BND), x_B1RR)
     optimizer.zero_grad(set_to_none=True)
-    (mse + params.commitment * commitment).backward()
+    (mse + COMMITMENT * commitment).backward()
     if dist.is_initialized():
         for parameter in codebook.parameters():
             if parameter.grad is not None:

@@ -1,7 +1,7 @@
-"""The base of every parameter section, and the reading of profile files.
+"""The base of every parameter section, and the reading of YAML.
 
-A profile (``profiles/<name>.yaml``) is one complete parameter file; its sections are the pipeline's stages. Each section
-is mirrored one to one by a class derived from `Section` in the module of the same name beside this one.
+Each section of ``params.yaml`` is mirrored one to one by a class derived from `Section` in the module of the same name beside
+this one.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 
 
 class Section(BaseModel):
-    """One section of a profile: immutable, and closed to keys it does not know.
+    """One section of the parameters: immutable, and closed to keys it does not know.
 
     Rules that tie several keys together belong into a ``@model_validator(mode="after")`` of the derived class, which
     raises ``ValueError`` with the keys' names and what is allowed.
@@ -63,7 +63,7 @@ def _explain(section: type[Section], error: ValidationError, where: str) -> list
 
 
 def expanded(setting: str, *, key: str, holds: str) -> Path:
-    """A folder that a profile names, with its environment variables, as in ``${PERCEPTIO_DATA}``, filled in.
+    """A folder that a profile names, with its environment variables, as in ``$PERCEPTIO_DATA``, filled in.
 
     Args:
         setting: what the profile says.
@@ -110,10 +110,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is not valid YAML, repeats a key, or is not a mapping; names the file.
     """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (derived from SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    values = parse_yaml(path.read_text(encoding="utf-8"), where=str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping at the top level, got {type(values).__name__}")
     return values
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """A value from its YAML. Raises ValueError, beginning with `where`, if it is none or repeats a key."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (derived from SafeLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error

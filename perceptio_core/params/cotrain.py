@@ -1,4 +1,4 @@
-"""Parameters of co-training. Where the paper is silent the defaults in the profiles follow Sa2VA, and the text says so."""
+"""Parameters of co-training. Where the paper's are not known to us, the profiles of its sizes follow Sa2VA, and say so."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -175,7 +175,7 @@ class CotrainParams(Section):
     order of nearness, start between theirs. None: they start like those of the other added tokens."""
     own_codes: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps, at the end of training, in which the depth spans are read with the codes that the model itself would
-    write; it grows evenly from 0 (scheduled sampling, arXiv 1506.03099; the paper is silent, ours). The answer then learns
+    write; it grows evenly from 0 (scheduled sampling, arXiv 1506.03099; ours). The answer then learns
     how far the model's own codes can be trusted beside the picture. Such a step costs a forward pass more."""
     vision_start: float = Field(ge=0, lt=1)
     """Share of the steps before the projector and the vision tower begin to learn (Sa2VA: 0). From the first step on, they
@@ -214,6 +214,7 @@ class CotrainParams(Section):
     num_workers: NonNegativeInt
     """Threads per rank that prepare batches; 0 prepares them between the steps."""
     seed: NonNegativeInt
+    """The common one, but where a variant has its own: the same data, trained anew."""
 
     def on_ranks(self, count: int) -> Self:
         """These parameters with the `accumulation` of `count` ranks: the fewest micro-batches of at most the size meant here.

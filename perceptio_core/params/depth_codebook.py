@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from perceptio_core.params.base import Section
 
@@ -13,7 +13,7 @@ class DepthCodebookParams(Section):
     pretrained: str | None = None
     """Folder of a finished codebook, as `perceptio convert codebook` or this stage makes one: it is scored on this profile's
     maps and used as it is. Its num_codes, resolution, widths and dim must be those below; what concerns training has no
-    effect then. May name environment variables, as in ${PERCEPTIO_MODELS}/codebook. Null: one is trained."""
+    effect then. May name environment variables, as in $PERCEPTIO_MODELS/codebook. Null: one is trained."""
     num_codes: Annotated[int, Field(ge=2)]
     """K (AURORA: 128)."""
     resolution: PositiveInt
@@ -24,8 +24,6 @@ class DepthCodebookParams(Section):
     """D, length of a code vector (AURORA: 512)."""
     decay: Annotated[float, Field(gt=0, lt=1)]
     """Of the moving averages of the codebook (AURORA: 0.99)."""
-    commitment: NonNegativeFloat
-    """Weight of the commitment loss (AURORA: 0.25)."""
     continuous_share: Annotated[float, Field(ge=0, lt=1)]
     """Share of the steps before the codebook starts, in which the decoder reads unquantized vectors."""
     restart_every: PositiveInt

@@ -119,8 +119,6 @@ class EvaluateParams(Section):
     batch_size: PositiveInt
     max_new_tokens: PositiveInt
     """Longest answer text in tokens; perception spans come on top."""
-    max_pixels: PositiveInt = 100_000_000
-    """Larger images are refused by their header."""
     bootstrap_samples: PositiveInt = 2000
     seed: int = Field(default=0, ge=0)
     """Of the bootstrap: generation is greedy."""

@@ -43,7 +43,7 @@ class FoundationsParams(Section):
     depth_anything: HubModel | None = None
     offline: str | None = None
     """Folder of models fetched beforehand, used instead of the hub: internvl/, sam2/, depth_anything/ as the hub serves
-    them; may name environment variables, as in ${PERCEPTIO_MODELS}."""
+    them; may name environment variables, as in $PERCEPTIO_MODELS."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -23,7 +23,7 @@ class JointShardsParams(Section):
     describe_objects: bool = False
     """Whether the answer to an expression goes on with another expression for the same object: the longest that any data set
     has, and that no later turn of the conversation asks for, which it would tell which mask to copy. (The paper adds object
-    descriptions to RefCOCO samples and is silent on where they come from; `sources.datasets.descriptions` reads a
+    descriptions to RefCOCO samples; where they come from is not known to us; `sources.datasets.descriptions` reads a
     captioner's.) Only expressions that are read for training or validation serve, none of a test split."""
     conversation_per_image: PerImage
     """The same for conversation records."""

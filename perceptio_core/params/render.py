@@ -1,4 +1,4 @@
-"""How much of the procedural world is rendered, and with which seed."""
+"""How much of which procedural world is rendered."""
 
 from typing import Annotated
 
@@ -15,11 +15,11 @@ FurtherItems = Annotated[int, Field(ge=0, le=1000)]
 class RenderParams(Section):
     """Sizes of the rendered data sets and benchmarks; all are ours.
 
-    The seed picks one of 256 disjoint worlds of scenes; within each, the scenes of train, val and test and of the
+    There are 256 disjoint worlds of scenes; within each, the scenes of train, val and test and of the
     benchmarks never meet.
     """
 
-    seed: Annotated[int, Field(ge=0, lt=256)] = 0
+    world: Annotated[int, Field(ge=0, lt=256)] = 0  # which of them, whatever the seed of a run
     size: Annotated[int, Field(ge=64, le=1024)] = 128  # side of the square pictures, pixels
     train: Scenes  # scenes with referring expressions and conversations
     val: Scenes  # scenes with referring expressions

@@ -79,14 +79,12 @@ class SourcesParams(Section):
     render: RenderParams | None
     """What to render; null reads the folders below `root` instead."""
     root: str | None
-    """The user's data root; ${NAME} stands for an environment variable. Null when a world is rendered."""
+    """The user's data root; $NAME stands for an environment variable. Null when a world is rendered."""
     datasets: Annotated[tuple[DatasetParams, ...], Field(min_length=1)]
     held_out: tuple[str, ...] = ()
     """Test images, below the data root, that are kept out of training by COCO id and by their look: folders of images and
     tables, images, .tsv and .parquet tables with images in them, REFER's refs(*).p (the images of all its splits but train).
     Images are told by their content, linked folders are followed, and what is no image is named in the quarantine."""
-    max_pixels: PositiveInt = 64_000_000
-    """Images with more pixels are quarantined, by their header, before they are decoded."""
     workers: Annotated[int, Field(ge=1, le=256)] | None = 2
     """Processes that render, and threads that check images; null: one per processor core that is there."""
 

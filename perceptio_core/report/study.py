@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from perceptio_core.params import PROFILES, load_profile
+from perceptio_core.params.profile import load_profile
+from perceptio_core.params.values import PROFILES
 
 MAIN = "main"
 """The regime of the profile itself: every label, tested on more questions of the same kind."""

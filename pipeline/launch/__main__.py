@@ -1,4 +1,4 @@
-"""The command of every stage in dvc.yaml: ``python -m pipeline.launch STAGE --profile P [--variant V]``.
+"""The command of every stage in dvc.yaml: ``python -m pipeline.launch STAGE [--variant V]``.
 
 The command is the same wherever the stage runs, so that moving a stage to a cluster re-runs nothing.
 """

@@ -31,7 +31,9 @@ from types import FrameType
 from typing import IO, Any, NoReturn, Protocol
 
 from perceptio_core.params.base import read_yaml
+from perceptio_core.params.values import PARAMS, Values, read_values
 from perceptio_core.tied import tie
+from pipeline.code import FOLDER
 from pipeline.machine import Launch
 from stages.common import WORK, StagePaths, fingerprint
 from stages.sharded import PUBLISHED
@@ -107,6 +109,11 @@ class Job:
         return self.folder / "log"
 
     @property
+    def params(self) -> Path:
+        """The parameters that it was submitted with."""
+        return self.folder / "params.yaml"
+
+    @property
     def ended(self) -> Path:
         """The exit code of the first worker, once it has ended by itself."""
         return self.folder / "exit"
@@ -175,7 +182,7 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
     Args:
         cluster: what takes the job.
         stage: its name.
-        arguments: of its command: ``--profile P`` and, of a stage with variants, ``--variant V``.
+        arguments: of its command: of a stage with variants, ``--variant V``.
         launch: nodes and options of the job.
 
     Returns:
@@ -185,11 +192,11 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
         ValueError: the cluster refuses the job.
     """
     workers = launch.nodes if stage in WORKERS else 1
-    values = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    profile, variant = values["--profile"], values.get("--variant")
+    values = read_values()
+    profile, variant = values.profile, dict(zip(arguments[::2], arguments[1::2], strict=True)).get("--variant")
     jobs = WORK / profile / "launch" / "-".join([stage, *([variant] if variant else [])])
     out = StagePaths(profile).out(stage, variant)
-    job = Job(folder=jobs / _inputs(stage, profile, variant), out=out, workers=workers)
+    job = Job(folder=jobs / _inputs(stage, values, variant), out=out, workers=workers)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     _notice_loss_of_parent()
@@ -204,7 +211,9 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
             _say(f"the job {identity} ({job.name}) is at work; its log from the beginning:")
         else:
             job.fresh_folder()
-            identity = cluster.submit(job, [f"stages.{stage}", *arguments], launch)
+            # The job may wait for days; params.yaml may then hold another run's.
+            shutil.copy(PARAMS, job.params)
+            identity = cluster.submit(job, [f"stages.{stage}", "--params", str(job.params), *arguments], launch)
             _say(f"submitted the job {identity} ({job.name}); its log: {', '.join(map(str, job.logs))}")
         code = _follow(job, cluster)
     except KeyboardInterrupt:
@@ -295,15 +304,17 @@ def told_by(*command: str, given: str | None = None, environment: Mapping[str, s
     return ended.stdout
 
 
-def _inputs(stage: str, profile: str, variant: str | None) -> str:
+def _inputs(stage: str, values: Values, variant: str | None) -> str:
     """A hash of what the stage computes from: its code and parameters by content, its data by names, sizes and times."""
-    described: list[Any] = [stage, variant, Path("profiles", f"{profile}.yaml")]
-    for entry in read_yaml(Path("dvc.yaml"))["stages"][stage]["deps"]:
-        path = Path(entry.replace("${profile}", profile).replace("${item.variant}", variant or ""))
+    definition = read_yaml(Path("dvc.yaml"))["stages"][stage]
+    sections = {str(key).partition(".")[0] for key in definition["params"]}
+    described: list[Any] = [stage, variant, {section: values.plain[section] for section in sorted(sections)}]
+    for entry in definition["deps"]:
+        path = Path(entry.replace("${profile}", values.profile).replace("${item.variant}", variant or ""))
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             described += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        elif path.parts[0] == "artifacts":
+        elif path.parts[0] == "artifacts" and not path.is_relative_to(FOLDER):
             described.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])
         else:
             described.append(path)

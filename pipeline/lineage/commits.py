@@ -1,16 +1,15 @@
-"""The git commit whose source files a stage ran: found from the md5 that dvc.lock records of each of them."""
+"""The git commit whose code a stage ran: the newest in which the stage's fingerprint is the one that dvc.lock records."""
 
 import functools
 import hashlib
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from perceptio_core.report.provenance import StageRecord
-from pipeline.dependencies import is_code
+from perceptio_core.report.provenance import Recorded, StageRecord
+from pipeline.code import FOLDER, PACKAGES, Source, fingerprint, source_of
 
-_LOOK_BACK = 200  # commits that touch the files
+_LOOK_BACK = 200  # commits that touch the code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,30 +20,28 @@ class Commit:
     day: str
 
 
-def code_of(record: StageRecord) -> dict[str, str]:
-    """The source files that a stage ran, with their md5."""
-    return {read.path: read.hash for read in record.reads if is_code(read.path)}
+def is_code(read: Recorded) -> bool:
+    """Whether what a stage read is its fingerprint rather than data."""
+    return Path(read.path).is_relative_to(FOLDER)
 
 
-def commit_with(files: Mapping[str, str], *, folder: Path = Path()) -> Commit | None:
-    """The newest commit behind HEAD in which every one of the files has its md5.
+def commit_of(record: StageRecord, *, folder: Path = Path()) -> Commit | None:
+    """The newest commit behind HEAD with the code that a stage ran.
 
     Args:
-        files: path -> md5; they are what a stage ran.
+        record: of the stage.
         folder: the checkout.
 
     Returns:
-        None outside git, and where no such commit is among the last 200 that touch the files: the stage ran code that was
+        None outside git, and where no such commit is among the last 200 that touch the code: the stage ran code that was
         not committed.
     """
+    recorded = next((read.hash for read in record.reads if is_code(read)), None)
+    stage = record.name.partition("@")[0]
     try:
-        log = _git(folder, "log", f"-{_LOOK_BACK}", "--format=%H %cs", "HEAD", "--", *files).decode()
-        for line in log.splitlines():
+        for line in _git(folder, "log", f"-{_LOOK_BACK}", "--format=%H %cs", "HEAD", "--", *PACKAGES).decode().splitlines():
             commit, day = line.split()
-            tree = _git(folder, "ls-tree", "-r", "-z", commit, "--", *files).decode()
-            entries = (entry.partition("\t") for entry in tree.split("\0") if entry)
-            blobs = {path: entry.split()[2] for entry, _, path in entries}  # an entry is "mode kind hash"
-            if all(path in blobs and _md5(folder, blobs[path]) == md5 for path, md5 in files.items()):
+            if recorded == _fingerprint_at(folder, commit, stage):
                 return Commit(id=commit, day=day)
     except (OSError, subprocess.CalledProcessError):
         pass  # no git, no repository, or one without a commit
@@ -52,8 +49,27 @@ def commit_with(files: Mapping[str, str], *, folder: Path = Path()) -> Commit | 
 
 
 @functools.cache
-def _md5(folder: Path, blob: str) -> str:
-    return hashlib.md5(_git(folder, "cat-file", "blob", blob), usedforsecurity=False).hexdigest()
+def _fingerprint_at(folder: Path, commit: str, stage: str) -> str | None:
+    """The md5 of a stage's fingerprint in a commit; None where it had no such stage, or code that cannot be read."""
+    blobs = _blobs(folder, commit)
+    try:
+        text = fingerprint(stage, blobs, lambda name: _source(folder, name, blobs[name]))
+    except (ValueError, SyntaxError):
+        return None
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+@functools.cache
+def _blobs(folder: Path, commit: str) -> dict[str, str]:
+    """The hash of each file of the code in a commit."""
+    tree = _git(folder, "ls-tree", "-r", "-z", commit, "--", *PACKAGES).decode()
+    entries = (entry.partition("\t") for entry in tree.split("\0") if entry)
+    return {path: entry.split()[2] for entry, _, path in entries}  # an entry is "mode kind hash"
+
+
+@functools.cache
+def _source(folder: Path, name: str, blob: str) -> Source:
+    return source_of(name, _git(folder, "cat-file", "blob", blob))
 
 
 def _git(folder: Path, *arguments: str) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from perceptio_core.report.provenance import Recorded, StageRecord, read_lock
+from pipeline.code import STAGE
 
 LOCK_FILE = Path("dvc.lock")
 ARTIFACTS = Path("artifacts")
@@ -19,7 +20,7 @@ _FOLDER = ".dir"  # what DVC puts behind the hash of a folder's listing
 
 
 class LineageGraph:
-    """The stages that dvc.lock records, each after those that it reads from."""
+    """The stages that dvc.lock records, each after those that it reads from; but not `code`, which runs every time."""
 
     def __init__(self, records: Sequence[StageRecord]) -> None:
         self.records = {record.name: record for record in records}
@@ -27,7 +28,7 @@ class LineageGraph:
     @classmethod
     def from_lock(cls, path: Path = LOCK_FILE) -> "LineageGraph":
         """Read dvc.lock; without one the graph is empty."""
-        return cls(read_lock(path=path, outputs=ARTIFACTS))
+        return cls([record for record in read_lock(path=path, outputs=ARTIFACTS) if record.name != STAGE])
 
     def makers(self, path: str) -> list[str]:
         """The stages whose output `path` is, lies in, or holds."""
@@ -78,10 +79,14 @@ class LineageGraph:
 
 def listing(recorded: Recorded) -> list[tuple[str, str]] | None:
     """The files of a recorded folder with their md5, from DVC's cache; None if it is not there, or no folder."""
+    text = content(recorded) if recorded.hash.endswith(_FOLDER) else None
+    return None if text is None else [(row["relpath"], row["md5"]) for row in json.loads(text)]
+
+
+def content(recorded: Recorded) -> str | None:
+    """The text that DVC's cache has under a recorded hash; None if it is not there."""
     path = _CACHE / recorded.hash[:2] / recorded.hash[2:]
-    if not recorded.hash.endswith(_FOLDER) or not path.is_file():
-        return None
-    return [(row["relpath"], row["md5"]) for row in json.loads(path.read_text(encoding="utf-8"))]
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _listing_hash(files: Iterable[tuple[str, str]]) -> str:

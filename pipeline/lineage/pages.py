@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import yaml
 
 from perceptio_core.report.provenance import Recorded
-from pipeline.dependencies import is_code
-from pipeline.lineage.commits import code_of, commit_with
-from pipeline.lineage.graph import LineageGraph
+from pipeline.lineage.commits import commit_of, is_code
+from pipeline.lineage.graph import LineageGraph, content
 from pipeline.lineage.pictures import Picture
 from pipeline.lineage.wording import size_of, time_of
 
@@ -96,9 +95,10 @@ def stage_page(
     """
     record = graph.records[stage]
     ancestors = graph.ancestors(stage)
-    commit = commit_with(code_of(record))
+    commit = commit_of(record)
     where = f"commit `{commit.id}` of {commit.day}" if commit else "changes that were in no commit"
-    data = [read for read in record.reads if not is_code(read.path)]
+    data = [read for read in record.reads if not is_code(read)]
+    files = [line.split() for read in record.reads if is_code(read) for line in (content(read) or "").splitlines()]
     links = {name: pages[name].id for name in ancestors if name in pages}
     links |= {child: f"../key/{key_of(profile, child)}" for child in downstream}
     lines = [
@@ -137,11 +137,11 @@ def stage_page(
         yaml.safe_dump(dict(record.parameters), sort_keys=False, allow_unicode=True, width=100).rstrip(),
         "```",
         "",
-        f"<details><summary>{len(code_of(record))} source files as in {where.replace('`', '')}</summary>",
+        f"<details><summary>{len(files)} source files as in {where.replace('`', '')}</summary>",
         "",
-        "| file | md5 |",
+        "| file | hash of its syntax |",
         "|---|---|",
-        *(f"| `{path}` | `{md5}` |" for path, md5 in code_of(record).items()),
+        *(f"| `{path}` | `{syntax}` |" for syntax, path in files),
         "",
         "</details>",
         "",

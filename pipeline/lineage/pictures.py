@@ -17,7 +17,8 @@ from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.data.records import inside
 from perceptio_core.data.rle import decode
 from perceptio_core.depth.store import DepthRow, decode_depth
-from perceptio_core.params import load_profile
+from perceptio_core.params.sources import SourcesParams
+from perceptio_core.params.values import read_values
 from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
 from stages.common import StagePaths
 
@@ -45,8 +46,8 @@ def pictures_of(stage: str, *, profile: str) -> list[Picture]:
     return list(draw(paths, paths.out(name, variant or None))) if draw else []
 
 
-def _images(paths: StagePaths, out: Path) -> Iterator[Picture]:
-    root = data_root(load_profile(paths.profile).sources, out)
+def _images(_: StagePaths, out: Path) -> Iterator[Picture]:
+    root = data_root(read_values().section("sources", SourcesParams), out)
     for row in _first_rows(out / "images.parquet"):
         yield _picture(open_image(root / row["path"], max_pixels=row["width"] * row["height"]), row["image_key"])
 
@@ -88,13 +89,12 @@ def _curves(_: StagePaths, out: Path) -> Iterator[Picture]:
 
 
 def _predicted_masks(paths: StagePaths, out: Path) -> Iterator[Picture]:
-    profile = load_profile(paths.profile)
-    root = data_root(profile.sources, paths.out("sources"))
+    root = data_root(read_values().section("sources", SourcesParams), paths.out("sources"))
     with (out / "panels.jsonl").open(encoding="utf-8") as lines:
         rows = (json.loads(line) for line in lines if line.strip())
         for row in islice((row for row in rows if row["mask"] and row["truth"]), _COUNT):
             file = root / inside("", row["image"], named_in=out / "panels.jsonl")
-            image = open_image(file, max_pixels=profile.evaluate.max_pixels)
+            image = open_image(file)
             drawn = overlay(image=image, predicted_HW=decode(row["mask"]), true_HW=decode(row["truth"]))
             yield _picture(drawn, f"{row['question']} Tint: its mask; outline: the right one")
 

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from perceptio_core.report.provenance import Recorded
-from pipeline.dependencies import is_code
-from pipeline.lineage.commits import code_of, commit_with
+from perceptio_core.report.provenance import Recorded, StageRecord
+from pipeline.lineage.commits import commit_of, is_code
 from pipeline.lineage.graph import LOCK_FILE, LineageGraph, listing
 from pipeline.lineage.wording import flat, size_of
 
@@ -61,10 +60,10 @@ def _stage(name: str, graph: LineageGraph, told: set[str], *, last: bool) -> Ite
     record = graph.records[name]
     yield f"{branch}{name}"
     yield f"{indent}  command     {record.command}"
-    yield f"{indent}  code        {_code(code_of(record))}"
+    yield f"{indent}  code        {_code(record)}"
     for number, (key, value) in enumerate(flat(record.parameters)):
         yield f"{indent}  {'' if number else 'parameters':<11} {key}: {value}"
-    data = [read for read in record.reads if not is_code(read.path)]
+    data = [read for read in record.reads if not is_code(read)]
     for number, read in enumerate(data):
         stands = " (its maker has run since: no longer these bytes)" if graph.agrees(read) is False else ""
         yield f"{indent}  {'' if number else 'read':<11} {read.path}  {_recorded(read)}{stands}"
@@ -76,12 +75,11 @@ def _stage(name: str, graph: LineageGraph, told: set[str], *, last: bool) -> Ite
             yield indent + line
 
 
-def _code(files: dict[str, str]) -> str:
-    commit = commit_with(files)
-    where = (
-        f"commit {commit.id[:12]} of {commit.day}" if commit else "no commit of this branch: changes that were not committed"
-    )
-    return f"{len(files)} files as in {where}"
+def _code(record: StageRecord) -> str:
+    commit = commit_of(record)
+    if commit is None:
+        return "no commit of this branch: changes that were not committed"
+    return f"as in commit {commit.id[:12]} of {commit.day}"
 
 
 def _recorded(recorded: Recorded) -> str:

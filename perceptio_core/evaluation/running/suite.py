@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from perceptio_core.data.images import MAX_PIXELS
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Item, Metric, Scores, unparsed_share
 from perceptio_core.evaluation.benchmarks.load import load_benchmark
 from perceptio_core.evaluation.interchange.jsonl import write_jsonl
@@ -64,7 +65,7 @@ def evaluate(
             label=entry.label,
             batch_size=params.batch_size,
             max_new_tokens=params.max_new_tokens,
-            max_pixels=params.max_pixels,
+            max_pixels=MAX_PIXELS,
             segment=entry.segment,
             depth=entry.depth if entry.codes == "predicted" else True,
             codes=None if entry.codes == "predicted" else codes(entry.codes, benchmark.items),

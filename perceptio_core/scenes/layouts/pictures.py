@@ -55,7 +55,7 @@ def scene(params: RenderParams, *, split: str, block: str, number: int, domain: 
     """
     if not 0 <= number < BLOCK:
         raise ValueError(f"scene {number} of {block}: allowed are 0..{BLOCK - 1}")
-    seed = split_seed(split, params.seed * WORLDS + BLOCKS[block] * BLOCK + number)
+    seed = split_seed(split, params.world * WORLDS + BLOCKS[block] * BLOCK + number)
     world = sample_scene(seed, params.size, domain=domain)
     rendering = render(world)
     rng = np.random.default_rng((seed, 2))  # 0 is the world's own stream, 1 the sensor noise of its rendering

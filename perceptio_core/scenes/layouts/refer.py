@@ -93,7 +93,7 @@ def write_references(params: RenderParams, folder: Path, rows: list[dict[str, An
                 }
             )
     instances = {
-        "info": {"description": "Perceptio procedural world", "version": "1.0", "seed": params.seed},
+        "info": {"description": "Perceptio procedural world", "version": "1.0", "seed": params.world},
         "licenses": [],
         "images": [row["image"] for row in rows],
         "annotations": annotations,
