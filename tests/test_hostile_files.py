@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from perceptio_core.data.manifest.spill import read_dataset
+from perceptio_core.data.readers.kinds import read_dataset
 from perceptio_core.data.readers.refer import read_plain_pickle
 from perceptio_core.data.records import Refused
 from perceptio_core.data.rle import encode, from_segmentation

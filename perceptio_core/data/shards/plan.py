@@ -23,9 +23,10 @@ from perceptio_core.data.manifest.manifest import (
     RECORDS,
     RECORDS_SCHEMA,
     ImageRow,
-    RecordRow,
     read_images,
+    record_of,
 )
+from perceptio_core.data.records import Record
 from perceptio_core.files import whole_folder
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.tables import Keys, column, read_batches
@@ -39,7 +40,7 @@ class ShardJob:
 
     name: str
     split: str
-    images: tuple[tuple[ImageRow, tuple[RecordRow, ...]], ...]
+    images: tuple[tuple[ImageRow, tuple[Record, ...]], ...]
 
 
 def write_plan(folder: Path, *, sources: Path, params: JointShardsParams) -> None:
@@ -102,26 +103,26 @@ class Plan:
         start = int(number) * self._params.images_per_shard
         rows = self._order[split][start : start + self._params.images_per_shard]
         spans = [self._by_image_M[self._first_N[row] : self._first_N[row + 1]] for row in rows]
-        records = map(RecordRow.from_table, self._records.take(np.concatenate(spans)))
+        records = map(record_of, self._records.take(np.concatenate(spans)))
         images = []
         for values, span in zip(self._images.take(rows), spans, strict=True):
             image = ImageRow(**values)
             own = [record for record in islice(records, len(span)) if record.image_key == image.image_key]
-            images.append((image, _choose(own, self._params)))
+            images.append((image, _choose(own, image_key=image.image_key, params=self._params)))
         return ShardJob(name=name, split=split, images=tuple(images))
 
 
-def _choose(records: Sequence[RecordRow], params: JointShardsParams) -> tuple[RecordRow, ...]:
+def _choose(records: Sequence[Record], *, image_key: str, params: JointShardsParams) -> tuple[Record, ...]:
     """At random, in random order: neighbours make one conversation, and a data set lists the expressions for one object
     together, of which every turn but the first could copy its mask.
     """
     limits = {"referring": params.referring_per_image, "conversation": params.conversation_per_image}
     limits |= {"marker": None, "depth_map": 1}
-    kept: list[RecordRow] = []
+    kept: list[Record] = []
     for task, limit in limits.items():
         some = sorted((record for record in records if record.task == task), key=lambda record: record.record_id)
         if some:
-            order = stream(params.seed, task, some[0].image_key).permutation(len(some))
+            order = stream(params.seed, task, image_key).permutation(len(some))
             kept += [some[i] for i in order[:limit]]
     return tuple(kept)
 
