@@ -42,7 +42,7 @@ class Record:
     Attributes:
         record_id: unique over all data sets.
         image: path of the image file relative to the data root, with forward slashes.
-        image_name: how the data set calls the image, e.g. "000000000123"; becomes part of its key.
+        image_name: how the data set calls the image, e.g. "000000000123"; becomes part of its key. None once it has one.
         image_key: of the image in the manifest; None until it has one (`perceptio_core.data.manifest.collect`).
         split: "train" or "val".
         task: "referring"; "marker" for a picture with circles drawn on it, whose answers say where they are; "depth_map" for
@@ -56,7 +56,7 @@ class Record:
 
     record_id: str
     image: str
-    image_name: str
+    image_name: str | None = None
     image_key: str | None = None
     split: Split
     task: Task

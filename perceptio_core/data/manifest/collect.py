@@ -113,7 +113,7 @@ def collect(
                 if isinstance(image, ImageRow) and reason is None:
                     catalogue.use(image.image_key)
                     kept[kind] += 1
-                    yield replace(record, image_key=image.image_key)
+                    yield replace(record, image_name=None, image_key=image.image_key)
                     continue
                 dropped.setdefault(kind, Counter())[DROPPED.get(str(reason), "quarantined")] += 1
                 told = OF_ITS_IMAGE if isinstance(image, str) else reason

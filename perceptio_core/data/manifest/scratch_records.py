@@ -68,7 +68,7 @@ class ScratchRecords:
 
 def _is_text(record: Record) -> bool:
     masks = (mask["counts"] for mask in record.masks or ())
-    own = (record.record_id, record.image, record.image_name, record.source, record.expression or "")
+    own = (record.record_id, record.image, record.image_name or "", record.source, record.expression or "")
     try:
         "".join(chain(own, *record.turns, masks)).encode()
     except UnicodeEncodeError:

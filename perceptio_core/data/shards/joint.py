@@ -80,8 +80,10 @@ class ShardMaker:
         """Write one shard into `folder`."""
         refused: list[Refused] = []
         loaded = list(self._load(job, refused))
-        planned = Counter((record.task, record.source) for _, records in job.images for record in records)
-        used = Counter((record.task, record.source) for one in loaded for record in one.records)
+        planned: Counter[tuple[str, str]] = Counter(
+            (record.task, record.source) for _, records in job.images for record in records
+        )
+        used: Counter[tuple[str, str]] = Counter((record.task, record.source) for one in loaded for record in one.records)
         records = {(*what, "records"): number for what, number in used.items()}
         records |= {(*what, "quarantined"): number for what, number in (planned - used).items()}
         entries = [
