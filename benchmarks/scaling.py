@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from perceptio_core.data.loading.dataset import JointDataset
-from perceptio_core.data.manifest.manifest import ImageRow, RecordRow, read_images, read_records, write_manifest
-from perceptio_core.data.shards import tars as shards
+from perceptio_core.data.manifest.manifest import RECORDS, ImageRow, read_images, read_records, write_manifest
+from perceptio_core.data.records import Record
+from perceptio_core.data.shards import tars
 from perceptio_core.data.shards.plan import Plan, write_plan
-from perceptio_core.data.shards.tars import ShardPart
 from perceptio_core.depth import store
 from perceptio_core.depth.store import DepthRow, DepthStore
 from perceptio_core.params.joint_shards import JointShardsParams
@@ -49,20 +49,31 @@ def key(number: int) -> str:
     return f"coco/{number:012d}"
 
 
+def path(number: int) -> str:
+    """Of the image file."""
+    return f"coco/train2017/{number:012d}.jpg"
+
+
 def images(count: int) -> Iterator[ImageRow]:
     """Fake images, one in twenty of the split val."""
     for number in range(count):
-        path = f"coco/train2017/{number:012d}.jpg"
-        split = "train" if number % 20 else "val"
-        yield ImageRow(image_key=key(number), path=path, width=640, height=480, sha256=f"{number:064x}", split=split)
+        yield ImageRow(
+            image_key=key(number),
+            path=path(number),
+            width=640,
+            height=480,
+            sha256=f"{number:064x}",
+            split="train" if number % 20 else "val",
+        )
 
 
-def records(count: int) -> Iterator[RecordRow]:
+def records(count: int) -> Iterator[Record]:
     """Two records an image, a data set after the other as in a real manifest."""
     for number in range(count):
         expression = f"the thing with the number {number}"
-        yield RecordRow(
+        yield Record(
             record_id=f"coco/{number}/1",
+            image=path(number),
             image_key=key(number),
             split="train" if number % 20 else "val",
             task="referring",
@@ -72,14 +83,13 @@ def records(count: int) -> Iterator[RecordRow]:
             source="coco",
         )
     for number in range(count):
-        yield RecordRow(
+        yield Record(
             record_id=f"llava/{number}",
+            image=path(number),
             image_key=key(number),
             split="train" if number % 20 else "val",
             task="conversation",
             turns=(("What is in the picture?", "Some things, of which this says a little. " * 5),),
-            expression=None,
-            masks=None,
             source="llava",
         )
 
@@ -92,7 +102,7 @@ def write_the_manifest(folder: Path, count: int) -> None:
 def read_the_manifest(folder: Path, count: int) -> None:
     """All rows, one after the other."""
     assert sum(1 for _ in read_images(folder)) == count
-    assert sum(1 for _ in read_records(folder)) == 2 * count
+    assert sum(1 for _ in read_records(folder / RECORDS)) == 2 * count
 
 
 def plan_the_shards(folder: Path, count: int) -> None:
@@ -142,37 +152,38 @@ def join(folder: Path, count: int) -> None:
 def index_the_shards(folder: Path, count: int) -> None:
     """What `joint_shards` does at its end. The parts are made here as well."""
 
-    def part(name: str, number: int) -> ShardPart:
+    def part(name: str, number: int) -> tars.ShardPart:
         rows = [
             {
-                "key": f"{name}-{sample:06d}",
                 "shard": f"{name}.tar",
-                "task": ("referring", "conversation")[sample % 2],
                 "split": name.partition("-")[0],
-                "image_offset": 170_000 * sample + 512,
+                "task": ("referring", "conversation")[sample],
+                "entry": entry,
+                "annotation": sample,
+                "image_offset": 172_000 * entry + 512,
                 "image_size": 168_000,
-                "image_ext": "jpg",
-                "json_offset": 170_000 * sample + 169_000,
-                "json_size": 900,
+                "json_offset": 172_000 * entry + 169_000,
+                "json_size": 1800,
                 "width": 640,
                 "height": 480,
                 "characters": 400,
             }
-            for sample in range(2 * number)
+            for entry in range(number)
+            for sample in range(2)
         ]
-        return ShardPart(name=f"{name}.tar", size=340_000 * number, sha256="0" * 64, rows=rows, quarantine=[], counts=[])
+        return tars.ShardPart(name=f"{name}.tar", size=172_000 * number, sha256="0" * 64, pictures=number, rows=rows)
 
     out, parts = folder / "joint", folder / "joint-parts"
     out.mkdir()
     parts.mkdir()
     names = Plan(folder / "plan", params=PARAMS).shards
     for name, number in names.items():
-        shards.save_part(parts / f"{name}.json", part(name, number))
-    made = (shards.load_part(parts / f"{name}.json") for name in names)
-    assert shards.write_index(out, made, quarantine=[], manifest={}, about={})["samples"] == 2 * count
+        tars.save_part(parts / f"{name}.json", part(name, number))
+    made = (tars.load_part(parts / f"{name}.json") for name in names)
+    assert tars.write_index(out, made, quarantine=[], manifest={}, about={})["samples"] == 2 * count
     for name, number in names.items():  # the dataset asks for their sizes; sparse files take no place
         with (out / f"{name}.tar").open("wb") as stream:
-            stream.truncate(340_000 * number)
+            stream.truncate(172_000 * number)
 
 
 def open_the_dataset(folder: Path, count: int) -> None:

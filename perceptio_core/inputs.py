@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perceptio_core.data.images import is_picture, open_image
-from perceptio_core.data.manifest.spill import read_dataset
 from perceptio_core.data.readers.coco import IMAGE_FOLDER as COCO_IMAGES
 from perceptio_core.data.readers.grefer import REFERENCES
 from perceptio_core.data.readers.json_heads import ends_whole, first_rows
 from perceptio_core.data.readers.json_rows import list_rows
+from perceptio_core.data.readers.kinds import read_dataset
 from perceptio_core.data.readers.refer import IMAGE_FOLDER, read_descriptions, read_plain_pickle
 from perceptio_core.data.records import Record, spread
 from perceptio_core.evaluation.benchmarks.load import load_benchmark

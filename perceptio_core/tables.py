@@ -27,7 +27,7 @@ def write_rows(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]],
     count, chunks = 0, _chunks(iter(rows), schema)
     with pq.ParquetWriter(path, schema, compression=compression) as writer:
         while group := _group(chunks):
-            table = pa.concat_tables(group).combine_chunks()
+            table = pa.concat_tables(group)
             writer.write_table(table, row_group_size=ROW_GROUP)
             count += table.num_rows
         if count == 0:
@@ -50,8 +50,10 @@ def _group(chunks: Iterator[pa.Table]) -> list[pa.Table]:
     return group
 
 
-def read_batches(path: Path, schema: pa.Schema, *, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows in order, a row group at a time.
+def read_batches(
+    path: Path, schema: pa.Schema, *, columns: Sequence[str] | None = None, at_once: int = ROW_GROUP
+) -> Iterator[pa.RecordBatch]:
+    """The rows in order, at most `at_once` of a row group at a time.
 
     Raises:
         ValueError: the file is absent, no Parquet, or of another schema; names the file.
@@ -60,16 +62,15 @@ def read_batches(path: Path, schema: pa.Schema, *, columns: Sequence[str] | None
         with pq.ParquetFile(path) as file:
             _check(file, path, schema)
             for number in range(file.num_row_groups):
-                yield from file.iter_batches(batch_size=ROW_GROUP, row_groups=[number], columns=columns)
+                yield from file.iter_batches(batch_size=at_once, row_groups=[number], columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def read_rows(path: Path, schema: pa.Schema, *, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """The same as plain values, row by row; raises what `read_batches` does."""
-    for batch in read_batches(path, schema, columns=columns):
-        for start in range(0, batch.num_rows, _AT_ONCE):
-            yield from batch.slice(start, _AT_ONCE).to_pylist()
+    for batch in read_batches(path, schema, columns=columns, at_once=_AT_ONCE):
+        yield from batch.to_pylist()
 
 
 def column(path: Path, schema: pa.Schema, name: str) -> Iterator[Any]:

@@ -154,5 +154,5 @@ def _disk(profile: Profile, wanted: list[Place], states: list[State]) -> Iterato
     yield f"Disk for the {images:,} training pictures that are there, {amount(size)}; here {amount(free)} are free:"
     long_side = profile.teacher_depth.long_side
     yield f"  teacher_depth  at most {amount(needed['teacher_depth'])} (16 bits a pixel at {long_side} x 3/4 of it)"
-    yield f"  joint_shards   {amount(needed['joint_shards'])} for each sample that is made of a picture (each holds it)"
+    yield f"  joint_shards   {amount(needed['joint_shards'])} (each picture once), and what is said about them"
     yield "  foundations, cotrain  as the first lines of the profile say"

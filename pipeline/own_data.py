@@ -14,14 +14,12 @@ from typing import Any, Literal
 
 from perceptio_core.data.images import MAX_PIXELS
 from perceptio_core.data.manifest.collect import OF_ITS_IMAGE, collect
-from perceptio_core.data.manifest.manifest import QUARANTINE, RECORDS, RECORDS_SCHEMA
-from perceptio_core.data.manifest.spill import read_dataset
+from perceptio_core.data.manifest.manifest import QUARANTINE, RECORDS, read_records
 from perceptio_core.data.readers.instances import read_instance_images
 from perceptio_core.data.readers.own_split import place
 from perceptio_core.data.readers.questions import SUFFIXES, table_columns, table_rows
 from perceptio_core.data.records import Record
 from perceptio_core.params.sources import DatasetParams
-from perceptio_core.tables import column
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 LEAST_PICTURES = 8
@@ -180,15 +178,7 @@ def _collected(datasets: Sequence[dict[str, Any]], *, root: Path) -> tuple[list[
             counts = collect(entries, root=root, work=work, journals=work, out=out, max_pixels=MAX_PIXELS, workers=_WORKERS)
         except ValueError as error:
             raise ValueError(f"{error}{said_left_out(_quarantine(out / QUARANTINE))}") from error
-        kept = set(column(out / RECORDS, RECORDS_SCHEMA, "record_id"))
-        left_out = _quarantine(out / QUARANTINE)
-    records = [
-        record
-        for entry in entries
-        for record in read_dataset(entry, root=root)
-        if isinstance(record, Record) and record.record_id in kept
-    ]
-    return records, left_out, int(counts["shared_files"])
+        return list(read_records(out / RECORDS)), _quarantine(out / QUARANTINE), int(counts["shared_files"])
 
 
 def _quarantine(file: Path) -> list[tuple[str, str]]:

@@ -66,9 +66,10 @@ def faults(profile: Profile, *, stages: Sequence[str] = SECTIONS) -> Iterator[st
 
 
 def disk_needed(profile: Profile, *, images: int, size: int) -> dict[str, int]:
-    """Bytes that each stage keeps of training pictures, at most, by their number and size; beside foundations and checkpoints.
+    """Bytes that each stage keeps of training pictures, by their number and size; beside foundations and checkpoints.
 
-    A depth map has 16 bits a pixel, and the sides 4:3. Each sample of the joint shards holds its picture; here each is one.
+    A depth map has 16 bits a pixel at most, and the sides 4:3. The joint shards hold each picture once; what is said about it
+    comes on top, and is little beside a photograph.
     """
     return {"teacher_depth": images * 2 * profile.teacher_depth.long_side**2 * 3 // 4, "joint_shards": size}
 

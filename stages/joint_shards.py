@@ -17,6 +17,7 @@ from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
+from perceptio_core.progress import amount
 from stages.common import StagePaths, fingerprint, stage_arguments, write_metrics
 from stages.sharded import SharedWork
 
@@ -25,16 +26,16 @@ DESCRIPTION = """Join images, masks, texts and depth codes by image key into tra
 Reads   artifacts/<profile>/sources (manifest), teacher_depth (depth maps), depth_codebook (codebook); the images below the
         data root; the section `joint_shards`.
 Does    encodes every depth map into codes, makes depth-order questions from the depth maps (points circled on the image,
-        no image-plane short cut better than chance), and writes every sample once. The tars are the same bytes whenever
-        the inputs are. A killed run goes on with the shards that are missing.
+        no image-plane short cut better than chance), and writes every picture once, with all that is said about it. The
+        tars are the same bytes whenever the inputs are. A killed run goes on with the shards that are missing.
 Writes  artifacts/<profile>/joint_shards/
-          train-00000.tar ..., val-00000.tar ...   <key>.jpg|png and <key>.json, readable by webdataset
-          samples.parquet                          where each sample lies, for random access
+          train-00000.tar ..., val-00000.tar ...   <key>.jpg|png and <key>.json of each picture, readable by webdataset
+          samples.parquet                          where each training sample lies, for random access
           index.json                               schema version, shards with counts, sizes and sha256; per split, task and
                                                    data set the samples, the records in them, and the records that were
                                                    dropped by reason
           quarantine.jsonl                         {file, reason} for every image and record that was left out
-          metrics.json                             counts
+          metrics.json                             counts; bytes of the tars, and of the pictures and annotations in them
 """
 
 _maker: ShardMaker
@@ -79,7 +80,10 @@ def main() -> None:
                 about=about,
             )
             write_metrics(work.out / "metrics.json", counts)
-            logging.getLogger("joint_shards").info(", ".join(f"{name} {count}" for name, count in counts.items()))
+            log = logging.getLogger("joint_shards")
+            log.info(", ".join(f"{name} {count}" for name, count in counts.items() if not name.startswith("shard_")))
+            inside = f"{amount(counts['picture_bytes'])} of pictures and {amount(counts['annotation_bytes'])} of annotations"
+            log.info("%s of shards for %s: %.3f times", amount(counts["shard_bytes"]), inside, counts["shard_overhead"])
 
         work.make(plan.shards, make, label="joint shards")
         work.publish(assemble)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.manifest.collect import collect
-from perceptio_core.data.manifest.manifest import ImageRow, RecordRow, read_images, read_records
+from perceptio_core.data.manifest.manifest import RECORDS, ImageRow, read_images, read_records
 from perceptio_core.data.records import Record, Refused
 from perceptio_core.params.sources import DatasetParams
 
@@ -15,7 +15,7 @@ from perceptio_core.params.sources import DatasetParams
 @dataclass(frozen=True, kw_only=True)
 class Collected:
     images: list[ImageRow]
-    records: list[RecordRow]
+    records: list[Record]
     quarantine: list[Refused]
     counts: dict[str, Any]
 
@@ -53,7 +53,7 @@ def collected(
     lines = (out / "quarantine.jsonl").read_text().splitlines()
     return Collected(
         images=list(read_images(out)),
-        records=list(read_records(out)),
+        records=list(read_records(out / RECORDS)),
         quarantine=[Refused(**json.loads(line)) for line in lines],
         counts=counts,
     )

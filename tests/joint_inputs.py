@@ -12,10 +12,11 @@ from PIL import Image
 
 from collecting import Collected, collected
 from perceptio_core.data import rle
-from perceptio_core.data.loading.dataset import JointDataset, Sample
-from perceptio_core.data.manifest.manifest import ImageRow, RecordRow, write_manifest
-from perceptio_core.data.records import Refused
-from perceptio_core.data.shards import tars as shards
+from perceptio_core.data.loading.dataset import JointDataset
+from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
+from perceptio_core.data.records import Record, Refused
+from perceptio_core.data.shards import tars
+from perceptio_core.data.shards.entry import Sample
 from perceptio_core.data.shards.joint import ShardMaker
 from perceptio_core.data.shards.plan import Plan, write_plan
 from perceptio_core.depth.codebook import DepthCodebook
@@ -58,8 +59,10 @@ def joint_inputs(top: Path) -> Path:
             mask = rle.encode(scene.instances == scene.instances.max() - part)
             turns = (("Please segment it in this image.", "Sure."),)
             records.append(
-                RecordRow(
+                Record(
                     record_id=f"set/{number}/{part}",
+                    image=path,
+                    image_name=str(number),
                     image_key=key,
                     split=split,
                     task="referring",
@@ -70,14 +73,14 @@ def joint_inputs(top: Path) -> Path:
                 )
             )
         records.append(
-            RecordRow(
+            Record(
                 record_id=f"talk/{number}",
+                image=path,
+                image_name=str(number),
                 image_key=key,
                 split=split,
                 task="conversation",
                 turns=(("What?", "A café."), ("Where?", "Left.")),
-                expression=None,
-                masks=None,
                 source="talk",
             )
         )
@@ -126,7 +129,7 @@ def train_samples(
     write_plan(root / "plan", sources=root / "sources", params=params)
     job = Plan(root / "plan", params=params).job("train-00000")
     maker = ShardMaker(root=root, depth=root / "depth", codebook=root / "codebook", params=params, reasons={})
-    shards.write_index(
+    tars.write_index(
         root / "shards", [maker.make(job, folder=root / "shards")], quarantine=[], manifest=found.counts["data"], about={}
     )
     dataset = JointDataset(root / "shards", "train")

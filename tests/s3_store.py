@@ -4,7 +4,6 @@ and shards to put there.
 
 import contextlib
 import http.client
-import io
 import logging
 import threading
 import time
@@ -22,8 +21,10 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 import ceph_gateway
+from entries import entry
 from perceptio_core.data.shards import remote as store
-from perceptio_core.data.shards.tars import ShardSample, write_index, write_shard
+from perceptio_core.data.shards.entry import Annotation, Entry
+from perceptio_core.data.shards.tars import write_index, write_shard
 
 BUCKET = "perceptio-tests"
 Fault = Literal["500", "503", "reset", "cut", "short", "corrupt", "stall", "slow"]
@@ -186,24 +187,17 @@ def write_joint_shards(folder: Path, *, shards: int = 6, samples: int = 8) -> No
         split = "train" if shard < shards else "val"
         made = []
         for number in range(samples):
-            stream = io.BytesIO()
-            Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(stream, format="PNG")
-            content = {
-                "record_id": f"{shard}/{number}",
-                "image_key": f"noise/{shard}/{number}",
-                "task": ("conversation", "depth_map")[number % 2],
-                "turns": [["What?", "Noise."]],
-                "masks": [],
-                "mask_turns": [],
-                "depth_codes": [int(code) for code in draw.integers(0, 6, 4)],
-                "source": "noise",
-                "width": 64,
-                "height": 64,
-                "points": None,
-            }
-            made.append(ShardSample(image=stream.getvalue(), extension="png", content=content))
+            said = Annotation(
+                record_id=f"{shard}/{number}",
+                task=("conversation", "depth_map")[number % 2],
+                source="noise",
+                turns=[("What?", "Noise.")],
+            )
+            picture = Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+            codes = [int(code) for code in draw.integers(0, 6, 4)]
+            made.append(entry(picture, said, image_key=f"noise/{shard}/{number}", depth_codes=codes))
         name = f"{split}-{shard if split == 'train' else 0:05d}"
-        parts.append(write_shard(folder, name=name, split=split, samples=made, quarantine=[], records={}))
+        parts.append(write_shard(folder, name=name, split=split, entries=made, quarantine=[], records={}))
     write_index(folder, parts, quarantine=[], manifest={}, about={})
 
 
@@ -211,7 +205,7 @@ def write_large_shard(folder: Path, *, size: int) -> None:
     """One shard whose only sample has an "image" of so many bytes."""
     folder.mkdir(parents=True)
     image = np.random.default_rng(1).bytes(size)
-    content = {"task": "conversation", "source": "noise", "turns": [], "width": 1, "height": 1}
-    sample = ShardSample(image=image, extension="png", content=content)
-    part = write_shard(folder, name="train-00000", split="train", samples=[sample], quarantine=[], records={})
+    said = Annotation(record_id="r", task="conversation", source="noise", turns=[])
+    large = Entry(image=image, extension="png", image_key="k", width=1, height=1, depth_codes=[], annotations=[said])
+    part = write_shard(folder, name="train-00000", split="train", entries=[large], quarantine=[], records={})
     write_index(folder, [part], quarantine=[], manifest={}, about={})

@@ -17,7 +17,7 @@ import album
 import stages.teacher_depth as teacher_stage
 from collecting import Collected
 from joint_inputs import PARAMS, train_samples
-from perceptio_core.data.loading.dataset import Sample
+from perceptio_core.data.shards.entry import Sample
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item
 from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg
 from perceptio_core.evaluation.running.panels import panel_rows

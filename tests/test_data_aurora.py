@@ -10,8 +10,8 @@ from PIL import Image
 from collecting import parted
 from joint_inputs import PARAMS, train_samples
 from perceptio_core.data.loading.labels import readings
-from perceptio_core.data.readers.aurora import aurora_records, marked_points
-from perceptio_core.data.records import DEPTH_MAP_QUESTION
+from perceptio_core.data.readers.aurora import aurora_records
+from perceptio_core.data.records import DEPTH_MAP_QUESTION, Point
 from perceptio_core.data.shards.markers import QUESTION
 from perceptio_core.params.sources import DatasetParams
 
@@ -66,7 +66,7 @@ def test_the_three_kinds_of_rows(tmp_path):
         ((THINK, f"{POINTS} {VERDICT}"),),
         ((QUESTION, "(B)"),),
     ]
-    assert marked_points(records[1].turns[0][1]) == [{"letter": "A", "x": 70, "y": 201}, {"letter": "B", "x": 251, "y": 120}]
+    assert [record.points for record in records] == [(), (Point("A", 70, 201), Point("B", 251, 120)), ()]
     assert [(one.file, one.reason[:31]) for one in refused] == [("aurora/train.json", "2 rows say what an earlier row ")]
 
 
@@ -130,7 +130,7 @@ def test_from_the_file_to_the_shard(tmp_path):
     assert {sample.image_key for sample in drawn} == {"aurora/ADE20k/ADE_train_00000001"}
     thought, codes = rest["aurora/1"], rest["aurora/0"]
     assert (thought.task, thought.turns) == ("marker", [(THINK, f"{POINTS} {VERDICT}")])
-    assert thought.points == [{"letter": "A", "x": 70, "y": 201}, {"letter": "B", "x": 251, "y": 120}]
+    assert (thought.points, thought.draw_points) == ([Point("A", 70, 201), Point("B", 251, 120)], False)
     assert (codes.task, codes.turns) == ("depth_map", [(DEPTH_MAP_QUESTION, "")])
     for sample, map_HW in ((thought, slope_HW), (codes, slope_HW.T)):
         assert sample.depth_codes == codebook.encode(codebook.normalise(map_HW)[None])[0].tolist()

@@ -10,9 +10,8 @@ from PIL import Image
 from collecting import parted
 from joint_inputs import PARAMS, train_samples
 from perceptio_core.data.manifest.descriptions import described_turns
-from perceptio_core.data.manifest.manifest import RecordRow
 from perceptio_core.data.readers.refer import refer_records
-from perceptio_core.data.records import SEGMENT_ANSWER, segment_question
+from perceptio_core.data.records import SEGMENT_ANSWER, Record, segment_question
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.params.sources import DatasetParams
 
@@ -22,6 +21,8 @@ LEFT, RIGHT = ({"size": [8, 10], "counts": counts} for counts in ("a", "b"))
 def record(expression, mask, answer=SEGMENT_ANSWER, **changes):
     fields = {
         "record_id": f"set/{expression}",
+        "image": "k.png",
+        "image_name": "k",
         "image_key": "k",
         "split": "train",
         "task": "referring",
@@ -30,7 +31,7 @@ def record(expression, mask, answer=SEGMENT_ANSWER, **changes):
         "masks": (mask,),
         "source": "set",
     }
-    return RecordRow(**fields | changes)
+    return Record(**fields | changes)
 
 
 def answers(records, known):

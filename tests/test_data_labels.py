@@ -1,6 +1,5 @@
 """Depth-order labels left out: by number, by points and by kind of question, and nothing else with them."""
 
-import io
 import itertools
 from dataclasses import replace
 
@@ -8,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perceptio_core.data.loading.dataset import JointDataset, Sample
+from entries import entry
+from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.data.loading.labels import labelled, ordered_turns, readings, turns_of
+from perceptio_core.data.records import Point
+from perceptio_core.data.shards.entry import Annotation, Sample
 from perceptio_core.data.shards.markers import COMPARISON, QUESTION
-from perceptio_core.data.shards.tars import ShardSample, write_index, write_shard
+from perceptio_core.data.shards.tars import write_index, write_shard
 from perceptio_core.params.cotrain import MarkerQuestions
 
 POINTS = (2, 3, 3, 4, 5, 5, 2, 4)  # of the marked pictures, in order
@@ -24,18 +26,13 @@ def turns(comparisons):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(stream, format="PNG")
-    common = {"image_key": "k", "masks": [], "mask_turns": [], "depth_codes": [0], "source": "s", "width": 8, "height": 8}
-    contents = [{"task": "conversation", "turns": [["Hello?", "Yes."]], "points": None}]
+    picture = Image.new("RGB", (8, 8))
+    said = [Annotation(record_id="0", task="conversation", source="s", turns=[("Hello?", "Yes.")])]
     for number, count in enumerate(POINTS):
-        points = [{"letter": letter, "x": 1, "y": 1} for letter in "ABCDE"[:count]]
-        contents.append({"task": "marker", "turns": turns(0 if number == 7 else 2), "points": points})
-    samples = [
-        ShardSample(image=stream.getvalue(), extension="png", content={**common, "record_id": str(i), **content})
-        for i, content in enumerate(contents)
-    ]
-    part = write_shard(folder, name="train-00000", split="train", samples=samples, quarantine=[], records={})
+        points, asked = [Point(letter, 1, 1) for letter in "ABCDE"[:count]], turns(0 if number == 7 else 2)
+        said.append(Annotation(record_id=str(number + 1), task="marker", source="s", turns=asked, points=points))
+    entries = [entry(picture, *said[:3]), entry(picture, *said[3:])]
+    part = write_shard(folder, name="train-00000", split="train", entries=entries, quarantine=[], records={})
     write_index(folder, [part], quarantine=[], manifest={}, about={})
     return JointDataset(folder, "train")
 
@@ -89,11 +86,8 @@ def marked(key: str, count: int) -> Sample:
         image=Image.new("RGB", (4, 4)),
         task="marker",
         turns=[(QUESTION, "(A)"), *((COMPARISON.format("A", "B"), str(i)) for i in range(count))],
-        masks=[],
-        mask_turns=[],
         depth_codes=None,
         source="s",
-        points=None,
     )
 
 
@@ -143,11 +137,9 @@ def test_a_reading_is_the_code_of_the_cell_below_the_marker():
         image=Image.new("RGB", (40, 20)),
         task="marker",
         turns=[(QUESTION, "(A)")],
-        masks=[],
-        mask_turns=[],
         depth_codes=[7, 8, 9, 10],
         source="s",
-        points=[{"letter": "A", "x": 19, "y": 9}, {"letter": "B", "x": 20, "y": 9}, {"letter": "C", "x": 39, "y": 10}],
+        points=[Point("A", 19, 9), Point("B", 20, 9), Point("C", 39, 10)],
     )
     codes = {"Which depth code is at point A?": 7, "Which depth code is at point B?": 8, "Which depth code is at point C?": 10}
     assert dict(readings(sample)) == codes

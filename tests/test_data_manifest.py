@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from collecting import collected as read_back
-from perceptio_core.data.manifest.manifest import data_root, read_images, read_quarantine, read_records, write_manifest
+from perceptio_core.data.manifest.manifest import RECORDS, data_root, read_images, read_quarantine, read_records, write_manifest
 from perceptio_core.params.render import RenderParams
 from perceptio_core.params.sources import DatasetParams, SourcesParams
 
@@ -94,9 +94,9 @@ def test_manifest_round_trip_is_the_same_bytes(root, tmp_path):
         contents.append({path.name: path.read_bytes() for path in sorted((tmp_path / name).iterdir())})
     assert contents[0] == contents[1]
     assert list(read_images(tmp_path / "one")) == found.images
-    assert list(read_records(tmp_path / "one")) == found.records
+    assert list(read_records(tmp_path / "one" / RECORDS)) == found.records
     assert list(read_quarantine(tmp_path / "one/quarantine.jsonl")) == found.quarantine
-    with pytest.raises(ValueError, match="record_id 'coco/1/1' occurs twice"):
+    with pytest.raises(ValueError, match="one: two records have the id coco/1/1; it must stand for one"):
         write_manifest(tmp_path / "one", images=[], records=[found.records[0]] * 2, quarantine=[])
     with pytest.raises(ValueError, match=r"images\.parquet"):
         list(read_images(tmp_path))

@@ -9,25 +9,30 @@ import pytest
 from perceptio_core.data.loading.balance import deal
 from perceptio_core.data.loading.mixture import MixtureSampler, require_samples
 
+
+def drawn_by(sampler, step, batch_size):
+    return [draw.sample for draw in sampler.draws(step, batch_size)]
+
+
 TASKS = {"referring": np.arange(0, 70), "marker": np.arange(70, 100), "conversation": np.arange(100, 103)}
 
 
 def test_shares_are_exact_in_every_thousand_draws():
     sampler = MixtureSampler(tasks=TASKS, weights={"referring": 3, "marker": 1, "conversation": 0}, seed=0)
     for step in range(3):
-        drawn = sampler.indices(step, 1000)
+        drawn = drawn_by(sampler, step, 1000)
         assert sum(index < 70 for index in drawn) == pytest.approx(750, abs=1)
         assert max(drawn) < 100
 
 
 def test_every_sample_of_a_task_once_an_epoch_and_each_epoch_in_another_order():
     sampler = MixtureSampler(tasks=TASKS, weights={"marker": 1.0}, seed=0)
-    drawn = sampler.indices(0, 90)
+    drawn = drawn_by(sampler, 0, 90)
     epochs = [drawn[start : start + 30] for start in (0, 30, 60)]
     assert all(sorted(epoch) == list(range(70, 100)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     mixed = MixtureSampler(tasks=TASKS, weights={"marker": 0.3, "referring": 0.7}, seed=5)
-    counts = Counter(index for step in range(100) for index in mixed.indices(step, 40))  # 4000 draws over block borders
+    counts = Counter(index for step in range(100) for index in drawn_by(mixed, step, 40))  # 4000 draws over block borders
     assert {counts[index] for index in range(70, 100)} == {40}
     assert {counts[index] for index in range(70)} == {40}
 
@@ -35,7 +40,7 @@ def test_every_sample_of_a_task_once_an_epoch_and_each_epoch_in_another_order():
 def test_what_was_drawn_is_counted():
     sampler = MixtureSampler(tasks=TASKS, weights={"referring": 2, "marker": 1, "conversation": 0}, seed=3)
     drawn = sampler.drawn(103, 24)  # 2472 draws: two blocks and a part of a third
-    seen = Counter(index < 70 for step in range(103) for index in sampler.indices(step, 24))
+    seen = Counter(index < 70 for step in range(103) for index in drawn_by(sampler, step, 24))
     assert {task: row.draws for task, row in drawn.items()} == {"referring": seen[True], "marker": seen[False]}
     assert drawn["marker"].epochs == pytest.approx(seen[False] / 30)
     assert {task: row.wanted for task, row in drawn.items()} == pytest.approx({"referring": 2 / 3, "marker": 1 / 3})
@@ -48,7 +53,7 @@ def test_parts_of_a_step_have_alike_numbers_of_each_task_and_alike_lengths(parts
     lengths = np.random.default_rng(0).integers(500, 4000, 103)
     spreads = []
     for step in range(50):
-        whole = sampler.indices(step, 24)
+        whole = drawn_by(sampler, step, 24)
         dealt = deal(whole, lengths[whole].tolist(), parts=parts)
         assert sorted(index for part in dealt for index in part) == sorted(whole)
         for task, members in TASKS.items():
@@ -74,10 +79,10 @@ def test_a_step_depends_on_seed_and_step_alone():
 
     walked = sampler(1)
     for step in range(40):
-        last = walked.indices(step, 32)
-    assert sampler(1).indices(39, 32) == last
-    assert sampler(2).indices(39, 32) != last
-    assert sorted(sampler(1).indices(0, 64)) == sorted(sampler(1).indices(0, 32) + sampler(1).indices(1, 32))
+        last = walked.draws(step, 32)
+    assert sampler(1).draws(39, 32) == last
+    assert sampler(2).draws(39, 32) != last
+    assert sorted(sampler(1).draws(0, 64)) == sorted(sampler(1).draws(0, 32) + sampler(1).draws(1, 32))
 
 
 def test_a_task_of_the_mixture_without_a_sample_is_refused_by_its_key():

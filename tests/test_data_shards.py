@@ -1,6 +1,7 @@
 """Joint shards: what is in them, the same bytes twice, readable by plain webdataset, and a run that was killed."""
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -18,9 +19,11 @@ from PIL import Image
 
 from joint_inputs import PARAMS, SCENES, SIZE, VAL, joint_inputs
 from perceptio_core.data.loading.dataset import JointDataset
-from perceptio_core.data.manifest.manifest import ImageRow, read_records
+from perceptio_core.data.loading.webdataset_samples import webdataset_samples
+from perceptio_core.data.manifest.manifest import RECORDS, ImageRow, read_records
 from perceptio_core.data.records import DEPTH_MAP_QUESTION
 from perceptio_core.data.shards.joint import ShardMaker
+from perceptio_core.data.shards.marker_drawing import draw_markers
 from perceptio_core.data.shards.markers import QUESTION
 from perceptio_core.data.shards.plan import Plan, ShardJob, write_plan
 from perceptio_core.data.shards.tars import write_index
@@ -111,13 +114,15 @@ def test_what_the_samples_hold(inputs, finished):
                 / "sources/root/pictures"
                 / f"{int(one.image_key[-4:])}.{('jpg', 'png', 'webp')[int(one.image_key[-4:]) % 3]}"
             ) as original:
-                same = np.array_equal(np.asarray(original.convert("RGB")), np.asarray(one.image))
-            assert same == (one.task != "marker")
+                rgb = original.convert("RGB")
+            assert one.draw_points == (one.task == "marker")
+            shown = draw_markers(rgb, one.points) if one.draw_points else rgb
+            assert np.array_equal(np.asarray(shown), np.asarray(one.image)), "circles are drawn on the picture as it came"
     assert set(seen) == {"referring", "conversation", "marker", "depth_map"}
     assert len(seen["conversation"]) == SCENES - 1
     assert len(seen["referring"]) == 2 * (SCENES - 1), "three expressions an image, at most two to a conversation"
     assert 0 < len(seen["depth_map"]) < SCENES - 1
-    records = {record.record_id: record for record in read_records(stages / "sources")}
+    records = {record.record_id: record for record in read_records(stages / "sources" / RECORDS)}
     for one in seen["referring"]:
         parts = [records[name] for name in one.record_id.split("+")]
         assert one.turns == [turn for record in parts for turn in record.turns]
@@ -131,7 +136,7 @@ def test_what_the_samples_hold(inputs, finished):
     assert len(seen["marker"]) >= 10
     for one in seen["marker"]:
         inverse_depth = store[one.image_key]
-        depth_at = {point["letter"]: inverse_depth[point["y"], point["x"]] for point in one.points}
+        depth_at = {point.letter: inverse_depth[point.y, point.x] for point in one.points}
         assert one.turns[0] == (QUESTION, f"({max(depth_at, key=depth_at.__getitem__)})")
         assert len(one.turns) == 1 + min(2, len(depth_at) * (len(depth_at) - 1) // 2)
         asked = set()
@@ -144,10 +149,8 @@ def test_what_the_samples_hold(inputs, finished):
 
 
 def test_the_index_counts_and_checks_everything(inputs, finished, tmp_path):
-    import hashlib
-
     index = json.loads(finished["index.json"])
-    assert (index["schema_version"], index["num_codes"], index["depth_tokens"]) == (3, 8, 16)
+    assert (index["schema_version"], index["num_codes"], index["depth_tokens"]) == (4, 8, 16)
     assert [shard["name"] for shard in index["shards"]] == [name for name in finished if name.endswith(".tar")]
     for shard in index["shards"]:
         content = finished[shard["name"]]
@@ -192,31 +195,64 @@ def _chosen(inputs, folder):
     return [record.record_id for record in records if record.task == "referring"]
 
 
-def test_plain_webdataset_reads_the_shards(inputs, finished):
+def test_a_picture_lies_in_the_shards_once_with_all_that_is_said_about_it(inputs, finished):
     folder = inputs / "artifacts/t/joint_shards"
-    names = [str(folder / name) for name in finished if name.startswith("train") and name.endswith(".tar")]
-    read = list(webdataset.WebDataset(names, shardshuffle=False).decode("pil"))
-    ours = JointDataset(folder, "train")
-    assert [sample["__key__"] for sample in read] == [ours[i].key for i in range(len(ours))]
-    for sample in read:
-        image = sample["jpg"] if "jpg" in sample else sample["png"]
-        assert image.size == (SIZE, SIZE)
-        assert set(sample["json"]) == {
-            *(
-                "schema",
-                "record_id",
-                "image_key",
-                "task",
-                "turns",
-                "masks",
-                "mask_turns",
-                "depth_codes",
-                "width",
-                "height",
-                "source",
-                "points",
-            )
-        }
+    names = [str(folder / name) for name in finished if name.endswith(".tar")]
+    entries = list(webdataset.WebDataset(names, shardshuffle=False).decode("pil"))
+    assert len(entries) == SCENES - 1
+    assert {entry["json"]["image_key"] for entry in entries} == {f"set/{number:04d}" for number in range(SCENES - 1)}
+    size = dict.fromkeys(("jpg", "png", "json"), 0)
+    for name in names:
+        with tarfile.open(name) as tar:
+            for member in tar:
+                size[member.name.rpartition(".")[2]] += member.size
+    for entry in entries:
+        number = int(entry["json"]["image_key"][-4:])
+        assert (entry["jpg"] if number % 3 == 0 else entry["png"]).size == (SIZE, SIZE)
+        assert set(entry["json"]) == {"schema", "image_key", "width", "height", "depth_codes", "annotations"}
+        for said in entry["json"]["annotations"]:
+            names = {"record_id", "task", "source", "turns", "masks", "mask_turns", "points", "draw_points"}
+            assert set(said) == names
+    metrics = json.loads(finished["metrics.json"])
+    bytes_of = {name: metrics[name] for name in ("shard_bytes", "picture_bytes", "annotation_bytes")}
+    assert bytes_of == {
+        "shard_bytes": sum(len(content) for name, content in finished.items() if name.endswith(".tar")),
+        "picture_bytes": size["jpg"] + size["png"],
+        "annotation_bytes": size["json"],
+    }
+    assert metrics["shard_overhead"] == pytest.approx(bytes_of["shard_bytes"] / sum(size.values()))
+    assert metrics["pictures"] == len(entries)
+
+
+def values(sample):
+    return {**vars(sample), "image": sample.image.tobytes()}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_webdataset_gives_the_samples_of_the_dataset(inputs, finished, split):
+    del finished
+    folder = inputs / "artifacts/t/joint_shards"
+    ours = JointDataset(folder, split)
+    assert [values(sample) for sample in webdataset_samples(folder, split)] == [values(ours[i]) for i in range(len(ours))]
+    shuffled = [sample.key for sample in webdataset_samples(folder, split, shardshuffle=100).shuffle(50)]
+    assert sorted(shuffled) == sorted(ours[i].key for i in range(len(ours)))
+    with pytest.raises(ValueError, match="no shards of split 'test'"):
+        webdataset_samples(folder, "test")
+
+
+def test_the_five_lines_of_the_docs_run(inputs, finished, tmp_path, monkeypatch):
+    del finished
+    text = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "webdataset_samples" in block]
+    assert len(block.strip().splitlines()) == 5
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts/mini").symlink_to(inputs / "artifacts/t")
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    exec(block, seen)
+    sample = seen["sample"]
+    assert sample.key.startswith("train-")
+    assert sample.image.size == (SIZE, SIZE)
 
 
 def test_nothing_of_the_run_is_in_the_tars(inputs, finished):
@@ -290,6 +326,7 @@ def test_threads_share_a_dataset_and_pickles_open_their_own_files(inputs, finish
     with ThreadPoolExecutor(8) as pool:
         keys = list(pool.map(lambda i: dataset[i].key, list(range(len(dataset))) * 3))
     assert keys == [dataset[i].key for i in range(len(dataset))] * 3
+    assert len(set(keys)) == len(dataset)
     copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301 (our own)
     assert copy[0].key == dataset[0].key
     dataset.close()

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.scaling_sources import WRITERS, name
 from collecting import collected
 from perceptio_core import tables
-from perceptio_core.data.manifest import image_table as catalogue
+from perceptio_core.data.manifest import image_table
 from perceptio_core.data.manifest.manifest import IMAGES_SCHEMA
 from perceptio_core.data.readers import json_rows
 from perceptio_core.data.readers.instances import read_instances
@@ -46,7 +46,7 @@ def test_memory_does_not_grow_with_the_records(kind: str, tmp_path: Path, monkey
     monkeypatch.setattr(json_rows, "_AT_ONCE", 4096)
     monkeypatch.setattr(tables, "_AT_ONCE", 32)
     monkeypatch.setattr(tables, "ROW_GROUP", 128)
-    monkeypatch.setattr(catalogue, "_PAGE", 32)
+    monkeypatch.setattr(image_table, "_PAGE", 32)
     peak(kind, 20, tmp_path / "warm")  # what is imported and compiled at first
     few, many = (peak(kind, count, tmp_path / str(count)) for count in (FEW, MANY))
     assert many - few < GROWTH, (few, many)

@@ -22,12 +22,13 @@ def write(folder, name, size):
     write_shard(folder, name=f"{name}.tar", maps=[encode_depth(f"{name}-{number}", noise) for number in range(4)])
 """,
     "a shard of samples": """
-from perceptio_core.data.shards.tars import ShardSample, write_shard
+from perceptio_core.data.shards.entry import Annotation, Entry
+from perceptio_core.data.shards.tars import write_shard
 
 def write(folder, name, size):
-    content = {"task": "marker", "source": "teacher", "turns": [], "width": 1, "height": 1}
-    sample = ShardSample(image=bytes(size), extension="png", content=content)
-    write_shard(folder, name=name, split="train", samples=[sample], quarantine=[], records={})
+    said = Annotation(record_id="r", task="marker", source="teacher", turns=[])
+    entry = Entry(image=bytes(size), extension="png", image_key="k", width=1, height=1, depth_codes=[], annotations=[said])
+    write_shard(folder, name=name, split="train", entries=[entry], quarantine=[], records={})
 """,
     "a checkpoint": """
 import torch

@@ -20,7 +20,7 @@ from official_files import (
     write_scienceqa,
     write_seed,
 )
-from perceptio_core.data.manifest.spill import read_dataset
+from perceptio_core.data.readers.kinds import read_dataset
 from perceptio_core.data.readers.refer import read_plain_pickle
 from perceptio_core.data.records import Refused
 from perceptio_core.data.rle import encode, from_segmentation

@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 from browser import CHROMIUM, browser
+from entries import entry
 from fake_pipeline import FakePipeline, environment, fake_pipeline
 from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
 from perceptio_core.data.rle import encode
-from perceptio_core.data.shards.tars import ShardSample
-from perceptio_core.data.shards.tars import write_shard as write_joint_shard
+from perceptio_core.data.shards import tars
+from perceptio_core.data.shards.entry import Annotation
 from perceptio_core.depth.store import encode_depth, write_index, write_shard
 from perceptio_core.params.values import SECTIONS
 from perceptio_core.report.provenance import Recorded, StageRecord
@@ -224,11 +225,11 @@ def test_every_stage_with_something_to_see_is_shown(tmp_path: Path, monkeypatch:
     maps = [encode_depth("set/one", ramp_HW)]
     write_index(out["teacher_depth"], write_shard(out["teacher_depth"], name="depth-00000.tar", maps=maps))
 
-    png = io.BytesIO()
-    gray.save(png, format="PNG")
-    content = {"task": "marker", "source": "set", "turns": [], "width": 1, "height": 1}
-    sample = ShardSample(image=png.getvalue(), extension="png", content=content)
-    write_joint_shard(out["joint_shards"], name="train-00000", split="train", samples=[sample], quarantine=[], records={})
+    pictured = entry(gray, Annotation(record_id="r", task="marker", source="set", turns=[]))
+    part = tars.write_shard(
+        out["joint_shards"], name="train-00000", split="train", entries=[pictured], quarantine=[], records={}
+    )
+    tars.write_index(out["joint_shards"], [part], quarantine=[], manifest={}, about={})
     gray.save(out["depth_codebook"] / "samples.png")
     gray.save(out["report"] / "figure.png")
     curves = out["cotrain/full"] / "curves" / "plots" / "metrics" / "train"

@@ -17,8 +17,8 @@ from PIL import Image
 import perceptio_core.data.readers.json_rows as rows_module
 from collecting import collected
 from official_files import write_hardblink, write_scienceqa, write_seed
-from perceptio_core.data.manifest.spill import read_dataset
 from perceptio_core.data.readers.json_rows import key_rows, list_rows
+from perceptio_core.data.readers.kinds import read_dataset
 from perceptio_core.data.records import Record, Refused
 from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.benchmarks.blink import BlinkDepth

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.check_profile import inconsistencies
-from perceptio_core.data.manifest.spill import read_dataset
+from perceptio_core.data.readers.kinds import read_dataset
 from perceptio_core.data.readers.mask_pictures import is_numbered, read_mask
 from perceptio_core.data.readers.own_split import of_split, place
 from perceptio_core.data.readers.questions import mask_question, question_records, table_columns

@@ -16,8 +16,9 @@ import fsspec
 import pytest
 import webdataset
 
-from perceptio_core.data.loading.dataset import JointDataset, Sample
+from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.data.shards import remote as store
+from perceptio_core.data.shards.entry import Sample
 from perceptio_core.data.shards.remote import RemoteShards, StoreError, teach_webdataset
 from perceptio_core.data.shards.tars import INDEX, SAMPLES
 from perceptio_core.params.shard_source import VARIABLE, ShardSource
@@ -200,6 +201,7 @@ READ_ALL = """
 import sys
 from pathlib import Path
 from perceptio_core.data.shards import remote as store
+from perceptio_core.data.shards.entry import Sample
 from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.params.shard_source import ShardSource
 store.BLOCK_BYTES = 2**16

@@ -90,7 +90,7 @@ def test_the_shards_of_coming_steps_come_while_one_is_read_and_each_comes_once(p
     sampler = MixtureSampler(tasks=dataset.tasks, weights={"conversation": 1.0}, seed=3, shard_S=dataset.shard_S, window=1)
 
     def needs(step: int) -> list[str]:
-        return dataset.shards_of(sampler.indices(step, 2))
+        return dataset.shards_of(draw.sample for draw in sampler.draws(step, 2))
 
     walk = [needs(2 * place)[0] for place in range(6)]  # two steps a shard
     assert all(needs(step) == [walk[step // 2]] for step in range(12))
@@ -104,7 +104,7 @@ def test_the_shards_of_coming_steps_come_while_one_is_read_and_each_comes_once(p
     proxy.always = "503"
     ahead.reached(0)
     with pytest.raises(StoreError, match="failed 8 times"):
-        _ = dataset[sampler.indices(0, 2)[0]]
+        _ = dataset[sampler.draws(0, 2)[0].sample]
     proxy.always = None
     proxy.reads.clear()
     for step in range(12):
@@ -114,8 +114,8 @@ def test_the_shards_of_coming_steps_come_while_one_is_read_and_each_comes_once(p
         while not kept() >= coming:
             assert time.monotonic() < end
             time.sleep(0.01)
-        for number in sampler.indices(step, 2):
-            _ = dataset[number]
+        for draw in sampler.draws(step, 2):
+            _ = dataset[draw.sample]
         assert len(kept()) <= 3
     assert proxy.reads == dict.fromkeys(walk, 2), "blocks: no shard was dropped before it was read, or came too early"
 
@@ -125,7 +125,7 @@ def test_a_window_needs_few_shards_at_a_time_and_every_sample_once_an_epoch(wind
     write_joint_shards(tmp_path / "shards", shards=24, samples=20)
     dataset = JointDataset(tmp_path / "shards", "train")
     sampler = MixtureSampler(tasks=dataset.tasks, weights={"conversation": 1.0}, seed=3, shard_S=dataset.shard_S, window=window)
-    epochs = [sampler.indices(epoch, 240) for epoch in range(2)]
+    epochs = [[draw.sample for draw in sampler.draws(epoch, 240)] for epoch in range(2)]
     for epoch in epochs:
         assert sorted(epoch) == dataset.tasks["conversation"].tolist()
         walked = [int(dataset.shard_S[index]) for index in epoch]
@@ -136,4 +136,4 @@ def test_a_window_needs_few_shards_at_a_time_and_every_sample_once_an_epoch(wind
         assert mixed == pytest.approx(1 - 1 / window, abs=0.12) if window > 1 else mixed == 23 / 239
     assert epochs[0] != epochs[1]
     again = MixtureSampler(tasks=dataset.tasks, weights={"conversation": 1.0}, seed=3, shard_S=dataset.shard_S, window=window)
-    assert again.indices(17, 12) == sampler.indices(17, 12)
+    assert again.draws(17, 12) == sampler.draws(17, 12)

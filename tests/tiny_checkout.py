@@ -1,6 +1,5 @@
 """A checkout with a tiny Perceptio's data: everything that the stage `cotrain` reads, and a profile `tiny` to run it by."""
 
-import io
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,10 +12,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from entries import entry
 from fake_pipeline import environment
 from parameters import values_of
+from perceptio_core.data.records import Point
 from perceptio_core.data.rle import encode
-from perceptio_core.data.shards.tars import SCHEMA_VERSION, ShardSample, write_index, write_shard
+from perceptio_core.data.shards.entry import Annotation
+from perceptio_core.data.shards.tars import write_index, write_shard
 from perceptio_core.training.curves import read_curve
 from stages.cotrain import processes_here
 from tiny import LOSS_WEIGHTS, tiny_foundations
@@ -102,34 +104,27 @@ def write_shards(
     folder.mkdir(parents=True)
     parts = []
     for split in ("train", "val"):
-        samples = []
+        entries = []
         for number in range(per_task * len(TASKS)):
             task = TASKS[number % len(TASKS)]
             height, width = sizes[number // len(TASKS) % len(sizes)]
-            stream = io.BytesIO()
-            Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(stream, format="PNG")
+            picture = Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))
             turns = {
                 "referring": [("Please segment the ball in this image.", "Sure, here it is.")],
                 "conversation": [("Which point?", "(A)")],
                 "marker": list(marker_turns),
                 "depth_map": [("Depth?", "")],
             }
-            content = {
-                "schema": SCHEMA_VERSION,
-                "record_id": f"{split}/{number}",
-                "image_key": f"toy/{number}",
-                "task": task,
-                "turns": turns[task],
-                "masks": [encode(draw.random((height, width)) > 0.5)] if task == "referring" else [],
-                "mask_turns": [0] if task == "referring" else [],
-                "depth_codes": [int(code) for code in draw.integers(0, 6, 4)],
-                "width": width,
-                "height": height,
-                "source": "toy",
-                "points": [{"letter": "A", "x": 1, "y": 1}, {"letter": "B", "x": width - 1, "y": height - 1}]
-                if task == "marker"
-                else None,
-            }
-            samples.append(ShardSample(image=stream.getvalue(), extension="png", content=content))
-        parts.append(write_shard(folder, name=f"{split}-00000", split=split, samples=samples, quarantine=[], records={}))
+            said = Annotation(
+                record_id=f"{split}/{number}",
+                task=task,
+                source="toy",
+                turns=turns[task],
+                masks=[encode(draw.random((height, width)) > 0.5)] if task == "referring" else [],
+                mask_turns=[0] if task == "referring" else [],
+                points=[Point("A", 1, 1), Point("B", width - 1, height - 1)] if task == "marker" else [],
+            )
+            codes = [int(code) for code in draw.integers(0, 6, 4)]
+            entries.append(entry(picture, said, image_key=f"toy/{number}", depth_codes=codes))
+        parts.append(write_shard(folder, name=f"{split}-00000", split=split, entries=entries, quarantine=[], records={}))
     write_index(folder, parts, quarantine=[], manifest={}, about={})

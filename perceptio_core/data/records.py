@@ -1,11 +1,11 @@
-"""What every reader of a data set turns its rows into."""
+"""What every reader of a data set turns its rows into; the same record goes on to the manifest and to the shards."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 Split = Literal["train", "val"]
 Task = Literal["referring", "conversation", "marker", "depth_map"]
@@ -27,31 +27,43 @@ def segment_question(expression: str) -> str:
     return f"Please segment {expression} in this image."
 
 
+class Point(NamedTuple):
+    """A point of a picture: its letter, and its column x and row y in pixels."""
+
+    letter: str
+    x: int
+    y: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One question-and-answer sample about one image.
+    """What one row of a data set says about one image: a row of ``records.parquet``.
 
     Attributes:
         record_id: unique over all data sets.
         image: path of the image file relative to the data root, with forward slashes.
-        image_name: how the data set calls the image, e.g. "000000000123"; becomes part of its key.
+        image_name: how the data set calls the image, e.g. "000000000123"; becomes part of its key. None once it has one.
+        image_key: of the image in the manifest; None until it has one (`perceptio_core.data.manifest.collect`).
         split: "train" or "val".
         task: "referring"; "marker" for a picture with circles drawn on it, whose answers say where they are; "depth_map" for
             the depth codes alone; "conversation" for everything else.
         turns: (question, answer) pairs.
         expression: for referring, what is to be segmented.
         masks: for referring, one compressed RLE per object.
+        points: for marker, what is circled on the picture.
         source: name of the data set.
     """
 
     record_id: str
     image: str
-    image_name: str
+    image_name: str | None = None
+    image_key: str | None = None
     split: Split
     task: Task
     turns: tuple[tuple[str, str], ...]
     expression: str | None = None
     masks: tuple[dict[str, Any], ...] | None = None
+    points: tuple[Point, ...] = ()
     source: str
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from perceptio_core.data.loading.balance import deal
 from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.data.loading.labels import READING_TASK, TASK, labelled, ordered_turns, readings
-from perceptio_core.data.loading.mixture import Drawn, MixtureSampler
+from perceptio_core.data.loading.mixture import Draw, Drawn, MixtureSampler
 from perceptio_core.data.loading.read_ahead import ReadAhead
 from perceptio_core.data.rle import decode
 from perceptio_core.grammar import PAPER_ORDER, Span
@@ -30,10 +30,10 @@ class _Decoded:
 
     key: str
     image: Image.Image
-    turns: list[tuple[str, str | int]]
-    masks: list[NDArray[np.bool_]]
-    mask_turns: list[int]
-    depth_codes: list[int] | None
+    turns: Sequence[tuple[str, str | int]]
+    masks: Sequence[NDArray[np.bool_]]
+    mask_turns: Sequence[int]
+    depth_codes: Sequence[int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,26 +92,24 @@ def joint_batches(
     """
     train = JointDataset(shards, "train", source)
     train_tasks = _tasks(train, markers=markers, limit=markers.limit, seed=seed)
-    train_sampler = MixtureSampler(
-        tasks=train_tasks, weights=mixture, seed=seed, shard_S=np.tile(train.shard_S, 2), window=shard_window
-    )
+    train_sampler = MixtureSampler(tasks=train_tasks, weights=mixture, seed=seed, shard_S=train.shard_S, window=shard_window)
 
     ahead = None
     if train.cache is not None:
 
         def needs(step: int) -> list[str]:
-            return train.shards_of(index % len(train) for index in train_sampler.indices(step, batch_size))
+            return train.shards_of(draw.sample for draw in train_sampler.draws(step, batch_size))
 
         ahead = ReadAhead(train.cache, needs=needs, steps=steps)
 
-    lengths_S = np.tile(processor.estimated_tokens(sizes_S2=train.sizes_S2, characters_S=train.characters_S), 2)
+    lengths_S = processor.estimated_tokens(sizes_S2=train.sizes_S2, characters_S=train.characters_S)
 
     def train_batch(step: int, part: int, parts: int) -> PerceptioBatch:
         if ahead is not None:
             ahead.reached(step)
-        indices = train_sampler.indices(step, batch_size)
-        mine = deal(indices, lengths_S[indices].tolist(), parts=parts)[part]
-        batch = processor.collate([_decoded(train, index, markers, spans) for index in mine])
+        draws = train_sampler.draws(step, batch_size)
+        mine = deal(draws, lengths_S[[draw.sample for draw in draws]].tolist(), parts=parts)[part]
+        batch = processor.collate([_decoded(train, draw, markers, spans) for draw in mine])
         return replace(batch, own_codes=_is_of_own_codes(step, share=own_codes / steps))
 
     def drawn(steps: int) -> dict[str, Drawn]:
@@ -125,28 +123,27 @@ def joint_batches(
     held_out_sampler = MixtureSampler(tasks=held_out_tasks, weights=weights, seed=seed)
 
     def validation_batch(index: int) -> PerceptioBatch:
-        indices = held_out_sampler.indices(index, batch_size)
-        return processor.collate([_decoded(held_out, index, markers, spans) for index in indices])
+        draws = held_out_sampler.draws(index, batch_size)
+        return processor.collate([_decoded(held_out, draw, markers, spans) for draw in draws])
 
     return JointBatches(train=train_batch, validation=validation_batch, drawn=drawn)
 
 
 def _tasks(dataset: JointDataset, *, markers: MarkerQuestions, limit: int | None, seed: int) -> dict[str, NDArray[np.int64]]:
-    """Indices by task. A marked picture has a second one, its own plus the number of samples, by which its codes are read."""
+    """Indices by task; codes are read off marked pictures, also off those whose labels are left out by the limit."""
     marked = labelled(dataset, wanted=markers, limit=None, seed=seed)
     kept = labelled(dataset, wanted=markers, limit=limit, seed=seed)
-    return {**dataset.tasks, TASK: kept, READING_TASK: marked + len(dataset)}
+    return {**dataset.tasks, TASK: kept, READING_TASK: marked}
 
 
-def _decoded(dataset: JointDataset, index: int, markers: MarkerQuestions, spans: Mapping[str, Sequence[Span]]) -> _Decoded:
-    second, number = divmod(index, len(dataset))
-    sample = dataset[number]
+def _decoded(dataset: JointDataset, draw: Draw, markers: MarkerQuestions, spans: Mapping[str, Sequence[Span]]) -> _Decoded:
+    sample = dataset[draw.sample]
     turns: list[tuple[str, str | int]] = list(sample.turns)
-    if second:
+    if draw.task == READING_TASK:
         turns = list(readings(sample))
-    elif sample.task == TASK:
+    elif draw.task == TASK:
         turns = list(ordered_turns(sample, wanted=markers))
-    written = spans.get(READING_TASK if second else sample.task, PAPER_ORDER)
+    written = spans.get(draw.task, PAPER_ORDER)
     masks = sample.masks if "segmentation" in written else []
     return _Decoded(
         key=sample.key,

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from perceptio_core.data.images import open_image
+from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.data.records import inside
 from perceptio_core.data.rle import decode
@@ -68,15 +68,11 @@ def _codebook_samples(_: StagePaths, out: Path) -> Iterator[Picture]:
 
 
 def _joint_samples(_: StagePaths, out: Path) -> Iterator[Picture]:
-    first = min(out.glob("train-*.tar"), default=None)
-    if first is None:
-        return
-    with tarfile.open(first) as tar:  # members are read in memory, never unpacked
-        images = (member for member in tar if not member.name.endswith(".json"))
-        for member in islice(images, _COUNT):
-            content = tar.extractfile(member)
-            if content is not None:
-                yield _picture(open_image(content.read()), member.name)
+    dataset = JointDataset(out, "train")
+    for task in sorted(dataset.tasks, reverse=True)[:_COUNT]:
+        sample = dataset[int(dataset.tasks[task][0])]
+        yield _picture(sample.image, f"{task}: {sample.key}")
+    dataset.close()
 
 
 def _curves(_: StagePaths, out: Path) -> Iterator[Picture]:

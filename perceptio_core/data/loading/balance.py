@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
-def deal(samples: Sequence[int], lengths: Sequence[int], *, parts: int) -> list[list[int]]:
+def deal(samples: Sequence[Item], lengths: Sequence[int], *, parts: int) -> list[list[Item]]:
     """Divide samples into parts of equal number (give or take one) and nearly equal length.
 
     In rounds, each of which gives one sample to every part: the longest of the round to the part that has least so far. So
@@ -20,7 +23,7 @@ def deal(samples: Sequence[int], lengths: Sequence[int], *, parts: int) -> list[
     Returns:
         The parts, the longest first: dealt to ranks to and fro (0, 1, 2, then 2, 1, 0), they even out once more.
     """
-    dealt: list[list[int]] = [[] for _ in range(parts)]
+    dealt: list[list[Item]] = [[] for _ in range(parts)]
     loads = [0] * parts
     for start in range(0, len(samples), parts):
         longest_first = sorted(range(start, min(start + parts, len(samples))), key=lambda place: -lengths[place])

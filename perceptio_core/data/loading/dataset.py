@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
-from perceptio_core.data.images import open_with_format
 from perceptio_core.data.loading.shard_cache import ShardCache
-from perceptio_core.data.shards.tars import INDEX, SAMPLES, SCHEMA_VERSION
+from perceptio_core.data.shards.entry import (
+    SCHEMA_VERSION,
+    Annotation,
+    Sample,
+    entry_key,
+    read_annotation,
+    read_sample,
+    sample_key,
+)
+from perceptio_core.data.shards.tars import INDEX, SAMPLES
 from perceptio_core.params.shard_source import ShardSource
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One training sample.
-
-    Attributes:
-        key: place in the shards, e.g. "train-00003-000017".
-        record_id: where it comes from.
-        image_key: of the image that it is about.
-        image: RGB, as the model is to see it (markers drawn).
-        task: "referring", "conversation", "marker" or "depth_map".
-        turns: (question, answer) pairs.
-        masks: one compressed RLE per object to segment, at the image's size; empty for none.
-        mask_turns: of each mask, the turn that asks for it (from 0), ascending.
-        depth_codes: the N codes of the (unmarked) image, row-major.
-        source: name of the data set.
-        points: of marker samples, the circled points {letter, x, y}.
-    """
-
-    key: str
-    record_id: str
-    image_key: str
-    image: Image.Image
-    task: str
-    turns: list[tuple[str, str]]
-    masks: list[dict[str, Any]]
-    mask_turns: list[int]
-    depth_codes: list[int] | None
-    source: str
-    points: list[dict[str, Any]] | None
 
 
 class JointDataset:
@@ -77,14 +52,11 @@ class JointDataset:
     """
 
     def __init__(self, folder: Path, split: str, source: ShardSource | None = None) -> None:
+        self.index = read_index(folder)
         try:
-            self.index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
             table = pq.read_table(folder / SAMPLES, read_dictionary=["shard", "task", "split"])  # a few words, said often
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{folder}: not the output of joint_shards: {error}") from error
-        if self.index.get("schema_version") != SCHEMA_VERSION:
-            version = self.index.get("schema_version")
-            raise ValueError(f"{folder / INDEX}: schema_version is {version}, this code reads {SCHEMA_VERSION}")
         self.cache = ShardCache(source, folder=folder) if source else None
         for shard in [] if source else self.index["shards"]:
             path = folder / shard["name"]
@@ -95,13 +67,16 @@ class JointDataset:
         if rows.num_rows == 0:
             raise ValueError(f"{folder}: no samples in split {split!r}; it has {sorted(self.index['counts'])}")
         self._folder = folder
-        self._keys = rows["key"]
         encoded = rows["shard"].combine_chunks()
         self._shards = [folder / name for name in encoded.dictionary.to_pylist()]
         self.shard_S: NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
-        columns = ("image_offset", "image_size", "json_offset", "json_size")
-        self._spans_S4 = np.stack([rows[name].to_numpy() for name in columns], axis=1)
-        self.sizes_S2 = np.stack([rows[name].to_numpy() for name in ("width", "height")], axis=1)
+
+        def pairs(first: str, second: str) -> NDArray[np.integer]:
+            return np.stack([rows[name].to_numpy() for name in (first, second)], axis=1)
+
+        self.sizes_S2 = pairs("width", "height")
+        self._places_S2 = pairs("entry", "annotation")
+        self._images_S2, self._jsons_S2 = pairs("image_offset", "image_size"), pairs("json_offset", "json_size")
         self.characters_S: NDArray[np.int32] = rows["characters"].to_numpy()
         tasks = rows["task"].combine_chunks()
         task_S = tasks.indices.to_numpy()
@@ -110,7 +85,7 @@ class JointDataset:
         self._files: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._places_S2)
 
     def __getitem__(self, number: int) -> Sample:
         """The sample with this index.
@@ -121,40 +96,36 @@ class JointDataset:
         """
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
-        shard, key = int(self.shard_S[number]), self._keys[number].as_py()
-        image_offset, image_size, _, _ = map(int, self._spans_S4[number])
+        with self._named(number) as key:
+            content, image = self._content(number), self._bytes(number, self._images_S2)
+            most = int(self.sizes_S2[number].prod())
+            return read_sample(content, int(self._places_S2[number, 1]), image=image, key=key, max_pixels=most)
+
+    def annotation(self, number: int) -> Annotation:
+        """What the sample with this index says of its picture, which is not decoded; raises what `__getitem__` does."""
+        with self._named(number):
+            return read_annotation(self._content(number), int(self._places_S2[number, 1]))
+
+    @contextmanager
+    def _named(self, number: int) -> Iterator[str]:
+        """The key of a sample; damage that is found in the block is said with it."""
+        entry, annotation = self._places_S2[number].tolist()
+        shard = self._shards[self.shard_S[number]]
+        key = sample_key(entry_key(shard.stem, entry), annotation)
         try:
-            content = self.content(number)
-            with self._opened(shard) as descriptor:
-                encoded = os.pread(descriptor, image_size, image_offset)
-            width, height = self.sizes_S2[number]
-            image = open_with_format(encoded, max_pixels=int(width) * int(height), name="image").image
-            return Sample(
-                key=key,
-                record_id=content["record_id"],
-                image_key=content["image_key"],
-                image=image,
-                task=content["task"],
-                turns=[(question, answer) for question, answer in content["turns"]],
-                masks=content["masks"],
-                mask_turns=content["mask_turns"],
-                depth_codes=content["depth_codes"],
-                source=content["source"],
-                points=content["points"],
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._shards[shard]}: sample {key} is damaged: {error}") from error
+            yield key
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{shard}: sample {key} is damaged: {error}") from error
 
-    def content(self, number: int) -> dict[str, Any]:
-        """What the sample with this index says, as it lies in the shard: all fields of `Sample` but the image.
-
-        Raises:
-            ValueError: it is no JSON.
-        """
-        _, _, json_offset, json_size = map(int, self._spans_S4[number])
-        with self._opened(int(self.shard_S[number])) as descriptor:
-            content: dict[str, Any] = json.loads(os.pread(descriptor, json_size, json_offset))
+    def _content(self, number: int) -> dict[str, Any]:
+        """All that is said about the picture of a sample."""
+        content: dict[str, Any] = json.loads(self._bytes(number, self._jsons_S2))
         return content
+
+    def _bytes(self, number: int, spans_S2: NDArray[np.integer]) -> bytes:
+        offset, size = spans_S2[number].tolist()
+        with self._opened(int(self.shard_S[number])) as descriptor:
+            return os.pread(descriptor, size, offset)
 
     def shards_of(self, numbers: Iterable[int]) -> list[str]:
         """Names of the shards in which the samples with these indices lie, each once."""
@@ -185,3 +156,20 @@ class JointDataset:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The content of ``index.json``.
+
+    Raises:
+        ValueError: there is none, or it is of another schema version.
+    """
+    try:
+        index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: not the output of joint_shards: {error}") from error
+    if (version := index.get("schema_version")) != SCHEMA_VERSION:
+        raise ValueError(
+            f"{folder / INDEX}: schema_version is {version}, this code reads {SCHEMA_VERSION}; run joint_shards again"
+        )
+    return index

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from perceptio_core.data.loading.dataset import JointDataset, Sample
+from perceptio_core.data.loading.dataset import JointDataset
+from perceptio_core.data.shards.entry import Sample
 from perceptio_core.params.cotrain import MarkerQuestions
 from perceptio_core.seeds import derived_seed
 
@@ -36,12 +37,8 @@ def labelled(dataset: JointDataset, *, wanted: MarkerQuestions, limit: int | Non
     """
     marked = dataset.tasks.get(TASK, np.empty(0, np.int64))
     if not wanted.takes_every_picture:
-        contents = ((int(number), dataset.content(int(number))) for number in marked)
-        kept = [
-            number
-            for number, content in contents
-            if len(content["points"]) in wanted.points and turns_of(content["turns"], wanted=wanted)
-        ]
+        found = ((number, dataset.annotation(number)) for number in marked.tolist())
+        kept = [number for number, said in found if len(said.points) in wanted.points and turns_of(said.turns, wanted=wanted)]
         marked = np.array(kept, np.int64)
     if limit is None:
         return marked
@@ -80,10 +77,10 @@ def readings(sample: Sample) -> list[tuple[str, int]]:
     Args:
         sample: a marked picture with its depth codes, a square grid over the whole picture.
     """
-    points, codes_N = sample.points or [], sample.depth_codes or []
+    points, codes_N = sample.points, sample.depth_codes or []
     grid = math.isqrt(len(codes_N))
     turns = []
     for i in np.random.default_rng(derived_seed("readings", sample.key)).permutation(len(points)):
-        row, column = points[i]["y"] * grid // sample.image.height, points[i]["x"] * grid // sample.image.width
-        turns.append((READING.format(points[i]["letter"]), codes_N[row * grid + column]))
+        row, column = points[i].y * grid // sample.image.height, points[i].x * grid // sample.image.width
+        turns.append((READING.format(points[i].letter), codes_N[row * grid + column]))
     return turns

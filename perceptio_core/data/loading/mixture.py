@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,13 @@ _MADE_FROM = {
     "reading": ("marker", "marked pictures with depth"),
 }
 """Per task of a mixture: the task whose samples it draws, and what such samples are made from."""
+
+
+class Draw(NamedTuple):
+    """What a step sees: the sample with this index, for this task of the mixture."""
+
+    task: str
+    sample: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +82,10 @@ def require_samples(weights: Mapping[str, float], counts: Mapping[str, int]) -> 
 
 
 class MixtureSampler:
-    """Draws sample indices by task.
+    """Draws samples by task.
 
     Args:
-        tasks: per task the indices of its samples (`JointDataset.tasks`).
+        tasks: per task the indices of its samples (`JointDataset.tasks`); two tasks may have the same ones.
         weights: per task its relative share of the samples drawn; 0 leaves it out.
         seed: of all permutations.
         shard_S: number of the shard that each sample index lies in; only a window needs it.
@@ -117,10 +125,10 @@ class MixtureSampler:
         self._block = lru_cache(maxsize=4)(self._make_block)
         self._epoch = lru_cache(maxsize=4 * len(self._names))(self._make_epoch)
 
-    def indices(self, step: int, batch_size: int) -> list[int]:
-        """Indices of the `batch_size` samples of a step, counted from 0, task by task."""
-        draws = sorted(range(step * batch_size, (step + 1) * batch_size), key=self._task)
-        return [self._index(draw) for draw in draws]
+    def draws(self, step: int, batch_size: int) -> list[Draw]:
+        """The `batch_size` draws of a step, counted from 0, task by task."""
+        numbers = sorted(range(step * batch_size, (step + 1) * batch_size), key=self._task)
+        return [Draw(self._names[self._task(number)], self._index(number)) for number in numbers]
 
     def drawn(self, steps: int, batch_size: int) -> dict[str, Drawn]:
         """What all ranks together have drawn after `steps` steps, by task."""

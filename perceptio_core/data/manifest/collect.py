@@ -1,7 +1,7 @@
 """From data sets to one manifest: read all records, check every image once, keep train and val apart.
 
-Memory does not grow with the data: the records of each data set are written down as they are read (`Spill`), the images stand
-in a table on disk (`Catalogue`), and then the records get their images' keys. What single readers hold, they say.
+Memory does not grow with the data: the records of each data set are written down as they are read (`ScratchRecords`), the
+images stand in a table on disk (`Catalogue`), and then the records get their images' keys. What single readers hold, they say.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from perceptio_core.data.images import ImageFacts, inspect_image
 from perceptio_core.data.manifest.held_out import BY_ID, BY_LOOK, read_held_out, reasons_to_leave_out
 from perceptio_core.data.manifest.image_table import AMONG_VAL, Catalogue
-from perceptio_core.data.manifest.manifest import QUARANTINE, ImageRow, RecordRow, write_images, write_quarantine, write_records
-from perceptio_core.data.manifest.spill import Spill, read_dataset
-from perceptio_core.data.readers.aurora import marked_points
-from perceptio_core.data.records import Numbers, Refused
+from perceptio_core.data.manifest.manifest import QUARANTINE, RECORDS, ImageRow, write_images, write_quarantine, write_records
+from perceptio_core.data.manifest.scratch_records import ScratchRecords
+from perceptio_core.data.readers.kinds import read_dataset
+from perceptio_core.data.records import Numbers, Record, Refused
 from perceptio_core.data.rle import area
 from perceptio_core.files import stamp
 from perceptio_core.params.sources import DatasetParams
@@ -78,26 +79,25 @@ def collect(
     )
     with (out / QUARANTINE).open("w", encoding="utf-8") as stream:
         refused = _Quarantine(stream, root=root)
-        spills: list[Spill] = []
+        read: list[ScratchRecords] = []
         kept: Counter[_Kind] = Counter()
         dropped: dict[_Kind, Counter[str]] = {}
         for number, dataset in enumerate(datasets):
             before = refused.count
-            path = work / f"records-{number:03d}.parquet"
-            spill = Spill(path, read_dataset(dataset, root=root), limit=dataset.limit, refuse=refused.add)
-            if spill.count == 0:
-                raise ValueError(f"{root / dataset.path}: no {dataset.split} records of kind {dataset.kind}")
-            if (twice := spill.find_twice()) is not None:
-                raise ValueError(f"{root / dataset.path}: two records have the id {twice}; it must stand for one")
-            spills.append(spill)
-            over = max(0, spill.count - dataset.limit) if dataset.limit else 0
+            path, named = work / f"records-{number:03d}.parquet", root / dataset.path
+            found = read_dataset(dataset, root=root)
+            some = ScratchRecords(path, found, dataset=named, limit=dataset.limit, refuse=refused.add)
+            if some.count == 0:
+                raise ValueError(f"{named}: no {dataset.split} records of kind {dataset.kind}")
+            read.append(some)
+            over = max(0, some.count - dataset.limit) if dataset.limit else 0
             why = dropped.setdefault((dataset.split, dataset.task, dataset.name), Counter())
             why.update({"over_limit": over, "quarantined": refused.count - before})
 
         catalogue = Catalogue(work / "images.sqlite")
         # Val first: where two data sets share a file, it is a val image.
         for number in sorted(range(len(datasets)), key=lambda number: datasets[number].split != "val"):
-            catalogue.add(spills[number].owners())
+            catalogue.add(read[number].owners())
         _check(catalogue, root=root, journal=journals / "checked.jsonl", max_pixels=max_pixels, workers=workers)
         for row in tests.refused:
             refused.add(row)
@@ -105,20 +105,19 @@ def collect(
         for row in catalogue.settle():
             refused.add(row)
 
-        def records() -> Iterator[RecordRow]:
-            for spill in spills:
-                for record in spill.rows():
-                    kind = record.split, record.task, record.source
-                    image = catalogue.find(record.image_key)
-                    reason = image if isinstance(image, str) else _unfit(record, image)
-                    if isinstance(image, ImageRow) and reason is None:
-                        catalogue.use(image.image_key)
-                        kept[kind] += 1
-                        yield replace(record, image_key=image.image_key)
-                        continue
-                    dropped.setdefault(kind, Counter())[DROPPED.get(str(reason), "quarantined")] += 1
-                    told = OF_ITS_IMAGE if isinstance(image, str) else reason
-                    refused.add(Refused(file=f"{record.image_key}#{record.record_id}", reason=str(told)))
+        def records() -> Iterator[Record]:
+            for record in chain.from_iterable(some.records() for some in read):
+                kind = record.split, record.task, record.source
+                image = catalogue.find(record.image)
+                reason = image if isinstance(image, str) else _unfit(record, image)
+                if isinstance(image, ImageRow) and reason is None:
+                    catalogue.use(image.image_key)
+                    kept[kind] += 1
+                    yield replace(record, image_name=None, image_key=image.image_key)
+                    continue
+                dropped.setdefault(kind, Counter())[DROPPED.get(str(reason), "quarantined")] += 1
+                told = OF_ITS_IMAGE if isinstance(image, str) else reason
+                refused.add(Refused(file=f"{record.image}#{record.record_id}", reason=str(told)))
 
         images: Counter[str] = Counter()
 
@@ -127,7 +126,7 @@ def collect(
                 images[image.split] += 1
                 yield image
 
-        write_records(out, records())
+        write_records(out / RECORDS, records(), named=out)
         write_images(out, used())
         shared = catalogue.copies()
         catalogue.close()
@@ -159,7 +158,7 @@ class _Quarantine:
             self.reasons[row.reason] += 1
 
 
-def _unfit(record: RecordRow, image: ImageRow) -> str | None:
+def _unfit(record: Record, image: ImageRow) -> str | None:
     """Why a record may not be used with its image."""
     characters = sum(len(text) for turn in record.turns for text in turn)
     if characters > MAX_CHARACTERS:
@@ -171,9 +170,9 @@ def _unfit(record: RecordRow, image: ImageRow) -> str | None:
             return f"a mask of size {mask['size']} for an image of [{image.height}, {image.width}]"
         if area(mask) == 0:
             return "a mask is empty"
-    for point in marked_points(record.turns[0][1]) if record.task == "marker" else ():
-        if point["x"] >= image.width or point["y"] >= image.height:
-            return f"point {point['letter']} at ({point['x']}, {point['y']}) of an image of {image.width} x {image.height}"
+    for point in record.points:
+        if point.x >= image.width or point.y >= image.height:
+            return f"point {point.letter} at ({point.x}, {point.y}) of an image of {image.width} x {image.height}"
     return None
 
 

@@ -1,6 +1,6 @@
 """What an object is, said in the answer after its mask: RefCOCO samples with object descriptions (the paper; how is ours).
 
-The paper does not say where its descriptions come from. Here, without a captioner, an object is described by what else
+Where the paper's descriptions come from is not known to us. Here, without a captioner, an object is described by what else
 people called it: RefCOCO has about three expressions an object, and RefCOCO, RefCOCO+ and RefCOCOg often the same object.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perceptio_core.data.manifest.manifest import RecordRow
-from perceptio_core.data.records import SEGMENT_ANSWER, described_answer
+from perceptio_core.data.records import SEGMENT_ANSWER, Record, described_answer
 
 
-def described_turns(records: Sequence[RecordRow], *, known: Sequence[RecordRow]) -> tuple[tuple[str, str], ...]:
+def described_turns(records: Sequence[Record], *, known: Sequence[Record]) -> tuple[tuple[str, str], ...]:
     """The turns of a conversation; an answer that says no more than `SEGMENT_ANSWER` goes on with a description of its object.
 
     That is the longest expression among `known` for the very same mask: not its own, and not one that a later turn asks for,

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from perceptio_core.data.records import Record, Refused, Split
+from perceptio_core.data.records import Point, Record, Refused, Split
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.tables import ascending, find_twice, read_range, read_rows, write_rows
 
@@ -31,15 +31,19 @@ IMAGES_SCHEMA = pa.schema(
 RECORDS_SCHEMA = pa.schema(
     [
         ("record_id", pa.string()),
+        ("image", pa.string()),
+        ("image_name", pa.string()),
         ("image_key", pa.string()),
         ("split", pa.string()),
         ("task", pa.string()),
-        ("turns", pa.string()),
+        ("turns", pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string())]))),
         ("expression", pa.string()),
-        ("masks", pa.string()),
+        ("masks", pa.list_(pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.string())]))),
+        ("points", pa.list_(pa.struct([("letter", pa.string()), ("x", pa.int32()), ("y", pa.int32())]))),
         ("source", pa.string()),
     ]
 )
+"""Of `Record`, in the manifest and wherever else records wait on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,46 +56,6 @@ class ImageRow:
     height: int
     sha256: str
     split: Split
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordRow:
-    """One record of the manifest; `Record` says what the fields hold."""
-
-    record_id: str
-    image_key: str
-    split: Split
-    task: str
-    turns: tuple[tuple[str, str], ...]
-    expression: str | None
-    masks: tuple[dict[str, Any], ...] | None
-    source: str
-
-    @classmethod
-    def of(cls, record: Record, *, image_key: str) -> RecordRow:
-        """The record's row, now that its image has a key."""
-        return cls(
-            record_id=record.record_id,
-            image_key=image_key,
-            split=record.split,
-            task=record.task,
-            turns=record.turns,
-            expression=record.expression,
-            masks=record.masks,
-            source=record.source,
-        )
-
-    @classmethod
-    def from_table(cls, row: Mapping[str, Any]) -> RecordRow:
-        """The record of a row of ``records.parquet``, in which turns and masks are JSON."""
-        turns = tuple((question, answer) for question, answer in json.loads(row["turns"]))
-        masks = None if row["masks"] is None else tuple(json.loads(row["masks"]))
-        return cls(**{**row, "turns": turns, "masks": masks})
-
-    def to_table(self) -> dict[str, Any]:
-        """The row of ``records.parquet``."""
-        row = {name: getattr(self, name) for name in RECORDS_SCHEMA.names}
-        return row | {"turns": _json(self.turns), "masks": None if self.masks is None else _json(self.masks)}
 
 
 def data_root(params: SourcesParams, out: Path) -> Path:
@@ -108,7 +72,7 @@ def data_root(params: SourcesParams, out: Path) -> Path:
 
 
 def write_manifest(
-    folder: Path, *, images: Iterable[ImageRow], records: Iterable[RecordRow], quarantine: Iterable[Refused]
+    folder: Path, *, images: Iterable[ImageRow], records: Iterable[Record], quarantine: Iterable[Refused]
 ) -> None:
     """Write the three files; the same rows give the same bytes.
 
@@ -122,7 +86,7 @@ def write_manifest(
         ValueError: an image key does not follow the one before it, or an image key or record id occurs twice.
     """
     write_images(folder, images)
-    write_records(folder, records)
+    write_records(folder / RECORDS, records, named=folder)
     with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
         write_quarantine(stream, quarantine)
 
@@ -132,18 +96,28 @@ def write_images(folder: Path, images: Iterable[ImageRow]) -> None:
     write_rows(folder / IMAGES, IMAGES_SCHEMA, map(asdict, ascending(images, named=folder / IMAGES)))
 
 
-def write_records(folder: Path, records: Iterable[RecordRow]) -> None:
-    """Write ``records.parquet``; raises what `write_manifest` does of records."""
-    write_rows(folder / RECORDS, RECORDS_SCHEMA, (record.to_table() for record in records), compression="zstd")
-    if (twice := find_twice(folder / RECORDS, RECORDS_SCHEMA, "record_id")) is not None:
-        raise ValueError(f"{folder}: record_id {twice!r} occurs twice")
+def write_records(path: Path, records: Iterable[Record], *, named: Path) -> int:
+    """Write a table of records; returns their number.
+
+    Args:
+        path: the file.
+        records: in any order.
+        named: what to call them in a message.
+
+    Raises:
+        ValueError: two records have the same id.
+    """
+    count = write_rows(path, RECORDS_SCHEMA, map(vars, records), compression="zstd")
+    if (twice := find_twice(path, RECORDS_SCHEMA, "record_id")) is not None:
+        raise ValueError(f"{named}: two records have the id {twice}; it must stand for one")
+    return count
 
 
 def write_quarantine(stream: IO[str], rows: Iterable[Refused]) -> int:
     """Write one line {file, reason} per refused thing; returns their number."""
     count = 0
     for count, row in enumerate(rows, start=1):  # noqa: B007 (the last one is their number)
-        stream.write(f"{_json(asdict(row))}\n")
+        stream.write(json.dumps(asdict(row), ensure_ascii=False, separators=(",", ":")) + "\n")
     return count
 
 
@@ -170,14 +144,17 @@ def read_image_range(folder: Path, *, start: int, stop: int) -> list[ImageRow]:
     return list(ascending(rows, named=folder / IMAGES))
 
 
-def read_records(folder: Path) -> Iterator[RecordRow]:
-    """The rows of ``records.parquet``, in order.
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a table, in order.
 
     Raises:
         ValueError: absent, or of another schema.
     """
-    return map(RecordRow.from_table, read_rows(folder / RECORDS, RECORDS_SCHEMA))
+    return map(record_of, read_rows(path, RECORDS_SCHEMA))
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def record_of(row: Mapping[str, Any]) -> Record:
+    """The record of a row of `RECORDS_SCHEMA` as plain values."""
+    turns = tuple((turn["question"], turn["answer"]) for turn in row["turns"])
+    masks = None if row["masks"] is None else tuple(row["masks"])
+    return Record(**{**row, "turns": turns, "masks": masks, "points": tuple(Point(**point) for point in row["points"])})

@@ -24,7 +24,7 @@ from typing import Any
 
 from perceptio_core.data.readers.json_rows import list_rows
 from perceptio_core.data.readers.llava import turns_of_row
-from perceptio_core.data.records import DEPTH_MAP_QUESTION, Record, Refused, Split, Task, inside
+from perceptio_core.data.records import DEPTH_MAP_QUESTION, Point, Record, Refused, Split, Task, inside
 
 CODES, TOKENS = 128, 100
 """Of AURORA's codebook, and of its depth maps."""
@@ -84,6 +84,7 @@ def aurora_records(path: Path, *, source: str, split: Split, root: Path, images:
             split=split,
             task=task,
             turns=(turn,),
+            points=marked_points(turn[1]) if task == "marker" else (),
             source=source,
         )
     if again:
@@ -91,9 +92,9 @@ def aurora_records(path: Path, *, source: str, split: Split, root: Path, images:
         yield Refused(file=path.relative_to(root).as_posix(), reason=reason)
 
 
-def marked_points(text: str) -> list[dict[str, Any]]:
-    """The points {letter, x, y} that a chain of thought says, in its order; x and y in pixels of the picture."""
-    return [{"letter": letter, "x": int(x), "y": int(y)} for letter, x, y in _POINT.findall(text)]
+def marked_points(text: str) -> tuple[Point, ...]:
+    """The points that a chain of thought names, in its order."""
+    return tuple(Point(letter, int(x), int(y)) for letter, x, y in _POINT.findall(text))
 
 
 def _task(said: Any) -> tuple[Task, tuple[str, str]]:
@@ -118,7 +119,7 @@ def _task(said: Any) -> tuple[Task, tuple[str, str]]:
         return "conversation", (question, text)
     if not text:
         return "depth_map", (DEPTH_MAP_QUESTION, "")
-    letters = [point["letter"] for point in marked_points(text)]
+    letters = [point.letter for point in marked_points(text)]
     if len(letters) < 2 or len(set(letters)) < len(letters):
         raise ValueError(f"a chain of thought says where two points or more are, each once; this one has {letters}")
     return "marker", (question, text)

@@ -1,9 +1,9 @@
-"""Joins image, masks, texts and depth codes by image key into training samples.
+"""Joins image, masks, texts and depth codes by image key into the entries of shards.
 
-Of each image: its conversations; its referring records, several to a conversation; depth-order questions whose points are
-drawn on the picture and whose answers are read off the teacher's depth map, each followed by comparisons of two of its
-points; and its depth codes as a task of their own. The codes that go with a marked picture are those of the unmarked one,
-but where a data set brings pictures with circles on them: those have the codes of what they show, and are given no others.
+What is said of an image: its conversations; its referring records, several to a conversation; depth-order questions about
+points that are circled when the sample is read, whose answers are read off the teacher's depth map, each followed by
+comparisons of two of its points; and its depth codes as a task of their own. The codes are those of the image without drawn
+circles. Where a data set brings images with circles on them, the codes are of what they show, and no questions are made.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from PIL import Image
 from perceptio_core.data import rle
 from perceptio_core.data.images import open_with_format
 from perceptio_core.data.manifest.descriptions import described_turns
-from perceptio_core.data.manifest.manifest import ImageRow, RecordRow
-from perceptio_core.data.readers.aurora import marked_points
-from perceptio_core.data.records import DEPTH_MAP_QUESTION, Refused
-from perceptio_core.data.shards.markers import QUESTION, Marker, answer, comparisons, draw_markers, sample_questions
+from perceptio_core.data.manifest.manifest import ImageRow
+from perceptio_core.data.records import DEPTH_MAP_QUESTION, Point, Record, Refused
+from perceptio_core.data.shards.entry import Annotation, Entry
+from perceptio_core.data.shards.markers import QUESTION, Marker, answer, comparisons, sample_questions
 from perceptio_core.data.shards.plan import ShardJob, stream
-from perceptio_core.data.shards.tars import SCHEMA_VERSION, ShardPart, ShardSample, write_shard
+from perceptio_core.data.shards.tars import ShardPart, write_shard
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.store import DepthStore
 from perceptio_core.params.joint_shards import JointShardsParams
@@ -50,7 +50,7 @@ class _Loaded:
     """
 
     row: ImageRow
-    records: tuple[RecordRow, ...]
+    records: tuple[Record, ...]
     image: Image.Image
     encoded: bytes
     extension: Literal["jpg", "png"]
@@ -80,18 +80,26 @@ class ShardMaker:
         """Write one shard into `folder`."""
         refused: list[Refused] = []
         loaded = list(self._load(job, refused))
-        planned = Counter((record.task, record.source) for _, records in job.images for record in records)
-        used = Counter((record.task, record.source) for one in loaded for record in one.records)
+        planned: Counter[tuple[str, str]] = Counter(
+            (record.task, record.source) for _, records in job.images for record in records
+        )
+        used: Counter[tuple[str, str]] = Counter((record.task, record.source) for one in loaded for record in one.records)
         records = {(*what, "records"): number for what, number in used.items()}
         records |= {(*what, "quarantined"): number for what, number in (planned - used).items()}
-        samples = [
-            sample
+        entries = [
+            Entry(
+                image=one.encoded,
+                extension=one.extension,
+                image_key=one.row.image_key,
+                width=one.row.width,
+                height=one.row.height,
+                depth_codes=codes_N,
+                annotations=annotations,
+            )
             for one, codes_N in zip(loaded, self._encode(loaded), strict=True)
-            for sample in self._samples(one, depth_codes=codes_N)
+            if (annotations := list(self._annotations(one)))
         ]
-        order = stream(self._params.seed, "shard", job.name).permutation(len(samples))
-        samples = [samples[i] for i in order]
-        return write_shard(folder, name=job.name, split=job.split, samples=samples, quarantine=refused, records=records)
+        return write_shard(folder, name=job.name, split=job.split, entries=entries, quarantine=refused, records=records)
 
     def _load(self, job: ShardJob, refused: list[Refused]) -> Iterator[_Loaded]:
         """The images that can be used; of the others every record is refused with the reason."""
@@ -102,7 +110,7 @@ class ShardMaker:
                 refused.append(Refused(file=row.path, reason=str(error)))
                 refused += [Refused(file=f"{row.path}#{r.record_id}", reason=str(error)) for r in records]
 
-    def _load_one(self, row: ImageRow, records: tuple[RecordRow, ...]) -> _Loaded:
+    def _load_one(self, row: ImageRow, records: tuple[Record, ...]) -> _Loaded:
         if row.image_key not in self._store:
             known = self._reasons.get(row.path) or self._reasons.get(row.image_key)
             raise ValueError(f"no depth map: {known}" if known else "the teacher has no depth map of it")
@@ -115,7 +123,7 @@ class ShardMaker:
             raise ValueError(f"the image is {opened.image.size} now, not {(row.width, row.height)} as in the manifest")
         extension: Literal["jpg", "png"] = "jpg" if opened.extension == "jpg" else "png"
         if opened.extension is None:
-            encoded = _encode_image(opened.image, "PNG")
+            encoded = _png(opened.image)
         depth_HW = np.asarray(self._store[row.image_key], np.float32)
         normalised_1RR = self._codebook.normalise(depth_HW)
         step = max(1, -(-max(depth_HW.shape) // _BIGGEST_MAP))
@@ -137,18 +145,18 @@ class ShardMaker:
             codes += self._codebook.encode(batch_B1RR).tolist()
         return codes
 
-    def _samples(self, one: _Loaded, *, depth_codes: list[int]) -> Iterator[ShardSample]:
+    def _annotations(self, one: _Loaded) -> Iterator[Annotation]:
         describe = one.records if self._params.describe_objects else ()
         for records in _conversations(one.records, expressions=self._params.expressions_per_conversation):
-            yield self._sample(
-                one,
-                depth_codes=depth_codes,
+            masks = _masks_by_turn(records)
+            yield Annotation(
                 record_id="+".join(record.record_id for record in records),
                 task=records[0].task,
-                turns=described_turns(records, known=describe),
-                masks=_masks_by_turn(records),
                 source=records[0].source,
-                points=marked_points(records[0].turns[0][1]) if records[0].task == "marker" else None,
+                turns=described_turns(records, known=describe),
+                masks=[mask for _, mask in masks],
+                mask_turns=[turn for turn, _ in masks],
+                points=records[0].points,
             )
         if any(QUESTION in question for record in one.records for question, _ in record.turns):
             return  # the picture has circles on it
@@ -156,54 +164,18 @@ class ShardMaker:
         for number, markers in enumerate(self._questions(one)):
             rng = stream(self._params.seed, "comparisons", key, str(number))
             more = comparisons(markers, count=self._params.comparisons_per_marker_question, rng=rng)
-            points = [{"letter": marker.letter, "x": marker.x, "y": marker.y} for marker in markers]
-            yield self._sample(
-                one,
-                depth_codes=depth_codes,
+            yield Annotation(
                 record_id=f"{key}/marker/{number}",
                 task="marker",
-                turns=((QUESTION, answer(markers)), *more),
                 source=TEACHER,
-                points=points,
-                marked=_encode_image(draw_markers(one.image, markers), "JPEG"),
+                turns=((QUESTION, answer(markers)), *more),
+                points=[Point(marker.letter, marker.x, marker.y) for marker in markers],
+                draw_points=True,
             )
         has_map = any(record.task == "depth_map" for record in one.records)
         if not has_map and stream(self._params.seed, "depth_map", key).random() < self._params.depth_map_share:
             turns = ((DEPTH_MAP_QUESTION, ""),)  # the codes are the whole answer
-            yield self._sample(
-                one, depth_codes=depth_codes, record_id=f"{key}/depth_map", task="depth_map", turns=turns, source=TEACHER
-            )
-
-    def _sample(
-        self,
-        one: _Loaded,
-        *,
-        depth_codes: list[int],
-        record_id: str,
-        task: str,
-        turns: tuple[tuple[str, str], ...],
-        source: str,
-        masks: Sequence[tuple[int, dict[str, Any]]] = (),
-        points: list[dict[str, Any]] | None = None,
-        marked: bytes | None = None,
-    ) -> ShardSample:
-        content = {
-            "schema": SCHEMA_VERSION,
-            "record_id": record_id,
-            "image_key": one.row.image_key,
-            "task": task,
-            "turns": turns,
-            "masks": [mask for _, mask in masks],
-            "mask_turns": [turn for turn, _ in masks],
-            "depth_codes": depth_codes,
-            "width": one.row.width,
-            "height": one.row.height,
-            "source": source,
-            "points": points,
-        }
-        if marked is not None:
-            return ShardSample(image=marked, extension="jpg", content=content)
-        return ShardSample(image=one.encoded, extension=one.extension, content=content)
+            yield Annotation(record_id=f"{key}/depth_map", task="depth_map", source=TEACHER, turns=turns)
 
     def _questions(self, one: _Loaded) -> Iterator[list[Marker]]:
         """Depth-order questions on one image, as many as the parameters ask for and the picture admits."""
@@ -225,9 +197,9 @@ class ShardMaker:
                 return
 
 
-def _conversations(records: Sequence[RecordRow], *, expressions: int) -> Iterator[tuple[RecordRow, ...]]:
+def _conversations(records: Sequence[Record], *, expressions: int) -> Iterator[tuple[Record, ...]]:
     """Records that make one sample each: up to `expressions` referring records of one data set, any other by itself."""
-    referring: dict[str, list[RecordRow]] = defaultdict(list)
+    referring: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record.task == "referring":
             referring[record.source].append(record)
@@ -238,13 +210,13 @@ def _conversations(records: Sequence[RecordRow], *, expressions: int) -> Iterato
             yield tuple(some[start : start + expressions])
 
 
-def _masks_by_turn(records: Sequence[RecordRow]) -> list[tuple[int, dict[str, Any]]]:
+def _masks_by_turn(records: Sequence[Record]) -> list[tuple[int, dict[str, Any]]]:
     """(turn, mask) of all records, each of which asks for its masks in its first turn."""
     first_turns = accumulate((len(record.turns) for record in records), initial=0)
     return [(turn, mask) for turn, record in zip(first_turns, records, strict=False) for mask in record.masks or ()]
 
 
-def _object_areas(records: Sequence[RecordRow], *, height: int, width: int) -> NDArray[np.float32] | None:
+def _object_areas(records: Sequence[Record], *, height: int, width: int) -> NDArray[np.float32] | None:
     """Share of the image that the smallest known object under each pixel takes; None where no object is known."""
     masks = {mask["counts"]: mask for record in records for mask in record.masks or ()}
     if not masks:
@@ -273,11 +245,7 @@ def _scaled(markers: Sequence[Marker], across: float, down: float) -> list[Marke
     ]
 
 
-def _encode_image(image: Image.Image, format_: Literal["JPEG", "PNG"]) -> bytes:
-    """Encoded bytes; JPEG at quality 95 with full-resolution colour, or the thin red circles would fade."""
+def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    if format_ == "JPEG":
-        image.save(stream, format="JPEG", quality=95, subsampling=0)
-    else:
-        image.save(stream, format="PNG")
+    image.save(stream, format="PNG")
     return stream.getvalue()

@@ -7,7 +7,7 @@ takes 24 bytes of memory an image and 16 a record, and a copy of the manifest on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,14 +23,18 @@ from perceptio_core.data.manifest.manifest import (
     RECORDS,
     RECORDS_SCHEMA,
     ImageRow,
-    RecordRow,
     read_images,
+    record_of,
 )
+from perceptio_core.data.records import Record
 from perceptio_core.files import whole_folder
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.tables import Keys, column, read_batches
 
 SPLITS = ("train", "val")
+_OF_THE_IMAGE = ("image", "image_name", "split")
+_RECORDS_SCHEMA = pa.schema([field for field in RECORDS_SCHEMA if field.name not in _OF_THE_IMAGE])
+"""What the plan copies of a record: the image's row has the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,7 @@ class ShardJob:
 
     name: str
     split: str
-    images: tuple[tuple[ImageRow, tuple[RecordRow, ...]], ...]
+    images: tuple[tuple[ImageRow, tuple[Record, ...]], ...]
 
 
 def write_plan(folder: Path, *, sources: Path, params: JointShardsParams) -> None:
@@ -60,8 +64,8 @@ def write_plan(folder: Path, *, sources: Path, params: JointShardsParams) -> Non
 
 def _write(folder: Path, sources: Path, params: JointShardsParams) -> None:
     images, records = sources / IMAGES, sources / RECORDS
-    _copy(images, IMAGES_SCHEMA, folder / "images.arrow")
-    _copy(records, RECORDS_SCHEMA, folder / "records.arrow")
+    _copy(read_batches(images, IMAGES_SCHEMA), folder / "images.arrow", IMAGES_SCHEMA)
+    _copy(read_batches(records, RECORDS_SCHEMA, columns=_RECORDS_SCHEMA.names), folder / "records.arrow", _RECORDS_SCHEMA)
     keys = Keys((image.image_key for image in read_images(sources)), named=images)
     split_N = np.fromiter(map(SPLITS.index, column(images, IMAGES_SCHEMA, "split")), np.int8)
     for number, split in enumerate(SPLITS):
@@ -102,34 +106,35 @@ class Plan:
         start = int(number) * self._params.images_per_shard
         rows = self._order[split][start : start + self._params.images_per_shard]
         spans = [self._by_image_M[self._first_N[row] : self._first_N[row + 1]] for row in rows]
-        records = map(RecordRow.from_table, self._records.take(np.concatenate(spans)))
+        records = iter(self._records.take(np.concatenate(spans)))
         images = []
         for values, span in zip(self._images.take(rows), spans, strict=True):
             image = ImageRow(**values)
-            own = [record for record in islice(records, len(span)) if record.image_key == image.image_key]
-            images.append((image, _choose(own, self._params)))
+            rest = {"image": image.path, "image_name": None, "split": image.split}
+            own = [record_of(row | rest) for row in islice(records, len(span)) if row["image_key"] == image.image_key]
+            images.append((image, _choose(own, image_key=image.image_key, params=self._params)))
         return ShardJob(name=name, split=split, images=tuple(images))
 
 
-def _choose(records: Sequence[RecordRow], params: JointShardsParams) -> tuple[RecordRow, ...]:
+def _choose(records: Sequence[Record], *, image_key: str, params: JointShardsParams) -> tuple[Record, ...]:
     """At random, in random order: neighbours make one conversation, and a data set lists the expressions for one object
     together, of which every turn but the first could copy its mask.
     """
     limits = {"referring": params.referring_per_image, "conversation": params.conversation_per_image}
     limits |= {"marker": None, "depth_map": 1}
-    kept: list[RecordRow] = []
+    kept: list[Record] = []
     for task, limit in limits.items():
         some = sorted((record for record in records if record.task == task), key=lambda record: record.record_id)
         if some:
-            order = stream(params.seed, task, some[0].image_key).permutation(len(some))
+            order = stream(params.seed, task, image_key).permutation(len(some))
             kept += [some[i] for i in order[:limit]]
     return tuple(kept)
 
 
-def _copy(parquet: Path, schema: pa.Schema, arrow: Path) -> None:
-    """Write a Parquet file's rows uncompressed, so that one can be read without those around it."""
+def _copy(batches: Iterable[pa.RecordBatch], arrow: Path, schema: pa.Schema) -> None:
+    """Write rows uncompressed, so that one can be read without those around it."""
     with pa.OSFile(str(arrow), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for batch in read_batches(parquet, schema):
+        for batch in batches:
             writer.write_batch(batch)
 
 

@@ -1,43 +1,43 @@
-"""WebDataset shards that are the same bytes for the same samples, and the index over them.
+"""WebDataset shards that are the same bytes for the same entries, and the index over them.
 
-A sample is two members of a tar: ``<key>.jpg`` or ``<key>.png`` and ``<key>.json``. Nothing that differs from run to run
-(time, user, order of a dict) goes into a shard. A shard appears under its name when it is whole; its rows of the index
-are kept beside it until all shards are there.
+An entry (`perceptio_core.data.shards.entry`) is two members of a tar: ``<key>.jpg`` or ``<key>.png`` and ``<key>.json``.
+Nothing that differs from run to run (time, user, order of a dict) goes into a shard. A shard appears under its name when it is
+whole; its rows of the index, one for each training sample, are kept beside it until all shards are there.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import pyarrow as pa
 
 from perceptio_core.data.manifest.manifest import QUARANTINE, write_quarantine
 from perceptio_core.data.records import Numbers, Refused
+from perceptio_core.data.shards.entry import SCHEMA_VERSION, Entry, entry_key
 from perceptio_core.files import whole
 from perceptio_core.tables import write_rows
 
-SCHEMA_VERSION = 3
 INDEX, SAMPLES = "index.json", "samples.parquet"
 _COUNTED = ("samples", "records", "quarantined")
+_BYTES = ("shard_bytes", "picture_bytes", "annotation_bytes")
 
-_SAMPLES = pa.schema(
+SAMPLES_SCHEMA = pa.schema(
     [
-        ("key", pa.string()),
         ("shard", pa.string()),
-        ("task", pa.string()),
         ("split", pa.string()),
+        ("task", pa.string()),
+        ("entry", pa.int32()),
+        ("annotation", pa.int32()),
         ("image_offset", pa.int64()),
         ("image_size", pa.int64()),
-        ("image_ext", pa.string()),
         ("json_offset", pa.int64()),
         ("json_size", pa.int64()),
         ("width", pa.int32()),
@@ -45,22 +45,8 @@ _SAMPLES = pa.schema(
         ("characters", pa.int32()),
     ]
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardSample:
-    """One sample before it is written: the encoded image as the model is to see it, and what is said about it.
-
-    Attributes:
-        image: bytes of the encoded image.
-        extension: "jpg" or "png".
-        content: the members of the JSON file, plain values only; `task`, `source`, `turns`, `width` and
-            `height` are among them.
-    """
-
-    image: bytes
-    extension: Literal["jpg", "png"]
-    content: Mapping[str, Any]
+"""A row for each training sample: which annotation of which entry of a shard (both from 0), where picture and JSON lie in the
+tar, the picture's size, and the characters of all turns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +57,23 @@ class ShardPart:
         name: file name.
         size: bytes.
         sha256: hex.
+        pictures: its entries.
+        picture_bytes: of all encoded pictures.
+        annotation_bytes: of all JSON members.
         rows: of its samples in ``samples.parquet``.
         quarantine: what was left out of it.
         counts: (split, task, data set, what, number) with what = samples, records (in samples) or quarantined (records).
     """
 
     name: str
-    size: int
-    sha256: str
-    rows: list[dict[str, Any]]
-    quarantine: list[Refused]
-    counts: list[tuple[str, str, str, str, int]]
+    size: int = 0
+    sha256: str = ""
+    pictures: int = 0
+    picture_bytes: int = 0
+    annotation_bytes: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    quarantine: list[Refused] = field(default_factory=list)
+    counts: list[tuple[str, str, str, str, int]] = field(default_factory=list)
 
 
 def write_shard(
@@ -89,54 +81,72 @@ def write_shard(
     *,
     name: str,
     split: str,
-    samples: Sequence[ShardSample],
+    entries: Sequence[Entry],
     quarantine: Sequence[Refused],
     records: Mapping[tuple[str, str, str], int],
 ) -> ShardPart:
-    """Write ``<name>.tar`` and return its part of the index; without samples there is no tar.
+    """Write ``<name>.tar`` and return its part of the index; without entries there is no tar.
 
     Args:
         folder: where to.
         name: of the shard.
         split: of its samples.
-        samples: in order.
+        entries: in order.
         quarantine: what was left out.
         records: number by (task, data set, "records" or "quarantined"), see `ShardPart`.
     """
+    import webdataset  # not at the top: it brings torch, which those who only read the index do not need
+
     path = folder / f"{name}.tar"
     found = Counter(records)
-    found.update((sample.content["task"], sample.content["source"], "samples") for sample in samples)
-    left, counts = list(quarantine), [(split, *what, number) for what, number in sorted(found.items())]
-    if not samples:
-        return ShardPart(name=path.name, size=0, sha256="", rows=[], quarantine=left, counts=counts)
-    rows = []
+    found.update((said.task, said.source, "samples") for entry in entries for said in entry.annotations)
+    part = ShardPart(
+        name=path.name,
+        quarantine=list(quarantine),
+        counts=[(split, *what, number) for what, number in sorted(found.items())],
+    )
+    if not entries:
+        return part
     with whole(path) as unfinished:
-        with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for number, sample in enumerate(samples):
-                key = f"{name}-{number:06d}"
-                said = json.dumps(sample.content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-                image_offset = _add(tar, f"{key}.{sample.extension}", sample.image)
-                json_offset = _add(tar, f"{key}.json", said)
-                rows.append(
-                    {
-                        "key": key,
-                        "shard": path.name,
-                        "task": sample.content["task"],
-                        "split": split,
-                        "image_offset": image_offset,
-                        "image_size": len(sample.image),
-                        "image_ext": sample.extension,
-                        "json_offset": json_offset,
-                        "json_size": len(said),
-                        "width": sample.content["width"],
-                        "height": sample.content["height"],
-                        "characters": sum(map(len, chain.from_iterable(sample.content["turns"]))),
-                    }
-                )
-        with unfinished.open("rb") as stream:
-            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        with unfinished.open("wb") as stream, webdataset.TarWriter(stream, user="", group="", mtime=0, encoder=False) as tar:
+            for number, entry in enumerate(entries):
+                tar.write({"__key__": entry_key(name, number), entry.extension: entry.image, "json": entry.to_json()})
+        with tarfile.open(unfinished) as written:
+            members = {member.name: member for member in written}
+        with unfinished.open("rb") as content:
+            checksum = hashlib.file_digest(content, "sha256").hexdigest()
         size = unfinished.stat().st_size
-    return ShardPart(name=path.name, size=size, sha256=checksum, rows=rows, quarantine=left, counts=counts)
+    pairs = [
+        (members[f"{entry_key(name, number)}.{entry.extension}"], members[f"{entry_key(name, number)}.json"])
+        for number, entry in enumerate(entries)
+    ]
+    rows = [
+        {
+            "shard": path.name,
+            "split": split,
+            "task": said.task,
+            "entry": entry_number,
+            "annotation": number,
+            "image_offset": image.offset_data,
+            "image_size": image.size,
+            "json_offset": content.offset_data,
+            "json_size": content.size,
+            "width": entry.width,
+            "height": entry.height,
+            "characters": sum(map(len, chain.from_iterable(said.turns))),
+        }
+        for entry_number, (entry, (image, content)) in enumerate(zip(entries, pairs, strict=True))
+        for number, said in enumerate(entry.annotations)
+    ]
+    return replace(
+        part,
+        size=size,
+        sha256=checksum,
+        pictures=len(entries),
+        picture_bytes=sum(image.size for image, _ in pairs),
+        annotation_bytes=sum(content.size for _, content in pairs),
+        rows=rows,
+    )
 
 
 def save_part(path: Path, part: ShardPart) -> None:
@@ -159,8 +169,8 @@ def write_index(
     quarantine: Iterable[Refused],
     manifest: Mapping[str, Mapping[str, Mapping[str, Numbers]]],
     about: Mapping[str, Any],
-) -> dict[str, int]:
-    """Write ``index.json``, ``samples.parquet`` and ``quarantine.jsonl``; return the number of samples per split and task.
+) -> dict[str, float]:
+    """Write ``index.json``, ``samples.parquet`` and ``quarantine.jsonl``.
 
     Args:
         folder: holds the shards.
@@ -168,10 +178,15 @@ def write_index(
         quarantine: what was left out before there were shards.
         manifest: what the stage `sources` has counted, per split, task and data set.
         about: further plain values for the index.
+
+    Returns:
+        ``<split>_<task>`` and ``samples``; ``pictures``; ``quarantined``, lines; the bytes of the tars and, in them, of the
+        encoded pictures and of the JSON; and ``shard_overhead``: the tars' by the sum of the other two.
     """
     shards: list[dict[str, Any]] = []
     found: Counter[tuple[str, str]] = Counter()
     tally: Counter[tuple[str, str, str, str]] = Counter()
+    sizes: Counter[str] = Counter()
     quarantined = 0
 
     def rows(stream: IO[str]) -> Iterator[dict[str, Any]]:
@@ -179,7 +194,10 @@ def write_index(
         nonlocal quarantined
         for part in parts:
             if part.rows:
-                shards.append({"name": part.name, "samples": len(part.rows), "bytes": part.size, "sha256": part.sha256})
+                about_it = {"samples": len(part.rows), "pictures": part.pictures, "bytes": part.size, "sha256": part.sha256}
+                shards.append({"name": part.name} | about_it)
+            values = (part.pictures, part.size, part.picture_bytes, part.annotation_bytes)
+            sizes.update(dict(zip(("pictures", *_BYTES), values, strict=True)))
             found.update((row["split"], row["task"]) for row in part.rows)
             for split, task, source, what, number in part.counts:
                 tally[split, task, source, what] += number
@@ -188,7 +206,7 @@ def write_index(
 
     with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
         quarantined += write_quarantine(stream, quarantine)
-        samples = write_rows(folder / SAMPLES, _SAMPLES, rows(stream), compression="zstd")
+        samples = write_rows(folder / SAMPLES, SAMPLES_SCHEMA, rows(stream), compression="zstd")
     counts: dict[str, dict[str, int]] = {}
     for (split, task), count in sorted(found.items()):
         counts.setdefault(split, {})[task] = count
@@ -196,7 +214,14 @@ def write_index(
     index = {"schema_version": SCHEMA_VERSION, **about, "shards": shards, "counts": counts, "data": data}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     flat = {f"{split}_{task}": count for split, tasks in counts.items() for task, count in tasks.items()}
-    return {**flat, "samples": samples, "quarantined": quarantined}
+    shard, *inside = (sizes[name] for name in _BYTES)
+    return {
+        **flat,
+        "samples": samples,
+        "quarantined": quarantined,
+        **{name: sizes[name] for name in ("pictures", *_BYTES)},
+        "shard_overhead": shard / max(1, sum(inside)),
+    }
 
 
 def _realised(
@@ -219,12 +244,3 @@ def _realised(
         numbers = {"samples": samples, "records": records, "dropped": {name: dropped[name] for name in sorted(+dropped)}}
         data.setdefault(split, {}).setdefault(task, {})[source] = numbers
     return data
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append a member; the offset of its content in the tar."""
-    member = tarfile.TarInfo(name)  # time, user and group are 0, the mode is 644
-    member.size = len(content)
-    header = tar.offset
-    tar.addfile(member, io.BytesIO(content))
-    return header + tarfile.BLOCKSIZE  # a USTAR header is one block
