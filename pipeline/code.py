@@ -62,7 +62,7 @@ def fingerprints(root: Path = Path()) -> dict[str, str]:
     def read(name: str) -> Source:
         return source_of(name, (root / name).read_bytes())
 
-    with _no_collection():
+    with no_collection():
         return {stage: fingerprint(stage, names, read) for stage in SECTIONS}
 
 
@@ -157,7 +157,7 @@ def _statements(node: ast.AST) -> Iterator[tuple[int, str, tuple[str, ...]]]:
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Without the garbage collector, which walks the growing syntax trees again and again: half of the time."""
     was = gc.isenabled()
     gc.disable()

@@ -71,7 +71,7 @@ if behaviour == "alone":
     os.unlink("alone")
 params = yaml.safe_load(pathlib.Path(arguments.params).read_text())
 section = params["STAGE"]
-out = pathlib.Path("artifacts", params["profile"], "STAGE", arguments.variant)
+out = pathlib.Path("artifacts", params.get("profile", pathlib.Path(arguments.params).stem), "STAGE", arguments.variant)
 metric = {"name": "res_ciou", "value": 51.25, "low": 49.0, "high": 53.5, "n": 400, "protocol": "fake"}
 for name in FILES:
     (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
+from perceptio_core.params.base import read_yaml
 from perceptio_core.params.cotrain import CotrainParams, MarkerQuestions
 from perceptio_core.params.foundations import FoundationsParams
 from perceptio_core.tied import tied
@@ -88,6 +89,9 @@ def test_the_stage_writes_a_checkpoint_that_loads_and_gives_the_same_losses(
     out = run_stage(artifacts, monkeypatch, variant="full", chosen=params())
     assert sorted(path.name for path in out.iterdir()) == ["checkpoint", "curves", "metrics.json"]
     assert not list((artifacts / ".work/tiny/cotrain").iterdir())
+    kept = read_yaml(out / "checkpoint" / "params.yaml")
+    assert (kept["profile"], kept["variant"]) == ("tiny", "full")
+    assert CotrainParams.from_mapping(kept["cotrain"], where="kept") == params()
     metrics = json.loads((out / "metrics.json").read_text())
     for name in (*LOSS_WEIGHTS, "total"):
         assert metrics[f"train_{name}"] > 0

@@ -2,14 +2,16 @@
 
 import functools
 import hashlib
+import io
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from perceptio_core.report.provenance import Recorded, StageRecord
-from pipeline.code import FOLDER, PACKAGES, Source, fingerprint, source_of
+from pipeline.code import FOLDER, PACKAGES, fingerprint, no_collection, source_of
 
 _LOOK_BACK = 200  # commits that touch the code
+_contents: dict[str, bytes] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ def _fingerprint_at(folder: Path, commit: str, stage: str) -> str | None:
     """The md5 of a stage's fingerprint in a commit; None where it had no such stage, or code that cannot be read."""
     blobs = _blobs(folder, commit)
     try:
-        text = fingerprint(stage, blobs, lambda name: _source(folder, name, blobs[name]))
+        with no_collection():
+            text = fingerprint(stage, blobs, lambda name: source_of(name, _contents[blobs[name]]))
     except (ValueError, SyntaxError):
         return None
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
@@ -61,16 +64,18 @@ def _fingerprint_at(folder: Path, commit: str, stage: str) -> str | None:
 
 @functools.cache
 def _blobs(folder: Path, commit: str) -> dict[str, str]:
-    """The hash of each file of the code in a commit."""
+    """The hash of each file of the code in a commit; their contents are in `_contents`."""
     tree = _git(folder, "ls-tree", "-r", "-z", commit, "--", *PACKAGES).decode()
     entries = (entry.partition("\t") for entry in tree.split("\0") if entry)
-    return {path: entry.split()[2] for entry, _, path in entries}  # an entry is "mode kind hash"
+    blobs = {path: entry.split()[2] for entry, _, path in entries}  # an entry is "mode kind hash"
+    if new := sorted(set(blobs.values()) - _contents.keys()):
+        stream = io.BytesIO(_git(folder, "cat-file", "--batch", given="\n".join(new).encode()))
+        for blob in new:
+            size = int(stream.readline().split()[2])  # the line before a content is "hash kind size"
+            _contents[blob] = stream.read(size)
+            stream.readline()
+    return blobs
 
 
-@functools.cache
-def _source(folder: Path, name: str, blob: str) -> Source:
-    return source_of(name, _git(folder, "cat-file", "blob", blob))
-
-
-def _git(folder: Path, *arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True).stdout
+def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, input=given).stdout
