@@ -29,11 +29,7 @@ class Known:
 _REALDATA = "measured: profile realdata, 216 photographs, two CPU cores"
 PICTURE = Known(value=170_371, unit="bytes a picture", source=_REALDATA)
 MAP = Known(value=0.787, unit="bytes a pixel of a stored depth map", source=_REALDATA)
-ANNOTATED = Known(
-    value=6_332,
-    unit="bytes of a shard a picture, beside the picture: 3.5 samples of it",
-    source=_REALDATA + ", 152 of them used",
-)
+ANNOTATED = Known(value=6_601, unit="bytes of a shard beside each picture: 3.5 samples of it, and the tar", source=_REALDATA)
 MANIFEST = Known(value=77 + 2 * 274, unit="bytes of manifest a picture with two records", source=_REALDATA)
 CHECKED = Known(value=270, unit="pictures a second that `sources` checks, with one thread", source=_REALDATA)
 JOINED = Known(value=34, unit="pictures a second and process of `joint_shards`", source=_REALDATA + ", mini's codebook")
