@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from perceptio_core.data.loading.dataset import JointDataset
-from perceptio_core.data.manifest.manifest import RECORDS, ImageRow, read_images, read_records, write_manifest
+from perceptio_core.data.manifest.manifest import RECORDS, ImageRow, read_images, read_records, write_images, write_records
 from perceptio_core.data.records import Record
 from perceptio_core.data.shards import tars
 from perceptio_core.data.shards.plan import Plan, write_plan
@@ -96,7 +96,8 @@ def records(count: int) -> Iterator[Record]:
 
 def write_the_manifest(folder: Path, count: int) -> None:
     """What `sources` does at its end."""
-    write_manifest(folder, images=images(count), records=records(count), quarantine=[])
+    write_records(folder / RECORDS, records(count), named=folder)
+    write_images(folder, images(count))
 
 
 def read_the_manifest(folder: Path, count: int) -> None:

@@ -29,8 +29,7 @@ class Known:
 _REALDATA = "measured: profile realdata, 216 photographs, two CPU cores"
 PICTURE = Known(value=170_371, unit="bytes a picture", source=_REALDATA)
 MAP = Known(value=0.787, unit="bytes a pixel of a stored depth map", source=_REALDATA)
-SAMPLES = Known(value=1.97, unit="joint samples a picture", source=_REALDATA)
-SAMPLE = Known(value=176_875, unit="bytes a joint sample, its picture included", source=_REALDATA)
+ANNOTATED = Known(value=6_601, unit="bytes of a shard beside each picture: 3.5 samples of it, and the tar", source=_REALDATA)
 MANIFEST = Known(value=77 + 2 * 274, unit="bytes of manifest a picture with two records", source=_REALDATA)
 CHECKED = Known(value=270, unit="pictures a second that `sources` checks, with one thread", source=_REALDATA)
 JOINED = Known(value=34, unit="pictures a second and process of `joint_shards`", source=_REALDATA + ", mini's codebook")
@@ -43,7 +42,7 @@ STORE = Known(value=48, unit="bytes of memory a picture, in each process of `joi
 PLAN = Known(
     value=56, unit="bytes of memory a picture with two records, where the plan is made", source="counted: `write_plan`"
 )
-KNOWN = (PICTURE, MAP, SAMPLES, SAMPLE, MANIFEST, CHECKED, JOINED, RATE, STORE, PLAN)
+KNOWN = (PICTURE, MAP, ANNOTATED, MANIFEST, CHECKED, JOINED, RATE, STORE, PLAN)
 
 
 def dry_run(counts: Sequence[int], *, profile: str) -> str:
@@ -65,7 +64,7 @@ def dry_run(counts: Sequence[int], *, profile: str) -> str:
         row("units of `joint_shards`", f"{tars:,} of {joint.images_per_shard}")
         row("pictures", _bytes(count * PICTURE.value))
         row("depth maps", _bytes(count * map_bytes))
-        row("joint shards", _bytes(count * SAMPLES.value * SAMPLE.value))
+        row("joint shards", _bytes(count * (PICTURE.value + ANNOTATED.value)))
         row("manifest", _bytes(count * MANIFEST.value))
         row("reads of a picture (`sources`, teacher, join) or a map", f"{4 * count:.2g}")
         row("files written (claim, part and tar of each unit)", f"{3 * (shards + tars):,}")

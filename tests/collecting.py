@@ -1,13 +1,22 @@
 """`collect` with its outputs read back, and readers with theirs told apart."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.manifest.collect import collect
-from perceptio_core.data.manifest.manifest import RECORDS, ImageRow, read_images, read_records
+from perceptio_core.data.manifest.manifest import (
+    QUARANTINE,
+    RECORDS,
+    ImageRow,
+    read_images,
+    read_records,
+    write_images,
+    write_quarantine,
+    write_records,
+)
 from perceptio_core.data.records import Record, Refused
 from perceptio_core.params.sources import DatasetParams
 
@@ -24,6 +33,16 @@ def parted(reader: Callable[..., Iterator[Record | Refused]], *place: Path, **ho
     """What a reader yields, as records and what is refused."""
     rows = list(reader(*place, **how))
     return [row for row in rows if isinstance(row, Record)], [row for row in rows if isinstance(row, Refused)]
+
+
+def write_manifest(
+    folder: Path, *, images: Iterable[ImageRow], records: Iterable[Record] = (), quarantine: Iterable[Refused] = ()
+) -> None:
+    """What the stage `sources` writes of these rows."""
+    write_images(folder, images)
+    write_records(folder / RECORDS, records, named=folder)
+    with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
+        write_quarantine(stream, quarantine)
 
 
 def collected(

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from collecting import Collected, collected
+from collecting import Collected, collected, write_manifest
 from perceptio_core.data import rle
 from perceptio_core.data.loading.dataset import JointDataset
-from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
+from perceptio_core.data.manifest.manifest import ImageRow
 from perceptio_core.data.records import Record, Refused
 from perceptio_core.data.shards import tars
 from perceptio_core.data.shards.entry import Sample

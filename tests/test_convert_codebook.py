@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from collecting import write_manifest
 from parameters import values_of
 from perceptio_core.convert.codebook import convert_codebook
-from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
+from perceptio_core.data.manifest.manifest import ImageRow
 from perceptio_core.depth import store
 from perceptio_core.depth.codebook import DepthCodebook
 from pipeline.cli import main
@@ -170,7 +171,7 @@ def converted(tmp_path, monkeypatch):
         ImageRow(image_key=f"a/{n}", path=f"{n}.png", width=48, height=40, sha256="0" * 64, split=split)
         for n, split in enumerate(splits)
     ]
-    write_manifest(sources, images=rows, records=[], quarantine=[])
+    write_manifest(sources, images=rows)
     draw = np.random.default_rng(0)
     maps = [store.encode_depth(row.image_key, draw.random((40, 48)).astype(np.float32)) for row in rows]
     store.write_index(depth, store.write_shard(depth, name="depth-00000.tar", maps=maps))

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from collecting import collected as read_back
-from perceptio_core.data.manifest.manifest import RECORDS, data_root, read_images, read_quarantine, read_records, write_manifest
+from collecting import write_manifest
+from perceptio_core.data.manifest.manifest import RECORDS, data_root, read_images, read_quarantine, read_records
 from perceptio_core.params.render import RenderParams
 from perceptio_core.params.sources import DatasetParams, SourcesParams
 

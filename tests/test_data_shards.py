@@ -19,7 +19,7 @@ from PIL import Image
 
 from joint_inputs import PARAMS, SCENES, SIZE, VAL, joint_inputs
 from perceptio_core.data.loading.dataset import JointDataset
-from perceptio_core.data.loading.webdataset_samples import webdataset_samples
+from perceptio_core.data.loading.streaming import webdataset_samples
 from perceptio_core.data.manifest.manifest import RECORDS, ImageRow, read_records
 from perceptio_core.data.records import DEPTH_MAP_QUESTION
 from perceptio_core.data.shards.joint import ShardMaker

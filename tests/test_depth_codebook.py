@@ -22,8 +22,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
+from collecting import write_manifest
 from parameters import given
-from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
+from perceptio_core.data.manifest.manifest import ImageRow
 from perceptio_core.depth import codebook_training
 from perceptio_core.depth.codebook import EPSILON, KMEANS_ROUNDS, DepthCodebook, Quantizer
 from perceptio_core.depth.codebook_training import train_codebook, validate_codebook, wilson
@@ -561,7 +562,7 @@ def write_inputs(top: Path, *, val: int) -> None:
         ImageRow(image_key=key, path=key, width=10, height=12, sha256="0" * 64, split="val" if number < val else "train")
         for number, key in enumerate(scenes())
     ]
-    write_manifest(sources, images=images, records=[], quarantine=[])
+    write_manifest(sources, images=images)
     maps = [encode_depth(key, one) for key, one in scenes().items()]
     write_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))
 

@@ -14,8 +14,9 @@ import torch
 from PIL import Image, ImageOps
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, pipeline
 
+from collecting import write_manifest
 from parameters import given
-from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
+from perceptio_core.data.manifest.manifest import ImageRow
 from perceptio_core.depth.store import DepthStore
 from perceptio_core.depth.teacher import LEAST_DEPTH, Teacher, batches, model_size, position_table, stored_size
 from perceptio_core.foundations.depth_anything import image_processor
@@ -267,7 +268,7 @@ def write_sources(top: Path, sizes: dict[str, tuple[int, int]]) -> None:
         ImageRow(image_key=f"set/{name}", path=name, width=width, height=height, sha256="0" * 64, split="train")
         for name, (height, width) in sorted(sizes.items())
     ]
-    write_manifest(top / "artifacts/t/sources", images=rows, records=[], quarantine=[])
+    write_manifest(top / "artifacts/t/sources", images=rows)
 
 
 @pytest.fixture

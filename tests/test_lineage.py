@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from browser import CHROMIUM, browser
+from collecting import write_manifest
 from entries import entry
 from fake_pipeline import FakePipeline, environment, fake_pipeline
-from perceptio_core.data.manifest.manifest import ImageRow, write_manifest
+from perceptio_core.data.manifest.manifest import ImageRow
 from perceptio_core.data.rle import encode
 from perceptio_core.data.shards import tars
 from perceptio_core.data.shards.entry import Annotation
@@ -219,7 +220,7 @@ def test_every_stage_with_something_to_see_is_shown(tmp_path: Path, monkeypatch:
     (out["sources"] / "root").mkdir()
     gray.save(out["sources"] / "root" / "one.png")
     row = ImageRow(image_key="set/one", path="one.png", width=40, height=20, sha256="0" * 64, split="train")
-    write_manifest(out["sources"], images=[row], records=[], quarantine=[])
+    write_manifest(out["sources"], images=[row])
 
     ramp_HW = np.tile(np.linspace(1, 2, 40, dtype=np.float32), (20, 1))  # nearer to the right
     maps = [encode_depth("set/one", ramp_HW)]

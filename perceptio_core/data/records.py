@@ -68,16 +68,6 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owner:
-    """An image file as a record has it that is about it: its path, and what the data set calls it."""
-
-    path: str
-    name: str
-    source: str
-    split: Split
-
-
-@dataclass(frozen=True, kw_only=True)
 class Refused:
     """One quarantined thing: the file (and the row in it) and why."""
 

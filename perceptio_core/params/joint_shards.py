@@ -14,7 +14,7 @@ class JointShardsParams(Section):
 
     seed: NonNegativeInt
     images_per_shard: PositiveInt
-    """Images whose samples lie in one tar; what a killed run loses at most, for each worker."""
+    """Images in one tar; what a killed run loses at most, for each worker."""
     referring_per_image: PerImage
     """At most this many referring records of an image, drawn at random; null keeps all."""
     expressions_per_conversation: PositiveInt
@@ -23,7 +23,7 @@ class JointShardsParams(Section):
     describe_objects: bool = False
     """Whether the answer to an expression goes on with another expression for the same object: the longest that any data set
     has, and that no later turn of the conversation asks for, which it would tell which mask to copy. (The paper adds object
-    descriptions to RefCOCO samples; where they come from is not known to us; `sources.datasets.descriptions` reads a
+    descriptions to RefCOCO samples; where it has them from is not known to us. `sources.datasets.descriptions` reads a
     captioner's.) Only expressions that are read for training or validation serve, none of a test split."""
     conversation_per_image: PerImage
     """The same for conversation records."""

@@ -97,7 +97,7 @@ def collect(
         catalogue = Catalogue(work / "images.sqlite")
         # Val first: where two data sets share a file, it is a val image.
         for number in sorted(range(len(datasets)), key=lambda number: datasets[number].split != "val"):
-            catalogue.add(read[number].owners())
+            catalogue.add(read[number].images())
         _check(catalogue, root=root, journal=journals / "checked.jsonl", max_pixels=max_pixels, workers=workers)
         for row in tests.refused:
             refused.add(row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from perceptio_core.data.images import ImageFacts
 from perceptio_core.data.manifest.held_out import LARGEST_DISTANCE, coco_id
 from perceptio_core.data.manifest.manifest import ImageRow
-from perceptio_core.data.records import Owner, Refused
+from perceptio_core.data.records import Refused
 
 AMONG_VAL = "the same image is among the val images"
 """Why a training image is left out."""
@@ -62,11 +62,13 @@ class Catalogue:
         """Close the file; it is of no use to anybody else."""
         self._table.close()
 
-    def add(self, owners: Iterable[Owner]) -> None:
-        """Take up image files; the first owner of one stays."""
-        rows = ((one.path, one.name, one.source, one.split, photograph(one.path)) for one in owners)
+    def add(self, images: Iterable[Mapping[str, Any]]) -> None:
+        """Take up image files by the columns image, image_name, source and split of records; the first record of one stays."""
+        rows = ({**row, "photograph": photograph(row["image"])} for row in images)
         self._table.executemany(
-            "INSERT OR IGNORE INTO images (path, name, source, split, photograph) VALUES (?, ?, ?, ?, ?)", rows
+            "INSERT OR IGNORE INTO images (path, name, source, split, photograph)"
+            " VALUES (:image, :image_name, :source, :split, :photograph)",
+            rows,
         )
 
     def count_unchecked(self) -> int:

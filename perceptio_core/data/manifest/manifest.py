@@ -71,28 +71,12 @@ def data_root(params: SourcesParams, out: Path) -> Path:
     return out / "root" if params.render is not None else params.expanded_root()
 
 
-def write_manifest(
-    folder: Path, *, images: Iterable[ImageRow], records: Iterable[Record], quarantine: Iterable[Refused]
-) -> None:
-    """Write the three files; the same rows give the same bytes.
-
-    Args:
-        folder: where to.
-        images: ascending by image key.
-        records: in any order.
-        quarantine: what was left out.
+def write_images(folder: Path, images: Iterable[ImageRow]) -> None:
+    """Write ``images.parquet``; the same rows give the same bytes.
 
     Raises:
-        ValueError: an image key does not follow the one before it, or an image key or record id occurs twice.
+        ValueError: an image key does not follow the one before it.
     """
-    write_images(folder, images)
-    write_records(folder / RECORDS, records, named=folder)
-    with (folder / QUARANTINE).open("w", encoding="utf-8") as stream:
-        write_quarantine(stream, quarantine)
-
-
-def write_images(folder: Path, images: Iterable[ImageRow]) -> None:
-    """Write ``images.parquet``; raises what `write_manifest` does of images."""
     write_rows(folder / IMAGES, IMAGES_SCHEMA, map(asdict, ascending(images, named=folder / IMAGES)))
 
 

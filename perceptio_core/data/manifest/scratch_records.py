@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.manifest.manifest import RECORDS_SCHEMA, record_of, write_records
-from perceptio_core.data.records import Owner, Record, Refused, is_spread
+from perceptio_core.data.records import Record, Refused, is_spread
 from perceptio_core.tables import read_rows
 
 
@@ -52,10 +52,9 @@ class ScratchRecords:
 
         self.count = write_records(path, texts(), named=dataset)
 
-    def owners(self) -> Iterator[Owner]:
-        """The images of the records that are taken."""
-        for row in self._taken(columns=("image", "image_name", "source", "split")):
-            yield Owner(path=row["image"], name=row["image_name"], source=row["source"], split=row["split"])
+    def images(self) -> Iterator[dict[str, Any]]:
+        """Of the records that are taken, {image, image_name, source, split}."""
+        return self._taken(columns=("image", "image_name", "source", "split"))
 
     def records(self) -> Iterator[Record]:
         """The records that are taken."""

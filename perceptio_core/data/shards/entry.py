@@ -45,8 +45,9 @@ class Annotation:
     draw_points: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; a point is {letter, x, y}."""
-        return asdict(self) | {"points": [point._asdict() for point in self.points]}
+        """Plain values in the form of the manifest's columns: a turn is {question, answer}, a point {letter, x, y}."""
+        turns = [{"question": question, "answer": answer} for question, answer in self.turns]
+        return asdict(self) | {"turns": turns, "points": [point._asdict() for point in self.points]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,6 @@ def read_sample(content: dict[str, Any], number: int, *, image: bytes, key: str,
 def _values(content: dict[str, Any], number: int) -> dict[str, Any]:
     said = content["annotations"][number]
     values = {name: said[name] for name in _NAMES}
-    values["turns"] = [(question, answer) for question, answer in said["turns"]]
+    values["turns"] = [(turn["question"], turn["answer"]) for turn in said["turns"]]
     values["points"] = [Point(**point) for point in said["points"]]
     return values
