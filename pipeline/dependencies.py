@@ -62,7 +62,7 @@ def code_of_stage(name: str, definition: dict[str, Any], root: Path = Path()) ->
 
 def is_code(dependency: str) -> bool:
     """Whether an entry of ``deps`` is a source file of this repository rather than data."""
-    return dependency.startswith(tuple(f"{package}/" for package in PACKAGES))
+    return dependency.endswith(".py") and dependency.startswith(tuple(f"{package}/" for package in PACKAGES))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perceptio_core.params import load_profile
 from perceptio_core.params.base import read_yaml
-from perceptio_core.report.figures import MAIN
+from perceptio_core.report.metrics import MAIN
 
 PARAMS_FILE = Path("params.yaml")
 ALL = "all"

@@ -69,7 +69,7 @@ if behaviour == "alone":
     os.unlink("alone")
 section = yaml.safe_load(pathlib.Path(f"profiles/{arguments.profile}.yaml").read_text())["STAGE"]
 out = pathlib.Path("artifacts", arguments.profile, "STAGE", arguments.variant)
-metric = {"name": "res_ciou", "value": 51.25, "low": 49.0, "high": 53.5, "n": 400, "protocol": "fake"}
+metric = {"name": "res_ciou", "value": 51.25, "low": 49.0, "high": 53.5, "n": 400, "chance": None, "protocol": "fake"}
 for name in FILES:
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     if name == "figure.png":

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from PIL import Image
 
 from perceptio_core.data.images import open_image
 from perceptio_core.evaluation.benchmarks.ai2d import AI2D
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Metric
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark
 from perceptio_core.evaluation.benchmarks.hardblink import SHORT_CUTS, HardBlink, _picked
 from perceptio_core.evaluation.benchmarks.mmbench import MMBench
 from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 
 BOOTSTRAP = Bootstrap(samples=200)
 
@@ -97,6 +98,37 @@ def test_hardblink_by_hand(tmp_path: Path) -> None:
     assert (scores.unparsed, scores.parsable) == (4, 12)
     assert scores.correct["3/0"] == 1.0
     assert scores.correct["3/1"] == 0.0
+
+
+def guessed(benchmark: Benchmark, options: Mapping[str, str], *, names: Sequence[str], times: int = 800) -> dict[str, float]:
+    """The mean of metrics when every item is answered by one of its options at random.
+
+    Args:
+        benchmark: to be answered.
+        options: letters by item_id.
+        names: of the metrics.
+        times: how often all items are answered.
+    """
+    rng = np.random.default_rng(0)
+    sums = dict.fromkeys(names, 0.0)
+    for _ in range(times):
+        said = answers({item: str(rng.choice(list(letters))) for item, letters in options.items()})
+        scores = benchmark.score(said, bootstrap=Bootstrap(samples=1))
+        found = by_name([*scores.headline, *scores.breakdown])
+        sums = {name: total + found[name].value for name, total in sums.items()}
+    return {name: total / times for name, total in sums.items()}
+
+
+def test_chance_on_hardblink_is_what_random_letters_get(tmp_path: Path) -> None:
+    benchmark = HardBlink(write_hardblink(tmp_path, markers=False))
+    options = {item.item_id: "ABCDE"[: int(item.item_id[0])] for item in benchmark.items}
+    names = ["hardblink_3", "hardblink_5", "hardblink_mean", "hardblink_lenient_mean"]
+    scores = by_name(benchmark.score(say_expected(benchmark), bootstrap=BOOTSTRAP).headline)
+    assert scores["hardblink_5"].chance == 20.0
+    for name, mean in guessed(benchmark, options, names=names).items():
+        assert scores[name].chance == pytest.approx(mean, abs=2.5), name
+    assert scores["hardblink_mean"].low == pytest.approx(75.75, abs=0.01)  # all right: 12 of 12, by Wilson
+    assert scores["hardblink_3"].low == pytest.approx(51.01, abs=0.01)
 
 
 def test_the_ground_is_no_small_object() -> None:
@@ -213,6 +245,10 @@ def test_mmbench_circular_by_hand(tmp_path: Path) -> None:
     parts = by_name(scores.breakdown)
     assert parts["mmbench/split/dev"].value == 50.0
     assert parts["mmbench/split/test"].value == 0.0
+    assert metric.chance == pytest.approx((25 + 100 / 27 + 25) / 3)
+    assert parts["mmbench/split/dev"].chance == 25.0
+    options = {item: "ABC" if item.endswith("2") else "AB" for item in right}
+    assert guessed(benchmark, options, names=["mmbench"])["mmbench"] == pytest.approx(metric.chance, abs=2)
     assert parts["mmbench/l2_category/coarse"].n == 2
     assert parts["mmbench/category/count"].n == 1
     assert sum(scores.correct.values()) == 5

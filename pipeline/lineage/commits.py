@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from perceptio_core.report.provenance import StageRecord
 from pipeline.dependencies import is_code
+from pipeline.lineage.records import StageRecord
 
 _LOOK_BACK = 200  # commits that touch the files
 

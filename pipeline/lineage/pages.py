@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import yaml
 
-from perceptio_core.report.provenance import Recorded
 from pipeline.dependencies import is_code
 from pipeline.lineage.commits import code_of, commit_with
 from pipeline.lineage.graph import LineageGraph
 from pipeline.lineage.pictures import Picture
+from pipeline.lineage.records import Recorded
 from pipeline.lineage.wording import size_of, time_of
 
 _FACTS = "<!-- perceptio "

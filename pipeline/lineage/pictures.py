@@ -79,11 +79,15 @@ def _joint_samples(_: StagePaths, out: Path) -> Iterator[Picture]:
 
 
 def _curves(_: StagePaths, out: Path) -> Iterator[Picture]:
-    from perceptio_core.report.plots import loss_plot, read_curves  # brings matplotlib's text layout, which takes a second
+    from perceptio_core.report.plots import (  # brings matplotlib's text layout, which takes a second
+        loss_names,
+        loss_plot,
+        read_curves,
+    )
 
     curves = read_curves(out / "curves")
     if curves:
-        svg = loss_plot({out.name: curves}).encode()
+        svg = loss_plot({out.name: curves}, loss_names({out.name: curves})).encode()
         yield Picture(uri=f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}", caption="every loss over the steps")
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from perceptio_core.report.provenance import Recorded
 from pipeline.dependencies import is_code
 from pipeline.lineage.commits import code_of, commit_with
 from pipeline.lineage.graph import LOCK_FILE, LineageGraph, listing
+from pipeline.lineage.records import Recorded
 from pipeline.lineage.wording import flat, size_of
 
 
