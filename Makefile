@@ -29,7 +29,7 @@ studio: environment ## The ablation study of docs/results.md: some 45 trainings 
 	@perceptio repro --profile studio-k512 --variants full
 	@perceptio repro --profile studio-n25 --variants full
 	@perceptio repro --profile studio-n100 --variants full
-	@perceptio study
+	@python -m benchmarks.study
 
 # Two workers with a thread each: most tests use one core, or wait for what they have started.
 test: environment lint ## Lint, types, unit tests, and the smoke profile end to end

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.lineage.wording import time_of
+from perceptio_core.progress import duration
 from stages.common import StagePaths
 
 
@@ -24,7 +24,7 @@ def headline(profile: str) -> str:
     for file in sorted(report.with_name("measured").glob("*.json")):
         took = json.loads(file.read_text(encoding="utf-8"))
         lines.append(
-            f"{file.stem}: {time_of(took['seconds'])}, {took['samples_per_second']:.1f} samples/s, "
+            f"{file.stem}: {duration(took['seconds'])}, {took['samples_per_second']:.1f} samples/s, "
             f"{took['peak_memory_gib']:.1f} GiB at the peak"
         )
     return "\n".join([*lines, "", f"report: {(report / 'report.html').absolute()}"])

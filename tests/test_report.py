@@ -152,7 +152,7 @@ def test_overlay_tints_the_prediction_and_outlines_the_truth() -> None:
     predicted, true = np.zeros((6, 6), bool), np.zeros((6, 6), bool)
     predicted[:, :2] = True
     true[1:5, 1:5] = True
-    pixels = np.asarray(overlay(image=image, predicted_HW=predicted, true_HW=true))
+    pixels = np.asarray(overlay(image, [predicted], outline_HW=true))
     assert tuple(pixels[0, 0]) == tuple(round(0.55 * value) for value in PREDICTED)
     assert tuple(pixels[1, 1]) == TRUE
     assert tuple(pixels[2, 2]) == (0, 0, 0)  # inside the outline

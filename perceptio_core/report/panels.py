@@ -109,7 +109,7 @@ class Panel:
         found = [PanelPicture(image=self.image, caption="image", alt=f"What is asked about by: {self.row['question']}")]
         predicted, true = self.predicted, self.true
         if predicted is not None or true is not None:
-            drawn = overlay(image=self.image, predicted_HW=predicted, true_HW=true)
+            drawn = overlay(self.image, [] if predicted is None else [predicted], outline_HW=true)
             masks = {"predicted mask, a tint,": predicted, "true mask, an outline,": true}
             said = [f"{name} {_extent(mask)}" for name, mask in masks.items() if mask is not None]
             found.append(PanelPicture(image=drawn, caption="mask", alt=f"The image with the {' and the '.join(said)}"))

@@ -1,7 +1,6 @@
 """A few pictures of what a stage made, for its page: images, masks, depth maps and curves as data URIs."""
 
 import base64
-import json
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.data.records import inside
 from perceptio_core.data.rle import decode
 from perceptio_core.depth.store import DepthRow, decode_depth
+from perceptio_core.evaluation.interchange.jsonl import read_jsonl
 from perceptio_core.params import load_profile
 from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
 from stages.common import StagePaths
@@ -94,13 +94,12 @@ def _curves(_: StagePaths, out: Path) -> Iterator[Picture]:
 def _predicted_masks(paths: StagePaths, out: Path) -> Iterator[Picture]:
     profile = load_profile(paths.profile)
     root = data_root(profile.sources, paths.out("sources"))
-    with (out / "panels.jsonl").open(encoding="utf-8") as lines:
-        rows = (json.loads(line) for line in lines if line.strip())
-        for row in islice((row for row in rows if row["mask"] and row["truth"]), _COUNT):
-            file = root / inside("", row["image"], named_in=out / "panels.jsonl")
-            image = open_image(file, max_pixels=profile.evaluate.max_pixels)
-            drawn = overlay(image=image, predicted_HW=decode(row["mask"]), true_HW=decode(row["truth"]))
-            yield _picture(drawn, f"{row['question']} Tint: its mask; outline: the right one")
+    rows = read_jsonl(out / "panels.jsonl", keys=("image", "question", "mask", "truth"))
+    for row in [row for row in rows if row["mask"] and row["truth"]][:_COUNT]:
+        file = root / inside("", row["image"], named_in=out / "panels.jsonl")
+        image = open_image(file, max_pixels=profile.evaluate.max_pixels)
+        drawn = overlay(image, [decode(row["mask"])], outline_HW=decode(row["truth"]))
+        yield _picture(drawn, f"{row['question']} Tint: its mask; outline: the right one")
 
 
 def _report_figure(_: StagePaths, out: Path) -> Iterator[Picture]:
