@@ -64,7 +64,8 @@ def wilson(hits: float, n: float) -> tuple[float, float]:
     z, share = 1.959964, hits / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, 100 * (middle - reach)), min(100.0, 100 * (middle + reach))
+    low, high = (round(100 * bound, 9) for bound in (middle - reach, middle + reach))  # 0 of n is 0, not 3e-15
+    return max(0.0, low), min(100.0, high)
 
 
 def _metric(row: Any, *, where: str) -> Metric:
