@@ -29,7 +29,7 @@ studio: environment ## The ablation study of docs/results.md: some 45 trainings 
 	@perceptio repro --profile studio-k512 --variants full
 	@perceptio repro --profile studio-n25 --variants full
 	@perceptio repro --profile studio-n100 --variants full
-	@perceptio study
+	@python -m benchmarks.study
 
 # Workers with a thread each, and one more than the cores: a third of the time tests wait for what they have started.
 test: environment lint ## Lint, types, unit tests, and the smoke profile end to end

@@ -92,7 +92,7 @@ class Transfer:
 def amount(size: float) -> str:
     """Bytes as a person says them: ``1_230_000 -> "1.23 MB"``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if size < 999.5:  # or it would be rounded to 1e+03
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"

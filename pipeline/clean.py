@@ -14,9 +14,8 @@ from pathlib import Path
 
 from perceptio_core.data.units import STALE_AFTER_S
 from perceptio_core.params.values import SECTIONS
+from perceptio_core.progress import amount
 from stages.common import WORK, StagePaths
-
-_UNIT = 1024**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +47,12 @@ def clean(*, remove: bool, everything: bool) -> None:
         for work in sorted(_found(held), key=lambda work: work.folder):
             goes = work.state == "left" or (everything and work.state == "next")
             words = {"at work": "a stage is at work on it", "next": "the next run goes on with it", "left": "left behind"}
-            print(f"{work.size / _UNIT:10,.1f} MiB  {_age(work.changed):>12}  {work.folder}  ({words[work.state]})")
+            print(f"{amount(work.size):>8}  {_age(work.changed):>12}  {work.folder}  ({words[work.state]})")
             if goes and remove:
                 shutil.rmtree(work.folder)
             freed, kept = freed + work.size * goes, kept + work.size * (not goes)
     done = "freed" if remove else "would be freed by --yes"
-    print(f"{freed / _UNIT:,.1f} MiB {done}; {kept / _UNIT:,.1f} MiB of unfinished work stay")
+    print(f"{amount(freed)} {done}; {amount(kept)} of unfinished work stay")
 
 
 def _found(held: ExitStack) -> Iterator[Work]:

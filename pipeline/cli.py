@@ -1,5 +1,5 @@
 """The command ``perceptio``: the pipeline or a stage, what a file came from, a model asked or published, answers
-scored, compared or exported, the study, a conversion, shards brought to a store.
+scored, compared or exported, a conversion, shards brought to a store.
 """
 
 from __future__ import annotations
@@ -106,12 +106,6 @@ def main() -> None:
         "first", type=Path, metavar="A", help="such as artifacts/mini/evaluate/full/predictions/hardblink.jsonl"
     )
     against.add_argument("second", type=Path, metavar="B", help="another model's answers to the same questions")
-
-    study = commands.add_parser("study", help="gather what was run of the ablation study, and renew docs/results.md")
-    study.add_argument("--rows", type=Path, nargs="*", default=[], help="further files of rows, such as from another machine")
-    study.add_argument(
-        "--out", type=Path, default=Path("docs"), help="folder of results.md and results/studio.json (default: docs)"
-    )
 
     score = commands.add_parser(
         "score", help="score a file of answers without the model, ours or anyone's official result file"
@@ -365,21 +359,6 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(compare(arguments.first, arguments.second))
 
 
-def _study(arguments: argparse.Namespace) -> None:
-    from perceptio_core.report.study import gather, merge, read_rows, write_rows
-    from perceptio_core.report.study_tables import fill
-    from stages.common import ARTIFACTS
-
-    for file in arguments.rows:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: not found")
-    file = arguments.out / "results" / "studio.json"
-    rows = merge(read_rows(file), *(read_rows(other) for other in arguments.rows), gather(ARTIFACTS))
-    write_rows(file, rows)
-    fill(arguments.out / "results.md", rows)
-    print(f"{file}: {len(rows)} rows; {arguments.out / 'results.md'}")
-
-
 def _score(arguments: argparse.Namespace) -> None:
     from pipeline.score import score
 
@@ -451,7 +430,6 @@ _COMMANDS = {
     "compare": _compare,
     "score": _score,
     "export": _export,
-    "study": _study,
     "convert": _convert,
     "shards": _shards,
     "data": _data,

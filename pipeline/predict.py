@@ -16,11 +16,11 @@ from perceptio_core.data.images import open_image
 from perceptio_core.files import whole
 from perceptio_core.model.inference import Perceptor, Prediction
 from perceptio_core.progress import track
+from perceptio_core.report.pictures import overlay
 
 BATCH_SIZE = 8
 """Questions per pass (ours)."""
 
-_MASK_COLOURS = ((230, 60, 50), (50, 120, 230), (60, 180, 75), (240, 180, 30))
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
@@ -149,15 +149,6 @@ def find_pictures(paths: Sequence[Path], *, out: Path) -> list[Picture]:
         names.add(name)
         pictures.append(Picture(path=path, name=name, listed=listed))
     return pictures
-
-
-def overlay(image: Image.Image, masks: list[NDArray[np.bool_]]) -> Image.Image:
-    """The image with every mask (H, W, as large as the image) laid over it, half transparent."""
-    pixels_HW3 = np.asarray(image.convert("RGB")).astype(np.float32)
-    for number, mask_HW in enumerate(masks):
-        colour = np.array(_MASK_COLOURS[number % len(_MASK_COLOURS)], np.float32)
-        pixels_HW3[mask_HW] = 0.5 * pixels_HW3[mask_HW] + 0.5 * colour
-    return Image.fromarray(pixels_HW3.round().astype(np.uint8))
 
 
 def depth_picture(depth_RR: NDArray[np.float32], *, size: tuple[int, int]) -> Image.Image:

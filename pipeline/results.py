@@ -1,39 +1,44 @@
-"""What the driver shows of finished work: the report's headline figures, and a stage's metrics."""
+"""What the driver shows of finished work: the report's headline metrics, and a stage's."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from perceptio_core.progress import duration
 from stages.common import StagePaths
 
 
 def headline(profile: str) -> str:
-    """The report's figures as a table of plain text, and where the report is."""
+    """The report's metrics as a table of plain text, what the trainings took, and where the report is."""
     report = StagePaths(profile).out("report")
-    rows = [("metric", "value", "95 % interval", "n")]
+    rows = [("metric", "value", "95 % interval", "chance", "n")]
     for metric in json.loads((report / "metrics.json").read_text(encoding="utf-8")):
         known = metric["low"] is not None and metric["high"] is not None
         interval = f"{metric['low']:.1f} .. {metric['high']:.1f}" if known else ""
         count = "" if metric["n"] is None else str(metric["n"])
-        rows.append((metric["name"], f"{metric['value']:.4g}", interval, count))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        chance = "" if metric["chance"] is None else f"{metric['chance']:.1f}"
+        rows.append((metric["name"], f"{metric['value']:.4g}", interval, chance, count))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))).rstrip() for row in rows]
     lines.insert(1, "-" * max(map(len, lines)))
+    for file in sorted(report.with_name("measured").glob("*.json")):
+        took = json.loads(file.read_text(encoding="utf-8"))
+        lines.append(
+            f"{file.stem}: {duration(took['seconds'])}, {took['samples_per_second']:.1f} samples/s, "
+            f"{took['peak_memory_gib']:.1f} GiB at the peak"
+        )
     return "\n".join([*lines, "", f"report: {(report / 'report.html').absolute()}"])
 
 
 def metrics_of(folder: Path) -> dict[str, float]:
-    """The numbers of an output by name: ``summary.json`` or else ``metrics.json``, nested keys joined by dots.
-
-    A list of figures, as `headline` reads it, counts as {name: value}; texts and anything else are left out.
-    """
+    """The numbers of an output by name: ``summary.json`` or else ``metrics.json``, nested keys joined by dots."""
     file = next((folder / name for name in ("summary.json", "metrics.json") if (folder / name).is_file()), None)
-    if file is None:
-        return {}
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(content, list):
-        content = {figure["name"]: figure["value"] for figure in content}
-    return dict(_numbers(content, ""))
+    return {} if file is None else numbers_in(file)
+
+
+def numbers_in(file: Path) -> dict[str, float]:
+    """The numbers of a JSON object by name, nested keys joined by dots; none where there is no such file."""
+    return dict(_numbers(json.loads(file.read_text(encoding="utf-8")), "")) if file.is_file() else {}
 
 
 def _numbers(value: Any, name: str) -> list[tuple[str, float]]:

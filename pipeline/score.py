@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptio_core.evaluation.benchmarks.benchmark import Benchmark, Metric
+from perceptio_core.evaluation.benchmarks.benchmark import Benchmark
 from perceptio_core.evaluation.benchmarks.catalogue import CATALOGUE, FAMILIES, official
 from perceptio_core.evaluation.benchmarks.load import load_benchmark
 from perceptio_core.evaluation.interchange.export import export as write
 from perceptio_core.evaluation.interchange.predictions import read_predictions
 from perceptio_core.evaluation.interchange.rescore import rescore, self_contained
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 from perceptio_core.params.evaluate import BenchmarkParams
 
 

@@ -80,6 +80,13 @@ class StagePaths:
             raise ValueError(f"{path}: not there yet; `perceptio repro {node}` makes it")
         return path
 
+    def measured(self, stage: str, variant: str | None = None) -> Path:
+        """``artifacts/<profile>/measured/<stage>[@<variant>].json``: what the run that made ``out(stage, variant)`` took.
+
+        It lies apart from the output, which two runs of the same inputs make with the same bytes; DVC does not know it.
+        """
+        return ARTIFACTS / self.profile / "measured" / f"{'@'.join([stage, *([variant] if variant else [])])}.json"
+
     def claim(self, stage: str, variant: str | None = None) -> None:
         """Make the work on ``out(stage, variant)`` this process's own until it ends; of a group of ranks, rank 0's.
 
@@ -197,3 +204,10 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Write a mapping as JSON with sorted keys; a metric that is not a finite number is an error, not a NaN in a file."""
     path.write_text(json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_measured(path: Path, measured: Mapping[str, Any]) -> None:
+    """Write what was measured of a run: seconds, memory, throughput."""
+    path.parent.mkdir(exist_ok=True)
+    rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in measured.items()}
+    path.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 from accelerate import Accelerator
 
 from perceptio_core.data.loading.mixture import require_samples
+from perceptio_core.metrics import write_metrics
 from perceptio_core.model.adapters import add_adapters, merge_adapters
 from perceptio_core.model.assembly import assemble
 from perceptio_core.model.batch import PerceptioBatch
@@ -32,7 +34,7 @@ from perceptio_core.training.memory import device_memory_gib
 from perceptio_core.training.memory_estimate import Computation, MemoryEstimate, StepShape, estimate_memory
 from perceptio_core.training.optimizer import ParameterGroup
 from perceptio_core.training.results import training_metrics
-from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_measured
 
 DESCRIPTION = """Co-train one variant of Perceptio.
 
@@ -51,8 +53,11 @@ Writes  artifacts/<profile>/cotrain/<variant>/
           checkpoint/   the model with merged adapters, its processor, its model card and its parameters
                         (params.yaml), in Hugging Face's layout
           curves/       each loss by step (DVCLive)
-          metrics.json  losses at the end, time, throughput, peak memory and its estimate; per task how many samples were
-                        drawn, how often each, and their share beside the one that the mixture asks for
+          metrics.json, summary.json
+                        losses at the end; per task how many samples were drawn, how often each, and their share beside the
+                        one that the mixture asks for
+        artifacts/<profile>/measured/cotrain@<variant>.json
+                        time, throughput, precision, ranks, peak memory and its estimate: of this run, and no part of the output
 """
 
 _CENTRING_SAMPLES, _CENTRING_STEPS = 64, 8
@@ -146,11 +151,9 @@ def main() -> None:
     made_with |= {"cotrain": given.model_dump(mode="json"), "foundations": models.model_dump(mode="json")}
     (out / "checkpoint" / "params.yaml").write_text(yaml.safe_dump(made_with, sort_keys=False), encoding="utf-8")
     shutil.copytree(work / "curves", out / "curves")
-    metrics = training_metrics(curves=work / "curves", result=result, steps=params.steps, batch_size=params.batch_size)
-    for task, drawn in batches.drawn(params.steps).items():
-        metrics |= {f"drawn_{task}": drawn.draws, f"epochs_{task}": round(drawn.epochs, 3)}
-        metrics |= {f"share_{task}": round(drawn.share, 4), f"wanted_share_{task}": round(drawn.wanted, 4)}
-    write_metrics(out / "metrics.json", metrics | {"estimated_memory_gib": round(estimate.peak_gib, 3)})
+    drawn = batches.drawn(params.steps)
+    write_metrics(out, training_metrics(curves=work / "curves", steps=params.steps, batch_size=params.batch_size, drawn=drawn))
+    write_measured(paths.measured("cotrain", arguments.variant), asdict(result) | {"estimated_memory_gib": estimate.peak_gib})
     publish(out, paths.out("cotrain", arguments.variant))
     shutil.rmtree(work)  # a finished run's checkpoints would outlive a change of the model's code
     logger.info(

@@ -1,7 +1,6 @@
 """Stage `depth_codebook`: the VQ-VAE that turns depth maps into codes."""
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from perceptio_core.data.shards.markers import sample_markers
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.codebook_training import CURVE, TrainedCodebook, train_codebook, validate_codebook
 from perceptio_core.depth.store import DepthStore
+from perceptio_core.metrics import write_metrics
 from perceptio_core.params.base import expanded
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from perceptio_core.params.values import read_values
@@ -34,7 +34,7 @@ Does    trains a VQ-VAE on the maps of the split train (on all ranks when starte
         A killed run goes on from its last checkpoint.
 Writes  artifacts/<profile>/depth_codebook/
           model.safetensors, config.json   the codebook
-          metrics.json                     scores with sample counts
+          metrics.json, summary.json       scores with sample counts
           plots/curve.csv, plots/codes.csv loss over steps (none where nothing was trained), uses of each code
           samples.png                      maps (above) and what their codes decode to (below)
 """
@@ -89,10 +89,10 @@ def main() -> None:
     uses = [{"code": code, "uses": uses} for code, uses in enumerate(scores.code_counts)]
     _write_rows(out / "plots" / "codes.csv", uses, columns=("code", "uses"))
     _contact_sheet(scores.maps, scores.decoded).save(out / "samples.png")
-    (out / "metrics.json").write_text(json.dumps(scores.metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_metrics(out, scores.metrics)
     publish(out, paths.out("depth_codebook"))
     (work / "checkpoint.pt").unlink(missing_ok=True)
-    logging.getLogger("depth_codebook").info(", ".join(f"{row['name']} {row['value']:.4g}" for row in scores.metrics))
+    logging.getLogger("depth_codebook").info(", ".join(f"{metric.name} {metric.value:.4g}" for metric in scores.metrics))
 
 
 def read_codebook(folder: Path, *, params: DepthCodebookParams) -> TrainedCodebook:

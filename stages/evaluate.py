@@ -1,6 +1,5 @@
 """Stage `evaluate`: every configured benchmark, by its official rules, for one variant of the trained model."""
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -9,12 +8,13 @@ from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.evaluation.benchmarks.benchmark import Item
 from perceptio_core.evaluation.running.depth_codes import CodeSource, TeacherEncoder, code_source
 from perceptio_core.evaluation.running.suite import evaluate
+from perceptio_core.metrics import write_metrics
 from perceptio_core.model.inference import Perceptor
 from perceptio_core.params.evaluate import EvaluateParams, Replacement
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
 from perceptio_core.params.values import read_values
-from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Evaluate one variant of the co-trained model.
 
@@ -24,7 +24,7 @@ Reads   artifacts/<profile>/cotrain/<variant>/checkpoint, and the benchmarks bel
 Does    generates an answer to every question (a killed run goes on where it stood) and scores it.
 Writes  artifacts/<profile>/evaluate/<variant>/
           predictions/<benchmark>.jsonl  question, raw and stripped answer, masks, depth codes, expected, correct
-          metrics.json                   list of {name, value, low, high, n, protocol}
+          metrics.json                   list of {name, value, low, high, n, chance, protocol}
           summary.json                   {name: value}
           breakdown.jsonl                parts of the metrics: subsets, categories, other readings, parts of the controls
           panels.jsonl                   the questions that the report shows
@@ -74,14 +74,12 @@ def main() -> None:
         journals=journals,
         out=out,
     )
-    rows = [metric.to_json() for metric in metrics]
-    (out / "metrics.json").write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    write_metrics(out / "summary.json", {row["name"]: row["value"] for row in rows})
+    write_metrics(out, metrics)
     publish(out, paths.out("evaluate", arguments.variant))
     shutil.rmtree(work)  # kept answers would outlive a change of the model's code
-    for row in rows:
-        interval = "" if row["low"] is None else f" [{row['low']:.1f}, {row['high']:.1f}]"
-        logging.getLogger("evaluate").info("%s = %.2f%s, n = %d", row["name"], row["value"], interval, row["n"])
+    for metric in metrics:
+        interval = "" if metric.low is None else f" [{metric.low:.1f}, {metric.high:.1f}]"
+        logging.getLogger("evaluate").info("%s = %.2f%s, n = %d", metric.name, metric.value, interval, metric.n)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Stage `report`: one page with every figure, curve and picture of a run."""
+"""Stage `report`: one page with every metric, curve and picture of a run."""
 
-import base64
 import csv
-import io
+import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,16 @@ from PIL import Image
 from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher
+from perceptio_core.evaluation.interchange.jsonl import read_jsonl
+from perceptio_core.metrics import Metric, read_metrics, write_metrics
 from perceptio_core.params.report import ReportParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
-from perceptio_core.report.figures import MAIN, Figure, gather, write_figures
-from perceptio_core.report.page import Content, page
+from perceptio_core.report.metrics import MAIN, gather
+from perceptio_core.report.page import Content, Input, page
 from perceptio_core.report.panels import read_panels
+from perceptio_core.report.pictures import data_uri
 from perceptio_core.report.plots import read_curves
-from perceptio_core.report.provenance import git_state, read_lock
 from perceptio_core.report.published import read_published
 from perceptio_core.report.readme_figure import readme_figure
 from stages.common import StagePaths, fingerprint, publish, stage_arguments
@@ -30,15 +32,16 @@ from stages.common import StagePaths, fingerprint, publish, stage_arguments
 DESCRIPTION = """Make the report of a run.
 
 Reads   artifacts/<profile>/{sources,foundations,depth_codebook,cotrain,evaluate}, joint_shards/index.json,
-        docs/published.json, dvc.lock, and of the parameters `active` and the section `report`.
-Does    gathers the headline figures of every variant, draws curves, masks and depth maps, and says which stage, hashes and
-        parameters each number comes from.
+        docs/published.json, and of the parameters `active` and the section `report`.
+Does    gathers the headline metrics of every variant, draws curves, masks and depth maps, and names the files that each
+        comes from with their hashes. The same inputs give the same bytes.
 Writes  artifacts/<profile>/report/
           report.html    one self-contained page
-          metrics.json   headline figures as a list of {name, value, low, high, n, protocol}
+          metrics.json   headline metrics as a list of {name, value, low, high, n, chance, protocol}
           summary.json   the same as {name: value}, for `dvc metrics`
           figure.png     image, mask, depth and answer of one question
 """
+PUBLISHED = Path("docs/published.json")
 
 
 def main() -> None:
@@ -51,8 +54,10 @@ def main() -> None:
     if MAIN not in variants:
         raise ValueError(f"{values.path}: active: {', '.join(variants)}; a report needs {MAIN} among them")
     folder = paths.made("depth_codebook")
+    sources, shards = paths.made("sources"), paths.made("joint_shards")
     evaluations = {variant: paths.made("evaluate", variant) for variant in variants}
-    figures = gather(
+    trained = {variant: paths.made("cotrain", variant) for variant in variants}
+    metrics = gather(
         codebook=folder / "metrics.json", evaluations={name: path / "metrics.json" for name, path in evaluations.items()}
     )
     codebook = DepthCodebook.from_pretrained(folder)
@@ -67,52 +72,61 @@ def main() -> None:
 
     panels = read_panels(
         path=evaluations[MAIN] / "panels.jsonl",
-        root=data_root(values.section("sources", SourcesParams), paths.made("sources")),
+        root=data_root(values.section("sources", SourcesParams), sources),
         count=params.max_panels,
         decode_depth=lambda codes: decode(list(codes)),
         teacher=look,
     )
     with (folder / "plots" / "codes.csv").open(newline="", encoding="utf-8") as stream:
         usage = [float(row["uses"]) for row in csv.DictReader(stream)]
-    trained = {variant: paths.made("cotrain", variant) for variant in variants}
-    lock = Path("dvc.lock")
+    with Image.open(folder / "samples.png") as image:
+        samples = data_uri(image.convert("RGB"))
+    gives = {
+        sources / "metrics.json": "what the data are",
+        folder / "metrics.json": "metrics of the codebook",
+        folder / "plots" / "codes.csv": "uses of its codes",
+        shards / "index.json": "what training drew from",
+        **{path / "metrics.json": f"training of {name}" for name, path in trained.items()},
+        **{path / "metrics.json": f"metrics of {name}" for name, path in evaluations.items()},
+        **{path / "breakdown.jsonl": f"parts of the metrics of {name}" for name, path in evaluations.items()},
+        evaluations[MAIN] / "panels.jsonl": "questions and answers that are shown",
+        PUBLISHED: "published figures",
+    }
     content = Content(
         title=params.title,
         caveat=params.caveat,
         profile=values.profile,
-        commit=git_state(folder=Path()),
-        figures=figures,
+        metrics=metrics,
         control="control" if "control" in variants else None,
-        parts={name: _parts(path) for name, path in evaluations.items()},
-        published=read_published(Path("docs/published.json")),
-        data=json.loads((paths.made("sources") / "metrics.json").read_text(encoding="utf-8")),
-        realised=json.loads((paths.made("joint_shards") / "index.json").read_text(encoding="utf-8"))["data"],
+        parts={
+            name: [Metric(**row) for row in read_jsonl(path / "breakdown.jsonl", keys=("name", "value"))]
+            for name, path in evaluations.items()
+        },
+        published=read_published(PUBLISHED),
+        data=json.loads((sources / "metrics.json").read_text(encoding="utf-8")),
+        realised=json.loads((shards / "index.json").read_text(encoding="utf-8"))["data"],
         curves={name: read_curves(path / "curves") for name, path in trained.items()},
-        training={name: json.loads((path / "metrics.json").read_text(encoding="utf-8")) for name, path in trained.items()},
+        training={name: _by_name(path / "metrics.json") for name, path in trained.items()},
         usage=usage,
-        samples=_data_uri(folder / "samples.png"),
+        samples=samples,
         panels=panels,
-        stages=read_lock(path=lock, outputs=paths.out("sources").parent) if lock.is_file() else [],
+        inputs=[Input(path=file.as_posix(), sha256=_sha256(file), gives=words) for file, words in gives.items()],
     )
     work = paths.work("report", fingerprint(params, folder, *evaluations.values()))
     shutil.rmtree(work)
     work.mkdir()
     (work / "report.html").write_text(page(content), encoding="utf-8")
     (work / "figure.png").write_bytes(readme_figure(panels))
-    write_figures(figures=figures, folder=work)
+    write_metrics(work, metrics)
     publish(work, paths.out("report"))
 
 
-def _parts(folder: Path) -> list[Figure]:
-    lines = (folder / "breakdown.jsonl").read_text(encoding="utf-8").split("\n")  # splitlines takes more for a line's end
-    return [Figure(**json.loads(line)) for line in lines if line]
+def _by_name(file: Path) -> Mapping[str, float]:
+    return {metric.name: metric.value for metric in read_metrics(file)}
 
 
-def _data_uri(path: Path) -> str:
-    with Image.open(path) as image:
-        stream = io.BytesIO()
-        image.save(stream, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,11 @@ class Browser:
         """Go to an address."""
         self._call("Page.navigate", url=address)
 
+    def show_as(self, *, width: int, scheme: str) -> None:
+        """Make the window `width` pixels wide, for a reader who prefers a light or a dark scheme."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=1000, deviceScaleFactor=1, mobile=False)
+        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
     def wait_for(self, condition: str, *, within_s: float = 120.0) -> Any:
         """Wait until an expression of JavaScript is true (or truthy); its value."""
         end = time.monotonic() + within_s

@@ -72,7 +72,7 @@ if behaviour == "alone":
 params = yaml.safe_load(pathlib.Path(arguments.params).read_text())
 section = params["STAGE"]
 out = pathlib.Path("artifacts", params.get("profile", pathlib.Path(arguments.params).stem), "STAGE", arguments.variant)
-metric = {"name": "res_ciou", "value": 51.25, "low": 49.0, "high": 53.5, "n": 400, "protocol": "fake"}
+metric = {"name": "res_ciou", "value": 51.25, "low": 49.0, "high": 53.5, "n": 400, "chance": None, "protocol": "fake"}
 for name in FILES:
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     if name == "figure.png":

@@ -14,51 +14,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from perceptio_core.data.rle import encode
-from perceptio_core.report.figures import Figure
-from perceptio_core.report.page import Content, page
+from perceptio_core.metrics import Metric
+from perceptio_core.report.page import Content, Input, page
 from perceptio_core.report.panels import Panel, read_panels
 from perceptio_core.report.plots import Curve
-from perceptio_core.report.provenance import read_lock
 from perceptio_core.report.published import read_published
 from perceptio_core.report.readme_figure import readme_figure
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "docs" / "published.json"
 SIDE = 128
 
-LOCK = """\
-schema: '2.0'
-stages:
-  evaluate@full:
-    cmd: python -m stages.evaluate --profile mini --variant full
-    deps:
-    - {path: artifacts/mini/cotrain/full, hash: md5, md5: 77aa.dir, size: 24000000, nfiles: 14}
-    - {path: perceptio_core/grammar.py, hash: md5, md5: 0123456789abcdef, size: 7000}
-    params: {profiles/mini.yaml: {evaluate: {batch_size: 16, benchmarks: [{kind: refer, path: refcoco}]}}}
-    outs:
-    - {path: artifacts/mini/evaluate/full, hash: md5, md5: 99bb.dir, size: 1200, nfiles: 9}
-  cotrain@full:
-    cmd: python -m stages.cotrain --profile mini --variant full
-    deps:
-    - {path: artifacts/mini/depth_codebook/config.json, hash: md5, md5: 55, size: 300}
-    params: {profiles/mini.yaml: {cotrain: {steps: 600, seed: 0}, variants.full: {}}}
-    outs:
-    - {path: artifacts/mini/cotrain/full, hash: md5, md5: 77aa.dir, size: 24000000, nfiles: 14}
-  depth_codebook:
-    cmd: python -m stages.depth_codebook --profile mini
-    outs:
-    - {path: artifacts/mini/depth_codebook, hash: md5, md5: 55cc.dir, size: 2400000, nfiles: 5}
-  sources@smoke:
-    cmd: python -m stages.sources --profile smoke
-    outs:
-    - {path: artifacts/smoke/sources, hash: md5, md5: 11.dir, size: 1, nfiles: 1}
-"""
+
+def metric(name: str, value: float, *, spread: float = 3.0, n: int = 124, chance: float | None = None) -> Metric:
+    low, high = value - spread, value + spread
+    return Metric(name=name, value=value, low=low, high=high, n=n, chance=chance, protocol="strict, generated")
 
 
-def figure(name: str, value: float, *, spread: float = 3.0, n: int = 124, protocol: str = "strict, generated") -> Figure:
-    return Figure(name=name, value=value, low=value - spread, high=value + spread, n=n, protocol=protocol)
-
-
-def figures() -> list[Figure]:
+def metrics() -> list[Metric]:
     values = {
         "codebook_usage": 100.0, "codebook_lookup_3": 98.4, "codebook_lookup_4": 97.1, "codebook_lookup_5": 96.0,
         "codebook_absrel": 0.043, "res_ciou": 58.3, "res_giou": 55.1, "hardblink_3": 77.4, "hardblink_4": 71.0,
@@ -66,7 +38,11 @@ def figures() -> list[Figure]:
         "hardblink_shortcut": 33.1, "mmbench": 61.5, "seed_image": 64.2, "mme_perception": 1204.0, "mme_cognition": 402.5,
         "unparsed": 0.0, "control_hardblink_3": 70.2, "control_hardblink_mean": 66.0, "control_mmbench": 60.1,
     }  # fmt: skip
-    return [figure(name, value, spread=40.0 if "mme" in name else 3.0) for name, value in values.items()]
+    chance = {"hardblink_3": 33.3, "hardblink_4": 25.0, "hardblink_5": 20.0, "hardblink_mean": 26.1, "mme_perception": 750.0}
+    return [
+        metric(name, value, spread=40.0 if "mme" in name else 3.0, chance=chance.get(name.removeprefix("control_")))
+        for name, value in values.items()
+    ]
 
 
 def picture(*, seed: int) -> tuple[Image.Image, NDArray[np.bool_], NDArray[np.float32]]:
@@ -124,6 +100,11 @@ def rows(root: Path) -> list[dict[str, Any]]:
     return out
 
 
+def encode_row(*, predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> dict[str, Any]:
+    """A row with two masks."""
+    return {"question": "Where is it?", "mask": encode(predicted), "truth": encode(true), "correct": 0.0}
+
+
 def curves(*, seed: int) -> dict[str, Curve]:
     generator = np.random.default_rng(seed)
     steps = list(range(1, 601))
@@ -139,12 +120,11 @@ def curves(*, seed: int) -> dict[str, Curve]:
 
 
 def content(folder: Path) -> Content:
-    """A complete page's content; writes images and a lock file below `folder`."""
+    """A complete page's content; writes images below `folder`."""
     (folder / "panels.jsonl").write_text("\n".join(json.dumps(row) for row in rows(folder)) + "\n")
-    (folder / "dvc.lock").write_text(LOCK)
     training = {
-        "steps": 600, "batch_size": 32, "seconds": 412.3, "samples_per_second": 46.6, "peak_memory_gib": 1.42,
-        "precision": "no", "drawn_referring": 11520, "epochs_referring": 1.536, "drawn_marker": 7680, "epochs_marker": 0.96,
+        "steps": 600, "batch_size": 32, "train_total": 0.31, "val_total": 0.3,
+        "drawn_referring": 11520, "epochs_referring": 1.536, "drawn_marker": 7680, "epochs_marker": 0.96,
         "share_referring": 0.6, "wanted_share_referring": 0.6, "share_marker": 0.4, "wanted_share_marker": 0.4,
     }  # fmt: skip
     data = {
@@ -162,10 +142,9 @@ def content(folder: Path) -> Content:
         title="Perceptio on the procedural world",
         caveat="Every figure of this run is measured on a procedural world; it cannot be compared with published ones.",
         profile="mini",
-        commit="0123456789ab",
-        figures=figures(),
+        metrics=metrics(),
         control="control",
-        parts={"full": [figure("hardblink_majority_3", 36.1, n=122)], "control": []},
+        parts={"full": [metric("hardblink_majority_3", 36.1, n=122)], "control": []},
         published=read_published(PUBLISHED),
         data=data,
         realised=realised,
@@ -177,7 +156,7 @@ def content(folder: Path) -> Content:
         usage=list(np.random.default_rng(0).gamma(2.0, 300.0, 64)),
         samples=None,
         panels=panels(folder),
-        stages=read_lock(path=folder / "dvc.lock", outputs=Path("artifacts/mini")),
+        inputs=[Input(path="artifacts/mini/cotrain/full/metrics.json", sha256="77aa" * 16, gives="training of full")],
     )
 
 

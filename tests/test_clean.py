@@ -39,13 +39,13 @@ def test_only_what_no_run_goes_on_with_is_removed(
 
     clean(remove=False, everything=False)
     lines = capsys.readouterr().out.splitlines()
-    assert f"       1.0 MiB     9.0 h ago  {older}  (left behind)" in lines
-    assert f"       1.0 MiB     2.0 h ago  {newest}  (the next run goes on with it)" in lines
-    assert lines[-1] == "3.0 MiB would be freed by --yes; 3.0 MiB of unfinished work stay"
+    assert f" 1.05 MB     9.0 h ago  {older}  (left behind)" in lines
+    assert f" 1.05 MB     2.0 h ago  {newest}  (the next run goes on with it)" in lines
+    assert lines[-1] == "3.15 MB would be freed by --yes; 3.15 MB of unfinished work stay"
     assert all(folder.is_dir() for folder in (older, newest, full, control, outdone, moved))
 
     clean(remove=True, everything=False)
-    assert capsys.readouterr().out.splitlines()[-1] == "3.0 MiB freed; 3.0 MiB of unfinished work stay"
+    assert capsys.readouterr().out.splitlines()[-1] == "3.15 MB freed; 3.15 MB of unfinished work stay"
     assert all(folder.is_dir() for folder in (newest, full, control))
     assert not any(folder.is_dir() for folder in (older, outdone, moved))
     clean(remove=True, everything=True)

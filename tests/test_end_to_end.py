@@ -59,11 +59,22 @@ def test_the_smoke_profile_survives_kills_and_completes(checkout: Path) -> None:
     report = checkout / "artifacts" / "smoke" / "report"
     metrics = json.loads((report / "metrics.json").read_text())
     assert {metric["name"] for metric in metrics} >= HEADLINES
-    assert all(metric.keys() >= {"name", "value", "low", "high", "n", "protocol"} for metric in metrics)
+    assert all(metric.keys() == {"name", "value", "low", "high", "n", "chance", "protocol"} for metric in metrics)
+    assert all(metric["low"] < metric["high"] for metric in metrics if metric["low"] is not None)
     assert (report / "report.html").stat().st_size > 10_000
     shown = json.loads(dvc(checkout, "metrics", "show", "--json"))[""]["data"]["artifacts/smoke/report/summary.json"]["data"]
     assert shown == {metric["name"]: metric["value"] for metric in metrics}
     assert not any((checkout / ".work" / "smoke").glob("*/*/*")), "finished work leaves nothing behind"
+
+
+def test_the_report_is_a_function_of_its_inputs(checkout: Path) -> None:
+    report = checkout / "artifacts" / "smoke" / "report"
+    before = {file.name: file.read_bytes() for file in report.iterdir()}
+    commit = ("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "--allow-empty", "-m", "another")
+    subprocess.run(["git", *commit], cwd=checkout, check=True)
+    command = [sys.executable, "-m", "stages.report", "--profile", "smoke"]
+    subprocess.run(command, cwd=checkout, env=environment(), check=True, capture_output=True)
+    assert {file.name: file.read_bytes() for file in report.iterdir()} == before
 
 
 def test_a_second_run_has_nothing_to_do(checkout: Path) -> None:

@@ -11,11 +11,12 @@ from official_files import BLINK_PROMPT, png, table_rows, write_blink, write_sci
 from perceptio_core.data.images import open_image
 from perceptio_core.evaluation.benchmarks import official_files
 from perceptio_core.evaluation.benchmarks.ai2d import AI2D
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Metric
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark
 from perceptio_core.evaluation.benchmarks.blink import BlinkDepth
 from perceptio_core.evaluation.benchmarks.scienceqa import ScienceQA
 from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 
 BOOTSTRAP = Bootstrap(samples=100)
 ENDING = "Answer with the option's letter from the given choices directly."
@@ -36,6 +37,7 @@ def test_ai2d(tmp_path: Path) -> None:
     assert (metrics["ai2d"].value, metrics["ai2d"].n) == (pytest.approx(200 / 3), 3)
     assert "AI2D_TEST.tsv (none of the published files)" in metrics["ai2d"].protocol
     assert "0 of 3 unparsed" in metrics["ai2d"].protocol
+    assert metrics["ai2d"].chance == pytest.approx((50 + 50 + 100 / 3) / 3)
 
 
 def test_a_published_file_is_known_by_its_md5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

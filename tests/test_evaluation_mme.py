@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from official_files import write_mme
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Metric
+from perceptio_core.evaluation.benchmarks.benchmark import Answer
 from perceptio_core.evaluation.benchmarks.mme import COGNITION, MME, PERCEPTION
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 
 BOOTSTRAP = Bootstrap(samples=200)
 
@@ -41,6 +43,19 @@ def test_acc_and_acc_plus_by_hand(tmp_path: Path) -> None:
     assert parts["mme_cognition/vlmevalkit"].value == 50.0  # "the answer is no" counts, acc 1/2
     assert parts["mme_perception/vlmevalkit"].value == 325.0
     assert (scores.unparsed, scores.parsable) == (2, 8)
+    assert metrics["mme_perception"].chance == 150.0
+    assert metrics["mme_cognition"].high == pytest.approx(200 * 0.7935, abs=0.01)  # none of one pair right: Wilson's interval
+
+
+def test_chance_is_what_a_random_yes_or_no_gets(tmp_path: Path) -> None:
+    benchmark = MME(write_mme(tmp_path, {"count": ["a.jpg", "b.jpg"], "existence": ["c.jpg"]}))
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(800):
+        said = answer(benchmark, [str(text) for text in rng.choice(["Yes", "No"], 6)])
+        (metric,) = benchmark.score(said, bootstrap=Bootstrap(samples=1)).headline
+        found.append(metric.value)
+    assert metric.chance == pytest.approx(np.mean(found), abs=6)
 
 
 def test_pairs_without_their_image_are_left_out_and_said_so(tmp_path: Path) -> None:

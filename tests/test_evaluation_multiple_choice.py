@@ -1,9 +1,11 @@
 """HardBLINK, MMBench and SEED-Image on hand-worked files and on the real ones."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from official_files import answers, by_name, png, rotations, write_hardblink, write_jsonl, write_mmbench, write_seed, write_tsv
@@ -58,6 +60,37 @@ def test_hardblink_by_hand(tmp_path: Path) -> None:
     assert (scores.unparsed, scores.parsable) == (4, 12)
     assert scores.correct["3/0"] == 1.0
     assert scores.correct["3/1"] == 0.0
+
+
+def guessed(benchmark: Benchmark, options: Mapping[str, str], *, names: Sequence[str], times: int = 800) -> dict[str, float]:
+    """The mean of metrics when every item is answered by one of its options at random.
+
+    Args:
+        benchmark: to be answered.
+        options: letters by item_id.
+        names: of the metrics.
+        times: how often all items are answered.
+    """
+    rng = np.random.default_rng(0)
+    sums = dict.fromkeys(names, 0.0)
+    for _ in range(times):
+        said = answers({item: str(rng.choice(list(letters))) for item, letters in options.items()})
+        scores = benchmark.score(said, bootstrap=Bootstrap(samples=1))
+        found = by_name([*scores.headline, *scores.breakdown])
+        sums = {name: total + found[name].value for name, total in sums.items()}
+    return {name: total / times for name, total in sums.items()}
+
+
+def test_chance_on_hardblink_is_what_random_letters_get(tmp_path: Path) -> None:
+    benchmark = HardBlink(write_hardblink(tmp_path, markers=False))
+    options = {item.item_id: "ABCDE"[: int(item.item_id[0])] for item in benchmark.items}
+    names = ["hardblink_3", "hardblink_5", "hardblink_mean", "hardblink_lenient_mean"]
+    scores = by_name(benchmark.score(say_expected(benchmark), bootstrap=BOOTSTRAP).headline)
+    assert scores["hardblink_5"].chance == 20.0
+    for name, mean in guessed(benchmark, options, names=names).items():
+        assert scores[name].chance == pytest.approx(mean, abs=2.5), name
+    assert scores["hardblink_mean"].low == pytest.approx(75.75, abs=0.01)  # all right: 12 of 12, by Wilson
+    assert scores["hardblink_3"].low == pytest.approx(51.01, abs=0.01)
 
 
 def test_the_ground_is_no_small_object() -> None:
@@ -133,6 +166,10 @@ def test_mmbench_circular_by_hand(tmp_path: Path) -> None:
     parts = by_name(scores.breakdown)
     assert parts["mmbench/split/dev"].value == 50.0
     assert parts["mmbench/split/test"].value == 0.0
+    assert metric.chance == pytest.approx((25 + 100 / 27 + 25) / 3)
+    assert parts["mmbench/split/dev"].chance == 25.0
+    options = {item: "ABC" if item.endswith("2") else "AB" for item in right}
+    assert guessed(benchmark, options, names=["mmbench"])["mmbench"] == pytest.approx(metric.chance, abs=2)
     assert parts["mmbench/l2_category/coarse"].n == 2
     assert parts["mmbench/category/count"].n == 1
     assert sum(scores.correct.values()) == 5

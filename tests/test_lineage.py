@@ -26,15 +26,43 @@ from perceptio_core.data.shards import tars
 from perceptio_core.data.shards.entry import Annotation
 from perceptio_core.depth.store import encode_depth, write_index, write_shard
 from perceptio_core.params.values import SECTIONS
-from perceptio_core.report.provenance import Recorded, StageRecord
 from pipeline.code import fingerprint, source_of
 from pipeline.lineage.commits import commit_of
 from pipeline.lineage.graph import LineageGraph
 from pipeline.lineage.pages import Facts, key_of, stage_page
 from pipeline.lineage.pictures import Picture, pictures_of
-from pipeline.lineage.wording import flat, size_of, time_of
+from pipeline.lineage.records import Recorded, StageRecord, read_lock
+from pipeline.lineage.tree import flat
 
 PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
+
+LOCK = """\
+schema: '2.0'
+stages:
+  evaluate@full:
+    cmd: python -m stages.evaluate --profile mini --variant full
+    deps:
+    - {path: artifacts/mini/cotrain/full, hash: md5, md5: 77aa.dir, size: 24000000, nfiles: 14}
+    - {path: perceptio_core/grammar.py, hash: md5, md5: 0123456789abcdef, size: 7000}
+    params: {profiles/mini.yaml: {evaluate: {batch_size: 16, benchmarks: [{kind: refer, path: refcoco}]}}}
+    outs:
+    - {path: artifacts/mini/evaluate/full, hash: md5, md5: 99bb.dir, size: 1200, nfiles: 9}
+  cotrain@full:
+    cmd: python -m stages.cotrain --profile mini --variant full
+    deps:
+    - {path: artifacts/mini/depth_codebook/config.json, hash: md5, md5: 55, size: 300}
+    params: {profiles/mini.yaml: {cotrain: {steps: 600, seed: 0}, variants.full: {}}}
+    outs:
+    - {path: artifacts/mini/cotrain/full, hash: md5, md5: 77aa.dir, size: 24000000, nfiles: 14}
+  depth_codebook:
+    cmd: python -m stages.depth_codebook --profile mini
+    outs:
+    - {path: artifacts/mini/depth_codebook, hash: md5, md5: 55cc.dir, size: 2400000, nfiles: 5}
+  sources@smoke:
+    cmd: python -m stages.sources --profile smoke
+    outs:
+    - {path: artifacts/smoke/sources, hash: md5, md5: 11.dir, size: 1, nfiles: 1}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -165,20 +193,6 @@ def test_the_commit_is_the_newest_whose_code_is_what_ran(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize(
-    ("count", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (256_400_000, "256.4 MB"), (3.2e12, "3.2 TB")]
-)
-def test_sizes(count: float, said: str) -> None:
-    assert size_of(count) == said
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7400, "2 h 03 min")]
-)
-def test_times(seconds: float, said: str) -> None:
-    assert time_of(seconds) == said
-
-
 def test_nested_values_become_rows() -> None:
     assert flat({"a": {"b": 1 / 3, "c": {}}, "d": [1, 2], "e": None}) == [("a.b", "0.333333"), ("d", "[1, 2]"), ("e", "None")]
 
@@ -303,3 +317,13 @@ def test_three_clicks_lead_from_the_report_to_the_teacher_and_back(finished: Fak
     assert ui.returncode == 0
     assert not (finished.root / ".prefect" / "perceptio-server").exists()
     assert subprocess.run(["pgrep", "-g", str(os.getpgid(0)), "-f", f"port {port}"], check=False).returncode == 1
+
+
+def test_a_lock_file_gives_the_stages_of_one_profile_in_order(tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    records = read_lock(path=tmp_path / "dvc.lock", outputs=Path("artifacts/mini"))
+    assert [record.name for record in records] == ["depth_codebook", "cotrain@full", "evaluate@full"]
+    trained = records[1]
+    assert trained.writes[0].hash == "77aa.dir"
+    assert trained.parameters == {"cotrain": {"steps": 600, "seed": 0}, "variants.full": {}}
+    assert read_lock(path=tmp_path / "none", outputs=Path("artifacts/mini")) == []

@@ -16,8 +16,8 @@ from PIL import Image
 
 from perceptio_core.data.images import open_image
 from perceptio_core.model.inference import Perceptor
+from perceptio_core.report.pictures import overlay
 from pipeline import cli
-from pipeline.predict import overlay
 from tiny import lively, tiny_perceptio
 
 QUESTIONS = ["Which point is the closest to the camera?", "yes"]

@@ -57,7 +57,7 @@ os.execv(sys.executable, [sys.executable, *processes_here(2), *rank])
 
 SIDE_BY_SIDE = """
 from pathlib import Path
-from pipeline.side_by_side import Runner
+from benchmarks.study.side_by_side import Runner
 
 Runner(seconds=None, threads=1).run("sleeping", "p")
 """

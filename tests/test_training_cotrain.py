@@ -83,21 +83,41 @@ def run_stage(artifacts: Path, monkeypatch: pytest.MonkeyPatch, *, variant: str,
     return artifacts / "artifacts" / "tiny" / "cotrain" / variant
 
 
+def measured_of(out: Path) -> dict[str, Any]:
+    """What was measured of the run that made `out`; it lies apart."""
+    measured: dict[str, Any] = json.loads((out.parents[1] / "measured" / f"cotrain@{out.name}.json").read_text())
+    return measured
+
+
+def test_two_runs_of_the_same_inputs_write_the_same_bytes(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    for _ in range(2):
+        out = run_stage(artifacts, monkeypatch, variant="twice", chosen=params(steps=2, checkpoint_every=1))
+        written.append({file.relative_to(out): file.read_bytes() for file in out.rglob("*") if file.is_file()})
+    assert len(written[0]) > 15
+    assert [name for name, content in written[0].items() if written[1][name] != content] == []
+    assert written[0].keys() == written[1].keys()
+
+
 def test_the_stage_writes_a_checkpoint_that_loads_and_gives_the_same_losses(
     artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = run_stage(artifacts, monkeypatch, variant="full", chosen=params())
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoint", "curves", "metrics.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint", "curves", "metrics.json", "summary.json"]
     assert not list((artifacts / ".work/tiny/cotrain").iterdir())
     kept = read_yaml(out / "checkpoint" / "params.yaml")
     assert (kept["profile"], kept["variant"]) == ("tiny", "full")
     assert CotrainParams.from_mapping(kept["cotrain"], where="kept") == params()
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "summary.json").read_text())
     for name in (*LOSS_WEIGHTS, "total"):
         assert metrics[f"train_{name}"] > 0
         assert metrics[f"val_{name}"] > 0
     assert metrics["steps"] == 6
-    assert metrics["estimated_memory_gib"] > 0
+    measured = measured_of(out)
+    assert measured["estimated_memory_gib"] > 0
+    assert measured["seconds"] > 0
+    assert measured["precision"] in ("no", "bf16")
+    assert not measured.keys() & metrics.keys()
     assert sum(count for name, count in metrics.items() if name.startswith("drawn_")) == 6 * 8
     for start in ("share_", "wanted_share_"):
         assert sum(share for name, share in metrics.items() if name.startswith(start)) == pytest.approx(1, abs=1e-3)
@@ -158,7 +178,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(
         chosen = params(steps=2, gradient_checkpointing=checkpointing)
         with caplog.at_level("INFO", logger="cotrain"):
             out = run_stage(artifacts, monkeypatch, variant=f"checkpointing-{checkpointing}", chosen=chosen)
-        metrics.append(json.loads((out / "metrics.json").read_text()))
+        metrics.append(json.loads((out / "summary.json").read_text()) | measured_of(out))
     plain, checkpointed = metrics
     assert checkpointed["train_total"] == pytest.approx(plain["train_total"], rel=1e-3)
     assert checkpointed["estimated_memory_gib"] < plain["estimated_memory_gib"]
@@ -176,7 +196,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(
 
 def test_the_control_has_no_perception_token_and_no_other_loss(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = run_stage(artifacts, monkeypatch, variant="control", chosen=params(**CONTROL, steps=2))
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "summary.json").read_text())
     assert metrics["train_llm"] > 0
     assert all(metrics.get(f"train_{name}", 0) == 0 for name in LOSS_WEIGHTS if name != "llm")
     processor = PerceptioProcessor.from_pretrained(out / "checkpoint")
@@ -524,7 +544,7 @@ def test_training_fits_a_handful_of_samples(artifacts: Path, monkeypatch: pytest
     chosen = params(steps=60, learning_rates=rates, lora=lora, validation_batches=0, checkpoint_every=60)
     out = run_stage(artifacts, monkeypatch, variant="fit", chosen=chosen)
     first = _first_values(out / "curves/plots/metrics/train")
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((out / "summary.json").read_text())
     for name in ("llm", "marker", "total"):
         assert metrics[f"train_{name}"] < 0.4 * first[name], name
 

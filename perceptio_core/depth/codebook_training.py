@@ -26,8 +26,8 @@ from torch import Tensor
 from perceptio_core.depth.codebook import LEVELS, DepthCodebook
 from perceptio_core.depth.lookup import Point, nearest_is_right
 from perceptio_core.depth.store import DepthStore
-from perceptio_core.evaluation.statistics.wilson import wilson
 from perceptio_core.files import whole
+from perceptio_core.metrics import Metric, wilson
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from perceptio_core.progress import duration
 from perceptio_core.weights import load_exactly
@@ -173,12 +173,12 @@ class CodebookScores:
     """What validation found.
 
     Attributes:
-        metrics: rows {name, value, low, high, n, protocol}; low and high are the 95 % interval where one applies.
+        metrics: error, use of the codes, and look-ups, whose interval is Wilson's.
         code_counts: uses of each code.
         maps, decoded: up to eight pairs for a picture, in [-1, 1].
     """
 
-    metrics: list[dict[str, Any]]
+    metrics: list[Metric]
     code_counts: list[int]
     maps: list[np.ndarray]
     decoded: list[np.ndarray]
@@ -237,19 +237,28 @@ def validate_codebook(
         "mean |decoded - true| / true of inverse depth (a ratio; to first order that of depth), pixels below "
         f"{LEAST_SHARE:.0%} of the map's highest left out"
     )
+    perplexity_protocol = f"of the code distribution; {codebook.num_codes} at most"
     metrics = [
-        _metric("codebook_mse", float(np.mean(errors)), len(keys), "maps normalised to [-1, 1]"),
-        _metric("codebook_absrel", float(np.mean(ratios)) if ratios else 0.0, len(ratios), absrel_protocol),
-        _metric("codebook_usage", used, len(keys), "% of the codes used on validation maps"),
-        _metric("codebook_perplexity", perplexity, len(keys), f"of the code distribution; {codebook.num_codes} at most"),
+        Metric(name="codebook_mse", value=float(np.mean(errors)), n=len(keys), protocol="maps normalised to [-1, 1]"),
+        Metric(
+            name="codebook_absrel", value=float(np.mean(ratios)) if ratios else 0.0, n=len(ratios), protocol=absrel_protocol
+        ),
+        Metric(name="codebook_usage", value=used, n=len(keys), protocol="% of the codes used on validation maps"),
+        Metric(name="codebook_perplexity", value=perplexity, n=len(keys), protocol=perplexity_protocol),
     ]
     for count, right in hits.items():
         if right:
+            low, high = wilson(sum(right), len(right))
             protocol = f"nearest of {count} points read off the decoded map; truth: the encoded map; Wilson interval"
-            row = _metric(f"codebook_lookup_{count}", 100 * float(np.mean(right)), len(right), protocol)
-            metrics.append(row | dict(zip(("low", "high"), wilson(sum(right), len(right)), strict=True)))
+            metrics.append(
+                Metric(
+                    name=f"codebook_lookup_{count}",
+                    value=100 * float(np.mean(right)),
+                    low=low,
+                    high=high,
+                    n=len(right),
+                    chance=100 / count,
+                    protocol=protocol,
+                )
+            )
     return CodebookScores(metrics=metrics, code_counts=counts.tolist(), maps=maps, decoded=decoded)
-
-
-def _metric(name: str, value: float, n: int, protocol: str) -> dict[str, Any]:
-    return {"name": name, "value": value, "low": None, "high": None, "n": n, "protocol": protocol}

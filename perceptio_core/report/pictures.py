@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 PREDICTED = (255, 64, 129)
+MASKS = (PREDICTED, (50, 120, 230), (60, 180, 75), (240, 180, 30))
+"""Colours of masks, in turn."""
 TRUE = (0, 229, 255)
 DEPTH_COLOURS = "inferno"
 _LARGEST_PNG = 320
@@ -21,14 +24,16 @@ def shrink(image: Image.Image, *, side: int) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def overlay(*, image: Image.Image, predicted_HW: NDArray[np.bool_] | None, true_HW: NDArray[np.bool_] | None) -> Image.Image:
-    """The predicted mask as a tint and the true one as an outline, over `image`; masks are resized to it (nearest)."""
+def overlay(
+    image: Image.Image, masks: Sequence[NDArray[np.bool_]], *, outline_HW: NDArray[np.bool_] | None = None
+) -> Image.Image:
+    """Masks as tints, a colour each, and one as an outline over `image`, in RGB; all are resized to it (nearest)."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    if predicted_HW is not None:
-        inside = _fit(predicted_HW, image)[..., None]
-        pixels = np.where(inside, 0.45 * pixels + 0.55 * np.array(PREDICTED, np.float32), pixels)
-    if true_HW is not None:
-        pixels = np.where(_outline(_fit(true_HW, image))[..., None], np.array(TRUE, np.float32), pixels)
+    for number, mask_HW in enumerate(masks):
+        tint = np.array(MASKS[number % len(MASKS)], np.float32)
+        pixels = np.where(_fit(mask_HW, image)[..., None], 0.45 * pixels + 0.55 * tint, pixels)
+    if outline_HW is not None:
+        pixels = np.where(_outline(_fit(outline_HW, image))[..., None], np.array(TRUE, np.float32), pixels)
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 

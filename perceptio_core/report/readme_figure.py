@@ -28,7 +28,7 @@ def readme_figure(panels: Sequence[Panel]) -> bytes:
     axes[0].imshow(panel.image)
     axes[0].set_title(textwrap.fill(panel.row["question"], 36), fontsize=10, loc="left")
     if panel.predicted is not None:
-        axes[1].imshow(overlay(image=panel.image, predicted_HW=panel.predicted, true_HW=None))
+        axes[1].imshow(overlay(panel.image, [panel.predicted]))
         axes[1].set_title("1  [SEG]: the mask", fontsize=10, loc="left")
     if panel.depth is not None:
         axes[2].imshow(depth_picture(panel.depth, size=panel.image.size))

@@ -1,11 +1,27 @@
-"""The tables of the page as HTML: headline figures beside published ones, published figures, parts of the figures."""
+"""What the page's tables hold: headline metrics beside published ones, published figures, parts of the metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
-from perceptio_core.report.figures import Figure
+from perceptio_core.metrics import Metric
 from perceptio_core.report.published import Published, PublishedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A plain table of texts.
+
+    Attributes:
+        caption: what it shows.
+        heads: of the columns.
+        rows: cells; the first of a row is its header.
+        words: heads of the columns, other than the first, that hold words rather than numbers.
+    """
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: Collection[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +32,33 @@ class Label:
     title: str
     top: float | None = 100.0
     baseline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A headline metric, the control's (None where it was not asked), and what each of some models published."""
+
+    label: Label
+    metric: Metric
+    control: Metric | None
+    published: Sequence[tuple[PublishedModel, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Headline metrics under one title."""
+
+    title: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One of the metrics that matter most, and short notes on it."""
+
+    title: str
+    value: str
+    notes: Sequence[str]
 
 
 GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
@@ -94,6 +137,17 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
     ),
 )
 
+TILES = {
+    "questions_exact": "Your questions, exact answer",
+    "masks_giou": "Your masks, gIoU",
+    "objects_giou": "Your objects, gIoU",
+    "hardblink_mean": "Depth order, 3 to 5 points",
+    "res_ciou": "Referring segmentation, cIoU",
+    "mmbench": "MMBench, circular",
+    "codebook_lookup_5": "Codebook look-up, 5 points",
+}
+"""The metrics that stand large at the head of the page, where a run has them."""
+
 
 def number(value: float) -> str:
     """One decimal below 1000, none above; two digits that count below 1."""
@@ -102,148 +156,80 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def headline_table(*, figures: Sequence[Figure], control: str | None, published: Published) -> str:
-    """Every headline metric: its protocol, value and interval, the control's, a drawing of both, n, published figures.
+def count(n: int | None) -> str:
+    """A count with thin spaces between its thousands; empty for None."""
+    return "" if n is None else f"{n:,}".replace(",", "\u202f")
 
-    Args:
-        figures: all of them; those of the control have its name and `_` in front.
-        control: name of the control variant, if one was evaluated.
-        published: its models marked `beside` get a column, where they have any of these figures.
-    """
-    by_name = {figure.name: figure for figure in figures}
-    beside = [
+
+def beside(metrics: Sequence[Metric], published: Published) -> list[PublishedModel]:
+    """The published models that stand in the headline table: those marked so that have any of its metrics."""
+    names = [metric.name for metric in metrics]
+    return [
         model
         for model in published.models
-        if model.beside and any(published.value(model=model, metric=name) is not None for name in by_name)
+        if model.beside and any(published.value(model=model, metric=name) is not None for name in names)
     ]
-    rows = []
-    for group, labels in GROUPS:
-        shown = [label for label in labels if label.name in by_name]
-        if shown:
-            rows.append(f'<tr class="group"><th colspan="{4 + len(beside) + bool(control)}">{escape(group)}</th></tr>')
-            rows += [_headline_row(label, by_name, control, published, beside) for label in shown]
-    rest = [f for f in figures if f.name.removeprefix(f"{control}_") not in {label.name for _, g in GROUPS for label in g}]
-    if rest:
-        rows.append(f'<tr class="group"><th colspan="{4 + len(beside) + bool(control)}">More</th></tr>')
-        rows += [_headline_row(Label(name=f.name, title=f.name, top=None), by_name, control, published, beside) for f in rest]
-    heads = ["<th>metric</th>", '<th class="num">this run</th>']
-    heads += ['<th class="num">control, same base</th>'] if control else []
-    heads += ["<th></th>", '<th class="num">n</th>']
-    heads += [f'<th class="num pub" title="{escape(m.source)}">{escape(m.name)}</th>' for m in beside]
-    return _table(heads, rows)
 
 
-def published_table(published: Published) -> str:
+def headline_groups(metrics: Sequence[Metric], *, control: str | None, published: Published) -> list[Group]:
+    """Every headline metric with the control's and the published ones.
+
+    Args:
+        metrics: all of them; those of the control have its name and `_` in front.
+        control: name of the control variant, if one was evaluated.
+        published: what others published.
+    """
+    by_name = {metric.name: metric for metric in metrics}
+    models = beside(metrics, published)
+
+    def row(label: Label) -> Row:
+        return Row(
+            label=label,
+            metric=by_name[label.name],
+            control=by_name.get(f"{control}_{label.name}") if control else None,
+            published=[(model, published.value(model=model, metric=label.name)) for model in models],
+        )
+
+    known = {label.name for _, labels in GROUPS for label in labels}
+    rest = [Label(name=name, title=name, top=None) for name in by_name if name.removeprefix(f"{control}_") not in known]
+    groups = [(title, [label for label in labels if label.name in by_name]) for title, labels in [*GROUPS, ("More", rest)]]
+    return [Group(title=title, rows=[row(label) for label in labels]) for title, labels in groups if labels]
+
+
+def published_table(published: Published) -> Table:
     """Every published figure."""
-    heads = ["<th>model</th>", *(f'<th class="num">{escape(b.title)}</th>' for b in published.benchmarks), "<th>source</th>"]
     rows = []
     for model in published.models:
-        cells = [f"<th>{escape(model.name)}</th>"]
-        for benchmark in published.benchmarks:
-            value = model.figures.get(benchmark.key)
-            cells.append(f'<td class="num">{"" if value is None else number(value)}</td>')
-        cells.append(f'<td class="protocol">{escape(model.source)}</td>')
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return _table(heads, rows, kind="dense")
+        values = [model.figures.get(benchmark.key) for benchmark in published.benchmarks]
+        rows.append([model.name, *("" if value is None else number(value) for value in values), model.source])
+    heads = ["model", *(benchmark.title for benchmark in published.benchmarks), "source"]
+    return Table(caption="Published figures", heads=heads, rows=rows, words={"source"})
 
 
-def parts_table(parts: Mapping[str, Sequence[Figure]]) -> str:
-    """The parts of the figures (subsets, categories, other readings) per variant."""
-    several = len(parts) > 1
-    heads = ["<th>part</th>", *(["<th>variant</th>"] if several else [])]
-    heads += ['<th class="num">value</th>', '<th class="num">n</th>', "<th>protocol</th>"]
+def parts_table(parts: Mapping[str, Sequence[Metric]]) -> Table:
+    """The parts of the metrics (subsets, categories, other readings) per variant."""
     rows = []
-    for variant, figures in parts.items():
-        for figure in figures:
-            which = f"<td>{escape(variant)}</td>" if several else ""
-            rows.append(
-                f"<tr><th><code>{escape(figure.name)}</code></th>{which}{_value_cell(figure)}"
-                f'<td class="num">{_count(figure)}</td><td class="protocol">{escape(figure.protocol)}</td></tr>'
-            )
-    return _table(heads, rows, kind="dense")
+    for variant, metrics in parts.items():
+        for metric in metrics:
+            interval = "" if metric.low is None or metric.high is None else f"{number(metric.low)} – {number(metric.high)}"
+            chance = "" if metric.chance is None else number(metric.chance)
+            rows.append([metric.name, variant, number(metric.value), interval, chance, count(metric.n), metric.protocol])
+    heads = ["part", "variant", "value", "95 % interval", "chance", "n", "protocol"]
+    return Table(caption="Parts of the metrics", heads=heads, rows=rows, words={"variant", "protocol"})
 
 
-def tiles(figures: Sequence[Figure], *, control: str | None) -> str:
-    """The four figures that matter most, large."""
-    by_name = {figure.name: figure for figure in figures}
-    chosen = {
-        "questions_exact": "Your questions, exact answer",
-        "masks_giou": "Your masks, gIoU",
-        "objects_giou": "Your objects, gIoU",
-        "hardblink_mean": "Depth order, 3 to 5 points",
-        "res_ciou": "Referring segmentation, cIoU",
-        "mmbench": "MMBench, circular",
-        "codebook_lookup_5": "Codebook look-up, 5 points",
-    }
-    out = []
-    for name, title in chosen.items():
-        if (figure := by_name.get(name)) is None:
+def tiles(metrics: Sequence[Metric], *, control: str | None) -> list[Tile]:
+    """The metrics of `TILES` that were measured."""
+    by_name = {metric.name: metric for metric in metrics}
+    found = []
+    for name, title in TILES.items():
+        if (metric := by_name.get(name)) is None:
             continue
-        notes = [] if figure.low is None or figure.high is None else [f"95 %: {number(figure.low)} to {number(figure.high)}"]
+        notes = [] if metric.low is None or metric.high is None else [f"95 %: {number(metric.low)} to {number(metric.high)}"]
+        notes += [] if metric.chance is None else [f"chance {number(metric.chance)}"]
         if control and (other := by_name.get(f"{control}_{name}")):
             notes.append(f"control {number(other.value)}")
         if name == "hardblink_mean" and (majority := by_name.get("hardblink_majority")):
             notes.append(f"majority {number(majority.value)}")
-        out.append(
-            f'<div class="tile"><span class="name">{title}</span><b>{number(figure.value)}</b>'
-            f'<span class="soft">{"".join(f"<span>{note}</span>" for note in notes)}</span></div>'
-        )
-    return f'<div class="tiles">{"".join(out)}</div>'
-
-
-def _headline_row(
-    label: Label,
-    by_name: Mapping[str, Figure],
-    control: str | None,
-    published: Published,
-    beside: Sequence[PublishedModel],
-) -> str:
-    figure = by_name[label.name]
-    other = by_name.get(f"{control}_{label.name}") if control else None
-    protocol = f'<span class="protocol">{escape(figure.protocol)}</span>'
-    cells = [f'<th title="{escape(label.name)}">{escape(label.title)}{protocol}</th>', _value_cell(figure)]
-    if control:
-        cells.append(_value_cell(other) if other else '<td class="num pub" title="not asked: it needs tokens">–</td>')
-    cells.append(f"<td>{'' if label.top is None else _range(figure, other, top=label.top)}</td>")
-    cells.append(f'<td class="num">{_count(figure)}</td>')
-    for model in beside:
-        value = published.value(model=model, metric=label.name)
-        cells.append(f'<td class="num pub">{"–" if value is None else number(value)}</td>')
-    kind = ' class="baseline"' if label.baseline else ""
-    return f"<tr{kind}>{''.join(cells)}</tr>"
-
-
-def _value_cell(figure: Figure) -> str:
-    interval = ""
-    if figure.low is not None and figure.high is not None:
-        interval = f'<span class="interval">{number(figure.low)} – {number(figure.high)}</span>'
-    return f'<td class="num value">{number(figure.value)}{interval}</td>'
-
-
-def _count(figure: Figure) -> str:
-    return "" if figure.n is None else f"{figure.n:,}".replace(",", "\u202f")
-
-
-def _range(figure: Figure, other: Figure | None, *, top: float) -> str:
-    """The value as a dot on a track from 0 to `top`, its interval as a band, the control as a ring."""
-
-    def x(value: float) -> float:
-        return 4 + 112 * min(max(value / top, 0.0), 1.0)
-
-    parts = ['<line x1="4" x2="116" y1="8" y2="8" stroke="var(--line)" stroke-width="2"/>']
-    if figure.low is not None and figure.high is not None:
-        parts.append(
-            f'<line x1="{x(figure.low):.1f}" x2="{x(figure.high):.1f}" y1="8" y2="8" stroke="var(--accent)"'
-            ' stroke-opacity=".4" stroke-width="6" stroke-linecap="round"/>'
-        )
-    if other:
-        parts.append(
-            f'<circle cx="{x(other.value):.1f}" cy="8" r="3.6" fill="var(--card)" stroke="var(--cool)" stroke-width="1.8"/>'
-        )
-    parts.append(f'<circle cx="{x(figure.value):.1f}" cy="8" r="3.6" fill="var(--accent)"/>')
-    return f'<svg class="range" viewBox="0 0 120 16" aria-hidden="true">{"".join(parts)}</svg>'
-
-
-def _table(heads: Sequence[str], rows: Sequence[str], *, kind: str = "") -> str:
-    head, body = "".join(heads), "".join(rows)
-    return f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        found.append(Tile(title=title, value=number(metric.value), notes=notes))
+    return found

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from perceptio_core.report.provenance import Recorded, StageRecord, read_lock
 from pipeline.code import STAGE
+from pipeline.lineage.records import Recorded, StageRecord, read_lock
 
 LOCK_FILE = Path("dvc.lock")
 ARTIFACTS = Path("artifacts")

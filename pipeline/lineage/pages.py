@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import yaml
 
-from perceptio_core.report.provenance import Recorded
+from perceptio_core.progress import amount, duration
 from pipeline.lineage.commits import commit_of, is_code
 from pipeline.lineage.graph import LineageGraph, content
 from pipeline.lineage.pictures import Picture
-from pipeline.lineage.wording import size_of, time_of
+from pipeline.lineage.records import Recorded
 
 _FACTS = "<!-- perceptio "
 
@@ -124,7 +124,7 @@ def stage_page(
         "",
         "| output, md5 | size | files |",
         "|---|---:|---:|",
-        *(_row([_recorded(out), _unbroken(size_of(out.size)), str(out.files)]) for out in record.writes),
+        *(_row([_recorded(out), _unbroken(amount(out.size)), str(out.files)]) for out in record.writes),
         "",
         *_reads(data, graph, links),
         "## How it was made",
@@ -181,12 +181,10 @@ def run_page(*, profile: str, graph: LineageGraph, pages: Mapping[str, Page], st
             lines.append(_row([name, state, "", "", ""]))
             continue
         facts, before = page.facts, page.before
-        took = "" if facts.seconds is None else time_of(facts.seconds)
+        took = "" if facts.seconds is None else duration(facts.seconds)
         change = "" if before is None else _grown(facts.size - before.size)
         hashes = "<br/>".join(f"`{out.hash}`" for out in graph.records[name].writes)
-        lines.append(
-            _row([f"{_link(name, page.id)}<br/>{hashes}", state, *map(_unbroken, (took, size_of(facts.size), change))])
-        )
+        lines.append(_row([f"{_link(name, page.id)}<br/>{hashes}", state, *map(_unbroken, (took, amount(facts.size), change))]))
     for name in shown:
         if not graph.downstream(name):
             lines += ["", *_metrics(pages[name].facts, pages[name].before, _origins(name, pages[name].facts, graph, pages))]
@@ -209,10 +207,10 @@ def _mermaid(
     for name in stages:
         record = graph.records[name]
         seconds = pages[name].facts.seconds if name in pages else None
-        size = size_of(sum(out.size for out in record.writes))
+        size = amount(sum(out.size for out in record.writes))
         words = [
             f"<b>{name}</b>",
-            *([] if seconds is None else [time_of(seconds)]),
+            *([] if seconds is None else [duration(seconds)]),
             size,
             *(out.hash[:8] for out in record.writes),
         ]
@@ -248,7 +246,7 @@ def _metrics(facts: Facts, before: Facts | None, origins: Mapping[str, str]) -> 
 
 
 def _grown(by: int) -> str:
-    return "same size" if by == 0 else f"{'-' if by < 0 else '+'}{size_of(abs(by))}"
+    return "same size" if by == 0 else f"{'-' if by < 0 else '+'}{amount(abs(by))}"
 
 
 def _recorded(recorded: Recorded) -> str:
@@ -287,7 +285,7 @@ def _reads(data: Sequence[Recorded], graph: LineageGraph, links: Mapping[str, st
     for read in data:
         stands = " (which has run since: no longer these bytes)" if graph.agrees(read) is False else ""
         maker = _linked(graph.makers(read.path), links) or "kept in git"
-        lines.append(_row([_recorded(read), _unbroken(size_of(read.size)), f"{maker}{stands}"]))
+        lines.append(_row([_recorded(read), _unbroken(amount(read.size)), f"{maker}{stands}"]))
     return [*lines, ""]
 
 
@@ -308,7 +306,7 @@ def _duration(facts: Facts, before: Facts | None) -> str:
     if facts.seconds is None:
         return "Not run by the driver: it was up to date, came from DVC's cache, or ran by plain `dvc`."
     earlier = None if before is None else before.seconds
-    return f"Ran for {time_of(facts.seconds)}{'' if earlier is None else f', the version before for {time_of(earlier)}'}."
+    return f"Ran for {duration(facts.seconds)}{'' if earlier is None else f', the version before for {duration(earlier)}'}."
 
 
 def _linked(stages: Sequence[str], links: Mapping[str, str]) -> str:

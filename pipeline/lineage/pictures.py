@@ -1,10 +1,8 @@
 """A few pictures of what a stage made, for its page: images, masks, depth maps and curves as data URIs."""
 
 import base64
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.data.records import inside
 from perceptio_core.data.rle import decode
 from perceptio_core.depth.store import DepthRow, decode_depth
+from perceptio_core.evaluation.interchange.jsonl import read_jsonl
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
 from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
@@ -76,23 +75,25 @@ def _joint_samples(_: StagePaths, out: Path) -> Iterator[Picture]:
 
 
 def _curves(_: StagePaths, out: Path) -> Iterator[Picture]:
-    from perceptio_core.report.plots import loss_plot, read_curves  # brings matplotlib's text layout, which takes a second
+    from perceptio_core.report.plots import (  # brings matplotlib's text layout, which takes a second
+        loss_names,
+        loss_plot,
+        read_curves,
+    )
 
     curves = read_curves(out / "curves")
     if curves:
-        svg = loss_plot({out.name: curves}).encode()
+        svg = loss_plot({out.name: curves}, loss_names({out.name: curves})).encode()
         yield Picture(uri=f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}", caption="every loss over the steps")
 
 
 def _predicted_masks(paths: StagePaths, out: Path) -> Iterator[Picture]:
     root = data_root(read_values().section("sources", SourcesParams), paths.out("sources"))
-    with (out / "panels.jsonl").open(encoding="utf-8") as lines:
-        rows = (json.loads(line) for line in lines if line.strip())
-        for row in islice((row for row in rows if row["mask"] and row["truth"]), _COUNT):
-            file = root / inside("", row["image"], named_in=out / "panels.jsonl")
-            image = open_image(file)
-            drawn = overlay(image=image, predicted_HW=decode(row["mask"]), true_HW=decode(row["truth"]))
-            yield _picture(drawn, f"{row['question']} Tint: its mask; outline: the right one")
+    rows = read_jsonl(out / "panels.jsonl", keys=("image", "question", "mask", "truth"))
+    for row in [row for row in rows if row["mask"] and row["truth"]][:_COUNT]:
+        file = root / inside("", row["image"], named_in=out / "panels.jsonl")
+        drawn = overlay(open_image(file), [decode(row["mask"])], outline_HW=decode(row["truth"]))
+        yield _picture(drawn, f"{row['question']} Tint: its mask; outline: the right one")
 
 
 def _report_figure(_: StagePaths, out: Path) -> Iterator[Picture]:

@@ -17,12 +17,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 
-from perceptio_core.report.provenance import StageRecord
 from pipeline.dag import locked
 from pipeline.lineage.graph import LineageGraph
 from pipeline.lineage.pages import Facts, Page, key_of, run_page, stage_page
 from pipeline.lineage.pictures import Picture, pictures_of
-from pipeline.results import metrics_of
+from pipeline.lineage.records import StageRecord
+from pipeline.results import metrics_of, numbers_in
+from stages.common import StagePaths
 
 _Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -68,7 +69,8 @@ class Publisher:
             version=version_of(record),
             seconds=seconds,
             size=sum(out.size for out in record.writes),
-            metrics={metric: value for out in record.writes for metric, value in metrics_of(Path(out.path)).items()},
+            metrics={metric: value for out in record.writes for metric, value in metrics_of(Path(out.path)).items()}
+            | numbers_in(StagePaths(self.profile).measured(name)),
         )
         known = before is not None and before.facts.version == facts.version
         if before is not None and known and (seconds is None or before.facts.seconds is not None):

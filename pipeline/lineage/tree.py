@@ -1,12 +1,13 @@
 """``perceptio lineage PATH``: everything that a file below artifacts/ comes from, as a tree in the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from perceptio_core.report.provenance import Recorded, StageRecord
+from perceptio_core.progress import amount
 from pipeline.lineage.commits import commit_of, is_code
 from pipeline.lineage.graph import LOCK_FILE, LineageGraph, listing
-from pipeline.lineage.wording import flat, size_of
+from pipeline.lineage.records import Recorded, StageRecord
 
 
 def lineage_tree(target: Path, *, graph: LineageGraph) -> str:
@@ -84,4 +85,11 @@ def _code(record: StageRecord) -> str:
 
 def _recorded(recorded: Recorded) -> str:
     files = f" in {recorded.files} files" if recorded.files > 1 else ""
-    return f"md5 {recorded.hash}, {size_of(recorded.size)}{files}"
+    return f"md5 {recorded.hash}, {amount(recorded.size)}{files}"
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as rows of dotted key and value; floats to six digits, lists as they stand."""
+    if isinstance(value, Mapping):
+        return [row for key, inner in value.items() for row in flat(inner, f"{name}.{key}" if name else str(key))]
+    return [(name, f"{value:.6g}" if isinstance(value, float) else str(value))]

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 
 T = TypeVar("T")
 
@@ -55,30 +56,6 @@ class Answer:
     """Forward passes of the language model that read the answer, where they are known."""
     error: str | None = None
     """Why there is no answer (an unreadable image): the item counts as wrong."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One number with its 95 % interval, sample count and protocol. Fractions are percentages."""
-
-    name: str
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    protocol: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The metric as it stands in metrics.json, rounded to four decimals."""
-        low, high = (None if bound is None else round(bound, 4) for bound in (self.low, self.high))
-        return {
-            "name": self.name,
-            "value": round(self.value, 4),
-            "low": low,
-            "high": high,
-            "n": self.n,
-            "protocol": self.protocol,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +129,26 @@ def read_json(file: Path) -> Any:
         raise ValueError(f"{file}: not JSON ({error})") from error
 
 
-def accuracy(hits: Sequence[bool] | Sequence[float], *, name: str, protocol: str, bootstrap: Bootstrap, unit: str) -> Metric:
-    """Mean of `hits` (0..1 each) in percent, resampled by the unit that one hit stands for."""
+def accuracy(
+    hits: Sequence[bool] | Sequence[float],
+    *,
+    name: str,
+    protocol: str,
+    bootstrap: Bootstrap,
+    unit: str,
+    chance: float | None = None,
+) -> Metric:
+    """Mean of `hits` (0..1 each) in percent, resampled by the unit that one hit stands for; `chance` as `Metric` has it."""
     values = np.asarray(hits, dtype=np.float64)[:, None]
     low, high = bootstrap.interval([values], lambda means: 100.0 * means[0][:, 0])
     return Metric(
-        name=name, value=100.0 * float(values.mean()), low=low, high=high, n=len(values), protocol=f"{protocol}; {unit}"
+        name=name,
+        value=100.0 * float(values.mean()),
+        low=low,
+        high=high,
+        n=len(values),
+        chance=chance,
+        protocol=f"{protocol}; {unit}",
     )
 
 

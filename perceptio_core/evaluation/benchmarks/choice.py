@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from perceptio_core.evaluation.answers.harness_readings import OPTION_READINGS
 from perceptio_core.evaluation.answers.options import RULE, parse_option
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped
@@ -31,6 +33,8 @@ def score_choices(
 ) -> Scores:
     """Metric `name`; ``<name>/<reading>``, the same answers as others read them; ``<name>/<part>`` for the parts.
 
+    Chance is one of a question's options, on average.
+
     Args:
         questions: at least one.
         answers: by `Item.item_id`.
@@ -46,6 +50,8 @@ def score_choices(
     unparsed = sum(letter is None for letter in parsed)
     rule = f"{label}: accuracy, {RULE}"
     unit = "per question"
+    guessed = [100.0 / len(question.choices) for question in questions]
+    chance = float(np.mean(guessed))
     parts = grouped(range(len(hits)), lambda index: questions[index].part)
     return Scores(
         headline=[
@@ -55,6 +61,7 @@ def score_choices(
                 protocol=f"{rule}, {unparsed} of {len(hits)} unparsed count as wrong",
                 bootstrap=bootstrap,
                 unit=unit,
+                chance=chance,
             )
         ],
         main=name,
@@ -69,6 +76,7 @@ def score_choices(
                     protocol=f"{label}: accuracy, option by the exact matching of {reading.source}",
                     bootstrap=bootstrap,
                     unit=unit,
+                    chance=chance,
                 )
                 for named, reading in OPTION_READINGS.items()
             ),
@@ -79,6 +87,7 @@ def score_choices(
                     protocol=f"{rule}, unparsed count as wrong",
                     bootstrap=bootstrap,
                     unit=unit,
+                    chance=float(np.mean([guessed[index] for index in members])),
                 )
                 for part, members in parts.items()
                 if part

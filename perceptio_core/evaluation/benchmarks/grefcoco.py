@@ -29,10 +29,11 @@ from perceptio_core.data.readers.json_rows import list_rows
 from perceptio_core.data.readers.refer import IMAGE_FOLDER, segment_question
 from perceptio_core.data.records import inside, spread
 from perceptio_core.data.rle import Rle, area, from_segmentation
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Metric, Scores, unique
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, unique
 from perceptio_core.evaluation.benchmarks.masks import union
 from perceptio_core.evaluation.benchmarks.res import ciou, exact_ratio, ious, pixel_counts
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap, Floats, Statistic
+from perceptio_core.metrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class GeneralisedReferring:
             f"{self._label}, {int(nothing_n.sum())} of them mean nothing; generated tokens, original resolution, masks and "
             f"polygons merged by union; per expression"
         )
-        bounds = bootstrap.intervals([values_n7], [statistic for *_, statistic in rows])
+        bounds = bootstrap.intervals([values_n7], [statistic for *_, statistic in rows], units=[n for *_, n, _ in rows])
         return Scores(
             headline=[
                 Metric(name=f"{self._name}_{name}", value=value, low=low, high=high, n=n, protocol=f"{label}, {protocol}")

@@ -25,9 +25,10 @@ import numpy as np
 
 from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.answers.options import RULE, mentioned_letters, parse_option
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Metric, Scores, accuracy, grouped, said, unique
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped, said, unique
 from perceptio_core.evaluation.interchange.jsonl import read_jsonl
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 
 SUBSETS = (3, 4, 5)
 SHORT_CUTS: dict[str, Callable[[Mapping[str, Any]], float]] = {
@@ -80,7 +81,14 @@ class HardBlink:
             lenient.setdefault(question.subset, []).append(question.item.expected in named)
         rule = f"HardBLINK, generated answers, strict: {RULE}, {unparsed} of {len(self._questions)} unparsed count as wrong"
         headline = [
-            accuracy(hits, name=f"hardblink_{n}", protocol=rule, bootstrap=bootstrap, unit=f"{n} points, per question")
+            accuracy(
+                hits,
+                name=f"hardblink_{n}",
+                protocol=rule,
+                bootstrap=bootstrap,
+                unit=f"{n} points, per question",
+                chance=100.0 / n,
+            )
             for n, hits in strict.items()
         ]
         headline.append(_mean(strict, name="hardblink_mean", protocol=rule, bootstrap=bootstrap))
@@ -160,7 +168,7 @@ class HardBlink:
 
 
 def _mean(hits: Mapping[int, Sequence[float]], *, name: str, protocol: str, bootstrap: Bootstrap) -> Metric:
-    """Mean of the subsets' accuracies; the subsets are resampled each by itself."""
+    """Mean of the subsets' accuracies; the subsets are resampled each by itself. Chance is one of n letters."""
     strata = [np.asarray(values, dtype=np.float64)[:, None] for values in hits.values()]
     low, high = bootstrap.interval(strata, lambda means: 100.0 * np.mean([mean[:, 0] for mean in means], axis=0))
     value = 100.0 * float(np.mean([values.mean() for values in strata]))
@@ -171,6 +179,7 @@ def _mean(hits: Mapping[int, Sequence[float]], *, name: str, protocol: str, boot
         low=low,
         high=high,
         n=sum(len(values) for values in strata),
+        chance=float(np.mean([100.0 / n for n in hits])),
         protocol=f"{protocol}; mean of the subsets with {subsets} points",
     )
 

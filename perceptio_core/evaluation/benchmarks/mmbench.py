@@ -9,8 +9,11 @@ Overall is the mean over questions, per split; then by l2-category and category.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from perceptio_core.data.records import spread
 from perceptio_core.evaluation.answers.harness_readings import OPTION_READINGS
@@ -80,7 +83,10 @@ class MMBench:
             f"{unparsed} unparsed count as wrong"
         )
         unit = "per question"
-        headline = [accuracy(hits, name="mmbench", protocol=rule, bootstrap=bootstrap, unit=unit)]
+        # Chance is to guess every rotation right.
+        guessed = [100.0 * math.prod(1 / len(row.choices) for row in question) for question in self._questions]
+        chance = float(np.mean(guessed))
+        headline = [accuracy(hits, name="mmbench", protocol=rule, bootstrap=bootstrap, unit=unit, chance=chance)]
         breakdown = [
             accuracy(
                 [
@@ -93,16 +99,24 @@ class MMBench:
                 ),
                 bootstrap=bootstrap,
                 unit=unit,
+                chance=chance,
             )
             for named, reading in OPTION_READINGS.items()
         ]
         for part in ("split", "l2-category", "category"):
-            pairs = [(question[0].field(part), hit) for question, hit in zip(self._questions, hits, strict=True)]
+            pairs = [(question[0].field(part), index) for index, question in enumerate(self._questions)]
             for label, members in sorted(grouped(pairs, lambda pair: pair[0]).items()):
                 if label:
-                    part_hits = [hit for _, hit in members]
-                    name = f"mmbench/{part.replace('-', '_')}/{label}"
-                    breakdown.append(accuracy(part_hits, name=name, protocol=rule, bootstrap=bootstrap, unit=unit))
+                    breakdown.append(
+                        accuracy(
+                            [hits[index] for _, index in members],
+                            name=f"mmbench/{part.replace('-', '_')}/{label}",
+                            protocol=rule,
+                            bootstrap=bootstrap,
+                            unit=unit,
+                            chance=float(np.mean([guessed[index] for _, index in members])),
+                        )
+                    )
         return Scores(
             headline=headline,
             main="mmbench",

@@ -20,9 +20,10 @@ import numpy as np
 
 from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.answers.harness_readings import YES_NO_READINGS
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Metric, Scores, grouped
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, grouped
 from perceptio_core.evaluation.benchmarks.mme_release import read_release, release_folders
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap, Floats
+from perceptio_core.metrics import Metric
 
 PERCEPTION = (
     "existence",
@@ -120,7 +121,9 @@ class MME:
 
     def _metric(self, name: str, values: Mapping[str, Floats], part: str, reading: str, bootstrap: Bootstrap) -> Metric:
         strata = list(values.values())
-        low, high = bootstrap.interval(strata, lambda means: 100.0 * np.sum([m.sum(axis=1) for m in means], axis=0))
+        low, high = bootstrap.interval(
+            strata, lambda means: 100.0 * np.sum([m.sum(axis=1) for m in means], axis=0), top=200.0 * len(values)
+        )
         counts = ", ".join(f"{task} {self._scored[task]}/{self.found[task]}" for task in values)
         return Metric(
             name=name,
@@ -128,6 +131,7 @@ class MME:
             low=low,
             high=high,
             n=sum(len(rows) for rows in strata),
+            chance=75.0 * len(values),  # half of the questions, a quarter of the pairs
             protocol=(
                 f"MME {part}, 100 x (acc + acc+) summed over {len(values)} of {len(_PARTS[part])} subtasks "
                 f"(at most {200 * len(values)}); yes and no read by {YES_NO_READINGS[reading].source}; "

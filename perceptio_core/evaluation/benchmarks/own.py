@@ -20,12 +20,12 @@ from perceptio_core.data.readers.coco import coco_records
 from perceptio_core.data.readers.own_split import of_split
 from perceptio_core.data.readers.questions import question_records
 from perceptio_core.data.records import Record, Refused, Split, spread
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Metric, Scores, grouped
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, grouped
 from perceptio_core.evaluation.benchmarks.masks import union
 from perceptio_core.evaluation.benchmarks.res import iou_metrics, ious, pixel_counts
 from perceptio_core.evaluation.benchmarks.short_answers import is_contained, is_exact, kind_of, most_common
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
-from perceptio_core.evaluation.statistics.wilson import wilson
+from perceptio_core.metrics import Metric, wilson
 from perceptio_core.params.evaluate import BenchmarkParams
 from perceptio_core.params.sources import DatasetParams
 
@@ -83,6 +83,7 @@ class OwnQuestions:
                 [hits[place] for place in places],
                 name=f"{name}_{measure}/{kind}",
                 protocol=f"{self._label}, {rules[measure]}; expected answers of the kind {kind}",
+                chance=50.0 if kind == "yes_no" else None,
             )
             for kind, places in grouped(range(len(expected)), lambda place: kind_of(expected[place])).items()
             for measure, hits in (("exact", exact), ("contained", contained))
@@ -177,7 +178,7 @@ def _label(params: BenchmarkParams, asked: int, there: int, what: str) -> str:
     return f"{Path(params.path).name}, {asked}{of_all} {what} about validation pictures"
 
 
-def _share(hits: Sequence[bool], *, name: str, protocol: str) -> Metric:
+def _share(hits: Sequence[bool], *, name: str, protocol: str, chance: float | None = None) -> Metric:
     low, high = wilson(sum(hits), len(hits))
     return Metric(
         name=name,
@@ -185,5 +186,6 @@ def _share(hits: Sequence[bool], *, name: str, protocol: str) -> Metric:
         low=low,
         high=high,
         n=len(hits),
+        chance=chance,
         protocol=f"{protocol}; Wilson interval, per question",
     )

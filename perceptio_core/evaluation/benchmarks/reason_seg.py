@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from perceptio_core.data.images import upright_size
 from perceptio_core.data.records import segment_question, spread
 from perceptio_core.data.rle import Rle, encode
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Metric, Scores
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores
 from perceptio_core.evaluation.benchmarks.masks import intersection, union
 from perceptio_core.evaluation.benchmarks.res import ciou, exact_ratio, ious, pixel_counts
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 
 _IGNORED = 255
 _FARTHEST = 100_000  # of a point, in pixels: painting takes time by the length of an outline, also outside of the picture

@@ -20,10 +20,11 @@ from perceptio_core.data.readers.instances import read_instances
 from perceptio_core.data.readers.refer import IMAGE_FOLDER, Expression, read_refer, segment_question
 from perceptio_core.data.records import spread
 from perceptio_core.data.rle import Rle
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Metric, Scores, unique
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, unique
 from perceptio_core.evaluation.benchmarks.masks import overlap, union
 from perceptio_core.evaluation.benchmarks.res_protocols import PROTOCOLS
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap, Floats
+from perceptio_core.metrics import Metric
 
 EXPRESSIONS = {("refcoco", "val"): 10834, ("refcoco", "testA"): 5657, ("refcoco", "testB"): 5095}
 """How many the official splits hold (unc), by the folder's name."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perceptio_core.evaluation.benchmarks.benchmark import Benchmark, Metric, unparsed_share
+from perceptio_core.evaluation.benchmarks.benchmark import Benchmark, unparsed_share
 from perceptio_core.evaluation.benchmarks.choice_table import ANSWER, COLUMNS, read_table
 from perceptio_core.evaluation.benchmarks.mmbench import MMBench
 from perceptio_core.evaluation.benchmarks.mme import MME
 from perceptio_core.evaluation.interchange.predictions import read_predictions
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 
 
 def rescore(benchmark: Benchmark, predictions: Path, *, bootstrap: Bootstrap) -> list[Metric]:

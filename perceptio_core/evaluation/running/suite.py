@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.images import MAX_PIXELS
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Item, Metric, Scores, unparsed_share
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Item, Scores, unparsed_share
 from perceptio_core.evaluation.benchmarks.load import load_benchmark
 from perceptio_core.evaluation.interchange.jsonl import write_jsonl
 from perceptio_core.evaluation.running.answer_rows import to_row
@@ -17,6 +17,7 @@ from perceptio_core.evaluation.running.depth_codes import CodeSource
 from perceptio_core.evaluation.running.panels import panel_rows
 from perceptio_core.evaluation.running.runner import Predict, ask
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams, Replacement
 
 _log = logging.getLogger(__name__)

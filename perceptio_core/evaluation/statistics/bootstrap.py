@@ -4,15 +4,21 @@ Every metric here is a function of per-stratum means of per-unit values: accurac
 two means, the MME score a sum of means over subtasks. So a resample is a vector of multinomial counts, and all resamples
 of a stratum are one matrix product. Strata (HardBLINK subsets, MME subtasks) are fixed parts of a benchmark and are
 resampled each by itself.
+
+Where all units of a stratum are alike (all answers wrong, or all right), resampling finds no spread, and would call a dozen
+questions certain. Then the interval is Wilson's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from perceptio_core.metrics import wilson
 
 _CHUNK = 1 << 20  # counts drawn at once: bounds the memory, not the result
 
@@ -45,17 +51,39 @@ class Bootstrap:
             means.append(np.concatenate(parts))
         return means
 
-    def interval(self, strata: Sequence[Floats], statistic: Statistic) -> tuple[float, float]:
-        """The 2.5 % and 97.5 % quantiles of `statistic` over the resamples.
+    def interval(self, strata: Sequence[Floats], statistic: Statistic, *, top: float | None = 100.0) -> tuple[float, float]:
+        """The 2.5 % and 97.5 % quantiles of `statistic` over the resamples, or Wilson's interval where these are one.
 
         Args:
             strata: per stratum the values (n, k) of its units.
             statistic: of the resampled means.
+            top: the statistic lies between 0 and this; None: it may be negative, and keeps the interval that it has.
         """
-        return self.intervals(strata, [statistic])[0]
+        return self.intervals(strata, [statistic], top=top)[0]
 
-    def intervals(self, strata: Sequence[Floats], statistics: Sequence[Statistic]) -> list[tuple[float, float]]:
-        """The same of several statistics over the same resamples, which are the costly part."""
+    def intervals(
+        self,
+        strata: Sequence[Floats],
+        statistics: Sequence[Statistic],
+        *,
+        top: float | None = 100.0,
+        units: Sequence[float] | None = None,
+    ) -> list[tuple[float, float]]:
+        """The same of several statistics over the same resamples, which are the costly part.
+
+        Args:
+            strata: per stratum the values (n, k) of its units.
+            statistics: of the resampled means.
+            top: the statistics lie between 0 and this; None: they may be negative, and keep the interval that they have.
+            units: per statistic the number of units that it is a share of; None: all, of which the mean of k strata has the
+                variance that k^2 / (1/n_1 + .. + 1/n_k) units in one stratum have.
+        """
         means = self.means(strata)
-        bounds = [np.quantile(statistic(means), (0.025, 0.975)) for statistic in statistics]
-        return [(float(low), float(high)) for low, high in bounds]
+        alike = len(strata) ** 2 / sum(1 / len(values) for values in strata)
+        bounds = []
+        for statistic, n in zip(statistics, units or [alike] * len(statistics), strict=True):
+            low, high = (float(bound) for bound in np.quantile(statistic(means), (0.025, 0.975)))
+            if top is not None and math.isclose(low, high, abs_tol=1e-9 * top):
+                low, high = (bound * top / 100 for bound in wilson(low / top * n, n))
+            bounds.append((low, high))
+        return bounds

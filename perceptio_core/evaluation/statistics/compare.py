@@ -71,7 +71,7 @@ def compare(first: Path, second: Path, *, bootstrap: Bootstrap | None = None) ->
             raise ValueError(f"{path}: {len(lacking)} questions of the other file are not in it, such as {shown}")
     values_n2 = np.array([(value, theirs[item]) for item, value in ours.items()])
     differences_n1 = values_n2[:, :1] - values_n2[:, 1:]
-    low, high = (bootstrap or Bootstrap()).interval([differences_n1], lambda means: means[0][:, 0])
+    low, high = (bootstrap or Bootstrap()).interval([differences_n1], lambda means: means[0][:, 0], top=None)
     only_first = only_second = p = None
     if np.isin(values_n2, (0.0, 1.0)).all():
         only_first, only_second = int((differences_n1 > 0).sum()), int((differences_n1 < 0).sum())

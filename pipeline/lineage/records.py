@@ -1,6 +1,5 @@
-"""Where each number comes from: what DVC's lock file and git say of the stages behind a report."""
+"""What dvc.lock records of each stage: its command, what it read and wrote, and its parameters."""
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,22 +40,6 @@ def read_lock(*, path: Path, outputs: Path) -> list[StageRecord]:
     records = [_record(name, entry) for name, entry in content.get("stages", {}).items()]
     mine = [record for record in records if any(Path(out.path).is_relative_to(outputs) for out in record.writes)]
     return _in_order(mine)
-
-
-def git_state(*, folder: Path) -> str:
-    """The commit of the checkout in short, with "+ changes" where the working tree differs; "unknown" outside git."""
-    commands = (["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
-    answers = []
-    for command in commands:
-        try:
-            ended = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-        answers.append(ended.stdout.strip())
-    commit, changes = answers
-    # DVC itself writes the lock file while the pipeline runs, so that alone is no change of the program.
-    changed = [line for line in changes.splitlines() if not line.endswith("dvc.lock")]
-    return f"{commit} + changes" if changed else commit
 
 
 def _record(name: str, entry: Mapping[str, Any]) -> StageRecord:

@@ -1,6 +1,7 @@
 """Variants side by side, without DVC: what is shared is made once, what fails is told, what is there is kept."""
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,12 +11,14 @@ import yaml
 
 from fake_pipeline import FakePipeline, fake_pipeline
 
-COMMAND = (sys.executable, "-m", "pipeline.side_by_side")
+COMMAND = (sys.executable, "-m", "benchmarks.study.side_by_side")
+REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = ["sources", "foundations", "teacher_depth", "depth_codebook", "joint_shards"]
 
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> FakePipeline:
+    shutil.copytree(REPOSITORY / "benchmarks" / "study", tmp_path / "benchmarks" / "study")
     return fake_pipeline(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Trains and scores variants side by side, without DVC: ``python -m pipeline.side_by_side studio:full,control --at-once 8``.
+"""Trains and scores variants side by side, without DVC: ``python -m benchmarks.study.side_by_side studio:all --at-once 8``.
 
 DVC runs one stage after the other and keeps the books. Small models leave a GPU, or a machine of many cores, nearly idle
 that way; this command starts many variants at once, a process with one thread each, which share what there is. It needs

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perceptio_core.report.study import CODES, CODES_IN, LONGER, MAIN, MODELS, Row
+from benchmarks.study.rows import CODES, CODES_IN, LONGER, MAIN, MODELS, Row
 
 NOT_RUN, NOT_ASKED = "not run", "–"
 NAMES = {

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from perceptio_core.params.profile import load_profile
-from perceptio_core.params.values import PROFILES
-from perceptio_core.report.study import (
+from benchmarks.study.__main__ import main
+from benchmarks.study.rows import (
     CODES_IN,
     MODELS,
     REGIMES,
@@ -23,7 +22,7 @@ from perceptio_core.report.study import (
     read_rows,
     write_rows,
 )
-from perceptio_core.report.study_tables import (
+from benchmarks.study.tables import (
     NAMES,
     NOT_ASKED,
     NOT_RUN,
@@ -36,7 +35,8 @@ from perceptio_core.report.study_tables import (
     reading,
     regimes,
 )
-from pipeline import cli
+from perceptio_core.params.profile import load_profile
+from perceptio_core.params.values import PROFILES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROFILE_FOLDER = REPOSITORY / PROFILES
@@ -294,14 +294,14 @@ def test_the_command_gathers_merges_and_renews_the_page(
     evaluated(tmp_path / "artifacts", "studio", "full", res_ciou=66.0)
     write_rows(tmp_path / "elsewhere.json", [row("control", hardblink_mean=40.0), row("full", res_ciou=1.0)])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["perceptio", "study", "--rows", "elsewhere.json"])
-    cli.main()
+    monkeypatch.setattr(sys, "argv", ["study", "--rows", "elsewhere.json"])
+    main()
     assert "2 rows" in capsys.readouterr().out
     rows = read_rows(tmp_path / "docs" / "results" / "studio.json")
     assert [(one.variant, one.metrics[0].value) for one in rows] == [("full", 66.0), ("control", 40.0)]
     assert "66.0 (64.0 to 68.0)" in (tmp_path / "docs" / "results.md").read_text()
-    monkeypatch.setattr(sys, "argv", ["perceptio", "study", "--rows", "absent.json"])
+    monkeypatch.setattr(sys, "argv", ["study", "--rows", "absent.json"])
     with pytest.raises(SystemExit) as exit_:
-        cli.main()
+        main()
     assert exit_.value.code == 2
     assert "absent.json: not found" in capsys.readouterr().err
