@@ -9,10 +9,24 @@ from fake_pipeline import FakePipeline, fake_pipeline
 from hub_server import Hub, hub_server
 
 _MARKS = ("on_request", "rgw")
+_LONGEST = (
+    "test_pipeline",
+    "test_end_to_end",
+    "test_deployed",
+    "test_training_loop",
+    "test_training_memory_estimate",
+    "test_launch",
+    "test_lineage",
+    "test_survivors",
+    "test_training_cotrain",
+    "test_training_ranks",
+    "test_crashes",
+)
+"""A file is one worker's: these come first, or the last of them would be waited for alone."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: "end_to_end" not in item.keywords)  # the longest file first: none is to wait for it alone
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
     for mark in _MARKS:
         if mark in config.getoption("markexpr"):
             continue

@@ -21,6 +21,9 @@ from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.benchmarks.mme import COGNITION, PERCEPTION
 
 WIDTH, HEIGHT = 160, 120
+"""Of the pictures that masks are drawn for; tests that need one tile a picture patch them."""
+WIDE = (160, 120)
+"""Of LLaVA's and SEED-Bench's pictures, whatever the others are: InternVL cuts 4 : 3 into 12 tiles."""
 SPLITS = {"train": range(1, 13), "val": range(13, 18), "testA": range(18, 21), "testB": range(21, 24)}
 """Numbers of the pictures of COCO 2014 by RefCOCO's split; of RefCOCOg testA and testB are test."""
 COCO_2017 = range(101, 109)
@@ -181,7 +184,7 @@ def _llava(root: Path) -> None:
     for folder in ("gqa/images", "ocr_vqa/images", "textvqa/train_images", "vg/VG_100K", "vg/VG_100K_2"):
         for number in range(1, 4):
             names.append(f"{folder}/{number}.jpg")
-            save(root, names[-1])
+            save(root, names[-1], size=WIDE)
     rows: list[dict[str, Any]] = []
     for number, name in enumerate(names):
         said = ["<image>\nWhat is to the left?", "A red oval.", "And to the right?", "A blue oval."]
@@ -243,7 +246,7 @@ def _seedbench(root: Path) -> None:
     rows = []
     for number in range(5):
         data_id = f"{1454426 + number}_2591111986"
-        save(root, f"seedbench/SEED-Bench-image/{data_id}")
+        save(root, f"seedbench/SEED-Bench-image/{data_id}", size=WIDE)
         choices = {f"choice_{letter}": text for letter, text in zip("abcd", ("red", "blue", "green", "none"), strict=True)}
         row = {"answer": "AB"[number % 2], "data_id": data_id, "data_type": "image", "question": "What is there?"}
         rows.append(row | choices | {"question_id": str(number), "question_type_id": (1, 9)[number % 2]})

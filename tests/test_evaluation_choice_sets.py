@@ -2,17 +2,12 @@
 
 import base64
 import hashlib
-import io
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
+from official_files import BLINK_PROMPT, png, table_rows, write_blink, write_scienceqa, write_tsv
 from perceptio_core.data.images import open_image
 from perceptio_core.evaluation.benchmarks import official_files
 from perceptio_core.evaluation.benchmarks.ai2d import AI2D
@@ -26,13 +21,6 @@ BOOTSTRAP = Bootstrap(samples=100)
 ENDING = "Answer with the option's letter from the given choices directly."
 
 
-def png() -> bytes:
-    buffer = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def score(benchmark: Benchmark, texts: list[str]) -> dict[str, Metric]:
     said = {item.item_id: Answer(item_id=item.item_id, raw=t, text=t) for item, t in zip(benchmark.items, texts, strict=True)}
     scores = benchmark.score(said, bootstrap=BOOTSTRAP)
@@ -40,27 +28,10 @@ def score(benchmark: Benchmark, texts: list[str]) -> dict[str, Metric]:
     return {metric.name: metric for metric in [*scores.headline, *scores.breakdown]}
 
 
-def write_tsv(path: Path, rows: list[dict[str, str]]) -> Path:
-    columns = list(rows[0])
-    lines = ["\t".join(columns), *("\t".join(row[column] for column in columns) for row in rows)]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def table_rows(**more: str) -> list[dict[str, str]]:
-    picture = base64.b64encode(png()).decode()
-    base = {"question": "Which?", "A": "leaf", "B": "root", "C": "", "D": "", **more}
-    return [
-        {"index": "0", **base, "answer": "A", "category": "plants", "image": picture},
-        {"index": "1", **base, "answer": "B", "category": "plants", "image": "0"},
-        {"index": "2", **base, "C": "stem", "answer": "C", "category": "cells", "image": picture},
-    ]
-
-
 def test_ai2d(tmp_path: Path) -> None:
     benchmark = AI2D(write_tsv(tmp_path / "AI2D_TEST.tsv", table_rows()))
     assert benchmark.items[0].question == f"Which?\nA. leaf\nB. root\n{ENDING}"
-    assert benchmark.items[1].image == png()  # a pointer to the first row's
+    assert benchmark.items[1].image == base64.b64decode(png())  # a pointer to the first row's
     metrics = score(benchmark, ["(A)", "leaf", "stem."])
     assert (metrics["ai2d"].value, metrics["ai2d"].n) == (pytest.approx(200 / 3), 3)
     assert "AI2D_TEST.tsv (none of the published files)" in metrics["ai2d"].protocol
@@ -87,20 +58,6 @@ def test_tables_without_pictures_can_be_scored(tmp_path: Path) -> None:
     assert [item.image for item in AI2D(file, pictures=False).items] == [b""] * 3
     with pytest.raises(ValueError, match=r"t\.tsv: columns \['image'\] are missing"):
         AI2D(file)
-
-
-def write_scienceqa(folder: Path, **changes: Any) -> Path:
-    problem = {"question": "Which?", "choices": ["leaf", "root", "stem"], "answer": 2, "hint": "", "image": "image.png"}
-    problems = {
-        "7": {**problem, "subject": "natural science"},
-        "8": {**problem, "subject": "language science", "image": None},
-        "9": {**problem, "subject": "social science", "hint": "Look at the map.", "answer": 0, **changes},
-        "10": {**problem, "choices": list("vwxyz"), "answer": 4, "subject": "natural science"},
-    }
-    folder.mkdir(exist_ok=True)
-    (folder / "problems.json").write_text(json.dumps(problems))
-    (folder / "pid_splits.json").write_text(json.dumps({"test": ["7", "8", "9", "10"], "val": []}))
-    return folder
 
 
 def test_scienceqa(tmp_path: Path) -> None:
@@ -139,33 +96,11 @@ def test_scienceqa_refuses(tmp_path: Path, change: dict[str, Any], message: str)
         ScienceQA(write_scienceqa(tmp_path, **change))
 
 
-PROMPT = "Which point is closer to the camera?\nSelect from the following choices.\n(A) A is closer\n(B) B is closer"
-
-
-def write_blink(path: Path, **changes: Any) -> Path:
-    rows = [
-        {
-            "idx": f"val_Relative_Depth_{i + 1}",
-            "sub_task": "Relative_Depth",
-            "question": "Which point is closer to the camera?",
-            "image_1": {"bytes": png(), "path": None},
-            "image_2": None,
-            "choices": ["A is closer", "B is closer"],
-            "answer": answer,
-            "prompt": PROMPT,
-            **changes,
-        }
-        for i, answer in enumerate(["(A)", "(B)", "(B)"])
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
 def test_blink(tmp_path: Path) -> None:
     write_blink(tmp_path / "val-00000-of-00001.parquet")
     benchmark = BlinkDepth(tmp_path)
     assert [item.item_id for item in benchmark.items] == [f"val_Relative_Depth_{i}" for i in (1, 2, 3)]
-    assert benchmark.items[0].question == PROMPT
+    assert benchmark.items[0].question == BLINK_PROMPT
     assert open_image(benchmark.items[0].image).size == (8, 8)
     metrics = score(benchmark, ["(A) A is closer", "B is closer", "Point A is closer to the camera."])
     assert (metrics["blink_depth"].value, metrics["blink_depth"].n) == (pytest.approx(200 / 3), 3)

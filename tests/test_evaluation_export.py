@@ -9,67 +9,27 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from official_files import (
+    gref_columns,
+    reason_mask,
+    refer_mask,
+    small_benchmark,
+    write_mme,
+)
 from perceptio_core.data.rle import encode
-from perceptio_core.evaluation.benchmarks.ai2d import AI2D
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Item
-from perceptio_core.evaluation.benchmarks.blink import BlinkDepth
-from perceptio_core.evaluation.benchmarks.grefcoco import GeneralisedReferring
-from perceptio_core.evaluation.benchmarks.hardblink import HardBlink
-from perceptio_core.evaluation.benchmarks.mmbench import MMBench
-from perceptio_core.evaluation.benchmarks.mme import MME
-from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg
-from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
-from perceptio_core.evaluation.benchmarks.scienceqa import ScienceQA
-from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item
 from perceptio_core.evaluation.interchange.export import export
 from perceptio_core.evaluation.interchange.predictions import read_predictions
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.params.evaluate import EvaluateParams
 from pipeline.cli import main
-from test_evaluation_choice_sets import table_rows, write_blink, write_scienceqa, write_tsv
-from test_evaluation_grefcoco import REFS, columns, write_grefcoco
-from test_evaluation_mme import write_mme
-from test_evaluation_multiple_choice import write_hardblink, write_mmbench, write_seed
-from test_evaluation_predictions import mmbench_rows
-from test_evaluation_reason_seg import box as polygon
-from test_evaluation_reason_seg import filled, write_pair
-from test_evaluation_res import box, write_refer
 from test_evaluation_suite import run_suite
 
 BOOTSTRAP = Bootstrap(samples=50)
 
 
-def make(kind: str, folder: Path) -> tuple[Benchmark, str]:
-    """A small benchmark of the kind, and a name for its export."""
-    match kind:
-        case "mme" | "mme_xlsx":
-            tasks = {"count": ["a.jpg", "b.jpg"], "OCR": ["c.jpg"]}
-            return MME(write_mme(folder / "mme", tasks)), "out" if kind == "mme" else "out.xlsx"
-        case "mmbench_xlsx" | "mmbench_tsv":
-            return MMBench(write_mmbench(folder / "m.tsv", mmbench_rows())), f"out.{kind.partition('_')[2]}"
-        case "ai2d":
-            return AI2D(write_tsv(folder / "a.tsv", table_rows())), "out.xlsx"
-        case "seed_table":
-            return SeedImage(write_tsv(folder / "s.tsv", table_rows())), "out.tsv"
-        case "seed":
-            return SeedImage(write_seed(folder / "seed")), "out.jsonl"
-        case "scienceqa":
-            return ScienceQA(write_scienceqa(folder / "sqa")), "out.jsonl"
-        case "hardblink":
-            return HardBlink(write_hardblink(folder / "h", markers=False)), "out"
-        case "blink":
-            return BlinkDepth(write_blink(folder / "val-0.parquet")), "out.json"
-        case "refer":
-            return ReferringSegmentation(write_refer(folder / "r"), split="test"), "out.jsonl"
-        case "grefcoco":
-            return GeneralisedReferring(write_grefcoco(folder / "g", REFS), split="val"), "out.jsonl"
-        case _:
-            write_pair(folder / "val", "a", [{"label": "target", "points": polygon(0, 0, 9, 9)}])
-            return ReasonSeg(folder / "val"), "out.jsonl"
-
-
 TEXTS = ["Yes", "(A)", 'A "quoted"\tanswer\nin two lines', "=1+1", "B, \x07 certainly", "", "the answer is C", "no"]
-MASKS = {"refer": box(0, 3, 10, 12), "grefcoco": columns(3, 12), "reasonseg": filled(2, 2, 12, 9)}
+MASKS = {"refer": refer_mask(0, 3, 10, 12), "grefcoco": gref_columns(3, 12), "reasonseg": reason_mask(2, 2, 12, 9)}
 KINDS = (
     "mme",
     "mme_xlsx",
@@ -96,7 +56,7 @@ def said(kind: str, items: list[Item]) -> dict[str, Answer]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_and_read_again_it_scores_the_same(tmp_path: Path, kind: str) -> None:
-    benchmark, name = make(kind, tmp_path)
+    benchmark, name = small_benchmark(kind, tmp_path)
     answers = said(kind, list(benchmark.items))
     export(benchmark, answers, tmp_path / "exports" / name)
     again = read_predictions(tmp_path / "exports" / name, benchmark)
@@ -110,7 +70,7 @@ def test_exported_and_read_again_it_scores_the_same(tmp_path: Path, kind: str) -
 
 
 def test_mme_lines_are_those_of_the_official_tool(tmp_path: Path) -> None:
-    benchmark, _ = make("mme", tmp_path)
+    benchmark, _ = small_benchmark("mme", tmp_path)
     answers = said("mme", list(benchmark.items))
     first = benchmark.items[0].item_id
     answers[first] = replace(answers[first], text="  Yes,\tit\nis")
@@ -124,7 +84,7 @@ def test_mme_lines_are_those_of_the_official_tool(tmp_path: Path) -> None:
 
 
 def test_the_workbook_has_text_where_text_is_meant(tmp_path: Path) -> None:
-    benchmark, _ = make("mmbench_xlsx", tmp_path)
+    benchmark, _ = small_benchmark("mmbench_xlsx", tmp_path)
     answers = {item.item_id: Answer(item_id=item.item_id, raw="", text="=1+1") for item in benchmark.items}
     export(benchmark, answers, tmp_path / "model_MMBench_DEV_EN.xlsx")
     rows = list(openpyxl.load_workbook(tmp_path / "model_MMBench_DEV_EN.xlsx").active.iter_rows())
@@ -140,7 +100,7 @@ def test_the_workbook_has_text_where_text_is_meant(tmp_path: Path) -> None:
 def test_every_kind_passes_through_the_suite(tmp_path: Path) -> None:
     """Asked, scored and written, with a predictor that says B and masks the left half."""
     for kind in ("grefcoco", "reasonseg", "ai2d", "scienceqa", "blink"):
-        make(kind, tmp_path)
+        small_benchmark(kind, tmp_path)
     images = tmp_path / "g/images/mscoco/images/train2014"
     images.mkdir(parents=True)
     Image.new("RGB", (40, 10)).save(images / "COCO_train2014_000000000007.jpg")

@@ -1,6 +1,5 @@
 """gRefCOCO by hand and against the counting of the official evaluator, written from its description."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,60 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from official_files import GREF_HEIGHT, GREF_WIDTH, GREFS, gref_columns, write_grefcoco
 from perceptio_core.data.rle import decode, encode
 from perceptio_core.evaluation.benchmarks.benchmark import Answer
 from perceptio_core.evaluation.benchmarks.grefcoco import GeneralisedReferring
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
-HEIGHT, WIDTH = 10, 40
 BOOTSTRAP = Bootstrap(samples=100)
-
-
-def columns(left: int, right: int) -> NDArray[np.bool_]:
-    mask = np.zeros((HEIGHT, WIDTH), bool)
-    mask[:, left:right] = True
-    return mask
-
-
-def write_grefcoco(folder: Path, refs: list[dict[str, Any]]) -> Path:
-    """Annotations 1, 2, 3 cover the columns 0-9, 10-19 and 20-29; annotation 4 is a crowd."""
-    folder.mkdir(exist_ok=True)
-    annotations = [
-        {
-            "id": key,
-            "image_id": 7,
-            "category_id": 1,
-            "iscrowd": int(key == 4),
-            "segmentation": [[10 * (key - 1), 0, 10 * key, 0, 10 * key, HEIGHT, 10 * (key - 1), HEIGHT]],
-        }
-        for key in (1, 2, 3, 4)
-    ]
-    images = [{"id": 7, "file_name": "COCO_train2014_000000000007.jpg", "height": HEIGHT, "width": WIDTH}]
-    instances = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
-    (folder / "instances.json").write_text(json.dumps(instances))
-    rows = [
-        {
-            "ref_id": i,
-            "image_id": 7,
-            "split": "val",
-            "sentences": [{"sent_id": 10 + i, "sent": f"s{i}"}],
-            "category_id": [1],
-            **ref,
-        }
-        for i, ref in enumerate(refs)
-    ]
-    (folder / "grefs(unc).json").write_text(json.dumps(rows))
-    return folder
-
-
-REFS: list[dict[str, Any]] = [
-    {"ann_id": [1, 2]},  # columns 0-19
-    {"ann_id": [3, 4]},  # columns 20-29: the crowd does not count
-    {"ann_id": [-1]},
-    {"ann_id": [-1]},
-    {"ann_id": [1]},
-    {"ann_id": [2], "split": "testA"},
-]
 
 
 def answers(benchmark: GeneralisedReferring, masks: list[tuple[NDArray[np.bool_], ...]]) -> dict[str, Answer]:
@@ -72,17 +24,17 @@ def answers(benchmark: GeneralisedReferring, masks: list[tuple[NDArray[np.bool_]
 
 
 def test_by_hand(tmp_path: Path) -> None:
-    benchmark = GeneralisedReferring(write_grefcoco(tmp_path, REFS), split="val")
+    benchmark = GeneralisedReferring(write_grefcoco(tmp_path, GREFS), split="val")
     assert [item.item_id for item in benchmark.items] == ["0/10", "1/11", "2/12", "3/13", "4/14"]
     assert benchmark.items[0].question == "Please segment s0 in this image."
     assert [int(decode(item.truth or {}).sum()) for item in benchmark.items] == [200, 100, 0, 0, 100]
     said = answers(
         benchmark,
         [
-            (columns(0, 10), columns(5, 15)),  # two masks, by union 0-14: 150 / 200
-            (columns(20, 30),),  # 100 / 100
-            (columns(3, 3),),  # a mask without a pixel claims nothing: right
-            (columns(0, 5),),  # 50 pixels where nothing is meant
+            (gref_columns(0, 10), gref_columns(5, 15)),  # two masks, by union 0-14: 150 / 200
+            (gref_columns(20, 30),),  # 100 / 100
+            (gref_columns(3, 3),),  # a mask without a pixel claims nothing: right
+            (gref_columns(0, 5),),  # 50 pixels where nothing is meant
             (),  # nothing claimed where something is meant: 0 / 100
         ],
     )
@@ -104,7 +56,7 @@ def test_ciou_and_giou_are_those_of_the_official_counting(tmp_path: Path, seed: 
     rng = np.random.default_rng(seed)
     refs = [{"ann_id": [[-1], [1], [2, 3]][rng.integers(3)]} for _ in range(12)]
     benchmark = GeneralisedReferring(write_grefcoco(tmp_path, refs), split="val")
-    masks = [() if rng.random() < 0.4 else (rng.random((HEIGHT, WIDTH)) < 0.3,) for _ in refs]
+    masks = [() if rng.random() < 0.4 else (rng.random((GREF_HEIGHT, GREF_WIDTH)) < 0.3,) for _ in refs]
     total_iou, total_i, total_u = 0.0, 0, 0
     for item, given in zip(benchmark.items, masks, strict=True):
         truth = decode(item.truth or {})
@@ -125,12 +77,12 @@ def test_ciou_and_giou_are_those_of_the_official_counting(tmp_path: Path, seed: 
 
 def test_a_target_without_pixels_is_not_found_by_saying_nothing(tmp_path: Path) -> None:
     benchmark = GeneralisedReferring(write_grefcoco(tmp_path, [{"ann_id": [4]}, {"ann_id": [1]}]), split="val")
-    scores = benchmark.score(answers(benchmark, [(), (columns(0, 10),)]), bootstrap=BOOTSTRAP)
+    scores = benchmark.score(answers(benchmark, [(), (gref_columns(0, 10),)]), bootstrap=BOOTSTRAP)
     assert [metric.value for metric in scores.headline] == [100.0, 50.0, 50.0]  # cIoU, gIoU, T-acc
 
 
 def test_a_split_without_such_expressions_has_no_n_acc(tmp_path: Path) -> None:
-    benchmark = GeneralisedReferring(write_grefcoco(tmp_path, REFS), split="testA", name="grefcoco_testa")
+    benchmark = GeneralisedReferring(write_grefcoco(tmp_path, GREFS), split="testA", name="grefcoco_testa")
     names = [metric.name for metric in benchmark.score(answers(benchmark, [()]), bootstrap=BOOTSTRAP).headline]
     assert names == ["grefcoco_testa_ciou", "grefcoco_testa_giou", "grefcoco_testa_t_acc"]
 

@@ -5,23 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from official_files import write_mme
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Metric
 from perceptio_core.evaluation.benchmarks.mme import COGNITION, MME, PERCEPTION
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(samples=200)
-
-
-def write_mme(folder: Path, tasks: dict[str, list[str]], *, absent: tuple[str, ...] = ()) -> Path:
-    (folder / "questions").mkdir(parents=True)
-    for task, images in tasks.items():
-        lines = [f"{image}\tIs it {word}?\t{answer}" for image in images for word, answer in (("x", "Yes"), ("y", "No"))]
-        (folder / f"questions/{task}.txt").write_text("\n".join(lines) + "\n")
-        (folder / f"images/{task}").mkdir(parents=True)
-        for image in images:
-            if image not in absent:
-                (folder / f"images/{task}/{image}").write_bytes(b"")
-    return folder
 
 
 def answer(benchmark: MME, texts: list[str]) -> dict[str, Answer]:

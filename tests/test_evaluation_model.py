@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from official_files import REFER_SIZE, write_refer
 from perceptio_core.evaluation.benchmarks.benchmark import Item
 from perceptio_core.evaluation.running.runner import ask
 from perceptio_core.evaluation.running.suite import evaluate
 from perceptio_core.grammar import strip_perception
 from perceptio_core.model.inference import Perceptor
 from perceptio_core.params.evaluate import EvaluateParams
-from test_evaluation_res import SIZE, write_refer
 from tiny import tiny_perceptio
 
 
@@ -50,7 +50,7 @@ def test_suite_with_a_model(perceptor: Perceptor, tmp_path: Path) -> None:
     for row in rows:
         assert row["raw"].startswith("[SEG]")
         assert row["text"] == strip_perception(row["raw"])
-        assert [mask["size"] for mask in row["masks"]] == [list(SIZE)] * row["raw"].count("[SEG]")
+        assert [mask["size"] for mask in row["masks"]] == [list(REFER_SIZE)] * row["raw"].count("[SEG]")
         assert len(row["depth_codes"]) == 4
     assert len((tmp_path / "out/panels.jsonl").read_text().splitlines()) == 3
 

@@ -1,34 +1,21 @@
 """HardBLINK, MMBench and SEED-Image on hand-worked files and on the real ones."""
 
-import base64
-import io
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from official_files import answers, by_name, png, rotations, write_hardblink, write_jsonl, write_mmbench, write_seed, write_tsv
 from perceptio_core.data.images import open_image
 from perceptio_core.evaluation.benchmarks.ai2d import AI2D
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Metric
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark
 from perceptio_core.evaluation.benchmarks.hardblink import SHORT_CUTS, HardBlink, _picked
 from perceptio_core.evaluation.benchmarks.mmbench import MMBench
 from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(samples=200)
-
-
-def answers(texts: Mapping[str, str]) -> dict[str, Answer]:
-    return {key: Answer(item_id=key, raw=text, text=text) for key, text in texts.items()}
-
-
-def by_name(metrics: list[Metric]) -> dict[str, Metric]:
-    return {metric.name: metric for metric in metrics}
 
 
 def say_expected(benchmark: Benchmark) -> dict[str, Answer]:
@@ -42,33 +29,7 @@ def real(name: str) -> Path:
     return Path(root) / name
 
 
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 # ---------------------------------------------------------------------------------------------------------- HardBLINK
-
-TRUTHS = {3: "AABA", 4: "DDDC", 5: "EABC"}
-
-
-def write_hardblink(folder: Path, *, markers: bool) -> Path:
-    rows = []
-    for n, letters in TRUTHS.items():
-        questions = [{"question_id": i, "image": f"{i}.png", "text": "Which?"} for i in range(4)]
-        jsonl(folder / f"questions/blink_{n}pointscenter_questions.jsonl", questions)
-        truths = [{"question_id": i, "text": f"({letter})"} for i, letter in enumerate(letters)]
-        jsonl(folder / f"answers/blink_{n}pointscenter_answers.jsonl", truths)
-        for i in range(4):
-            # The lowest marker is always the last letter, the biggest object's always B, the brightest always A.
-            points = [
-                {"letter": letter, "x": 0, "y": k, "area": 9 if letter == "B" else 1, "brightness": -k}
-                for k, letter in enumerate("ABCDE"[:n])
-            ]
-            rows.append({"question_id": i, "subset": n, "points": points})
-    if markers:
-        jsonl(folder / "markers.jsonl", rows)
-    return folder
 
 
 def test_hardblink_by_hand(tmp_path: Path) -> None:
@@ -119,10 +80,10 @@ def test_hardblink_without_markers_has_no_short_cut(tmp_path: Path) -> None:
 def test_hardblink_refuses_what_does_not_match(tmp_path: Path) -> None:
     write_hardblink(tmp_path, markers=True)
     file = tmp_path / "answers/blink_4pointscenter_answers.jsonl"
-    jsonl(file, [{"question_id": i, "text": "(A)"} for i in range(3)])
+    write_jsonl(file, [{"question_id": i, "text": "(A)"} for i in range(3)])
     with pytest.raises(ValueError, match=r"blink_4pointscenter_answers.*partner"):
         HardBlink(tmp_path)
-    jsonl(file, [{"question_id": i, "text": "(E)"} for i in range(4)])
+    write_jsonl(file, [{"question_id": i, "text": "(E)"} for i in range(4)])
     with pytest.raises(ValueError, match="none of ABCD"):
         HardBlink(tmp_path)
     file.unlink()
@@ -133,7 +94,7 @@ def test_hardblink_refuses_what_does_not_match(tmp_path: Path) -> None:
 def test_hardblink_refuses_a_path_that_leads_out(tmp_path: Path) -> None:
     write_hardblink(tmp_path, markers=False)
     file = tmp_path / "questions/blink_3pointscenter_questions.jsonl"
-    jsonl(file, [{"question_id": i, "image": "../../secret.png", "text": "Which?"} for i in range(4)])
+    write_jsonl(file, [{"question_id": i, "image": "../../secret.png", "text": "Which?"} for i in range(4)])
     with pytest.raises(ValueError, match="leads out of"):
         HardBlink(tmp_path)
 
@@ -150,47 +111,6 @@ def test_real_hardblink_and_its_published_majority() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ MMBench
-
-
-def png(color: int = 0) -> str:
-    # Noise, so that the base64 text is longer than a pointer may be.
-    pixels = np.random.default_rng(color).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-COLUMNS = ["index", "question", "hint", *"ABCD", "answer", "category", "image", "source", "l2-category", "comment", "split"]
-
-
-def write_mmbench(path: Path, rows: list[dict[str, str]]) -> Path:
-    return write_tsv(path, [{column: row.get(column, "") for column in COLUMNS} for row in rows])
-
-
-def write_tsv(path: Path, rows: list[dict[str, str]]) -> Path:
-    def field(value: str) -> str:
-        return '"' + value.replace('"', '""') + '"' if any(c in value for c in '\t\n"') else value
-
-    lines = ["\t".join(field(value) for value in row.values()) for row in rows]
-    path.write_text("\t".join(rows[0]) + "\n" + "\n".join(lines) + "\n")
-    return path
-
-
-def rotations(index: int, options: list[str], right: str, image: str, **more: str) -> list[dict[str, str]]:
-    rows = []
-    for turn in range(len(options)):
-        turned = options[turn:] + options[:turn]
-        rows.append(
-            {
-                "index": str(index + turn * 1_000_000),
-                "question": 'Say "it"\nin two lines',
-                "answer": "ABCD"[turned.index(right)],
-                "image": image if turn == 0 or len(image) <= 64 else str(index),
-                **dict(zip("ABCD", turned, strict=False)),
-                **more,
-            }
-        )
-    return rows
 
 
 def test_mmbench_circular_by_hand(tmp_path: Path) -> None:
@@ -273,28 +193,6 @@ def test_real_mmbench_sample() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- SEED-Image
-
-
-def write_seed(folder: Path, changes: dict[str, Any] | None = None) -> Path:
-    base = {"choice_a": "one", "choice_b": "two", "choice_c": "three", "choice_d": "four", "question": "How many?"}
-    kinds = [5, 5, 1, 10]
-    rows = [
-        {
-            **base,
-            "answer": "ABCD"[i],
-            "data_id": f"pic_{i}",
-            "data_type": "image" if kind < 10 else "video",
-            "question_id": str(100 + i),
-            "question_type_id": kind,
-            "segment": [],
-            **(changes or {}),
-        }
-        for i, kind in enumerate(kinds)
-    ]
-    folder.mkdir(exist_ok=True)
-    content = {"questions": rows, "question_type": {"Instances Counting": 5, "Scene Understanding": 1, "Action": 10}}
-    (folder / "SEED-Bench.json").write_text(json.dumps(content))
-    return folder / "SEED-Bench.json"
 
 
 def test_seed_image_by_hand(tmp_path: Path) -> None:

@@ -9,6 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from official_files import (
+    mmbench_rows,
+    polygon,
+    reason_mask,
+    refer_mask,
+    table_rows,
+    write_blink,
+    write_hardblink,
+    write_mmbench,
+    write_mme,
+    write_pair,
+    write_refer,
+    write_scienceqa,
+    write_seed,
+    write_tsv,
+)
 from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.benchmarks.ai2d import AI2D
 from perceptio_core.evaluation.benchmarks.blink import BlinkDepth
@@ -22,14 +38,6 @@ from perceptio_core.evaluation.benchmarks.scienceqa import ScienceQA
 from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
 from perceptio_core.evaluation.interchange.predictions import read_predictions
 from pipeline.cli import main
-from test_evaluation_choice_sets import table_rows, write_blink, write_scienceqa, write_tsv
-from test_evaluation_mme import write_mme
-from test_evaluation_multiple_choice import png as base64_png
-from test_evaluation_multiple_choice import rotations, write_hardblink, write_mmbench, write_seed
-from test_evaluation_multiple_choice import write_tsv as write_quoted
-from test_evaluation_reason_seg import box as polygon
-from test_evaluation_reason_seg import filled, write_pair
-from test_evaluation_res import box, write_refer
 
 SPANS = "[SEG]<depth_start><depth_3><depth_0><depth_end>"
 
@@ -161,13 +169,6 @@ def test_real_mme_questions_as_the_official_tool_counts(
 # ------------------------------------------------------------------------------------------------------------ MMBench
 
 
-def mmbench_rows() -> list[dict[str, str]]:
-    return [
-        *rotations(1, ["cat", "NA"], "NA", base64_png(1), split="dev", category="scene"),
-        *rotations(2, ["one", "two", "three"], "two", base64_png(2), split="dev", category="count"),
-    ]
-
-
 @pytest.mark.parametrize("form", ["tsv", "xlsx"])
 @pytest.mark.parametrize("with_root", [False, True])
 def test_mmbench_results(
@@ -217,7 +218,7 @@ def test_a_test_set_is_exported_for_the_server(
 ) -> None:
     (tmp_path / "mmbench").mkdir()
     rows = [{key: value for key, value in row.items() if key != "answer"} for row in mmbench_rows()[:2]]
-    write_quoted(tmp_path / "mmbench/MMBench_TEST_EN.tsv", rows)
+    write_tsv(tmp_path / "mmbench/MMBench_TEST_EN.tsv", rows)
     own = jsonl(tmp_path / "own.jsonl", [{"item_id": row["index"], "raw": "A", "text": "A"} for row in rows])
     error = refused(monkeypatch, capsys, "mmbench_test_en", "--predictions", own, "--root", tmp_path)
     assert "are not public; perceptio export" in error
@@ -307,7 +308,7 @@ def test_referring_masks_as_run_lengths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_refer(tmp_path / "refcocog")
-    whole, half = encode(box(0, 0, 10, 15)), encode(box(0, 0, 10, 5))
+    whole, half = encode(refer_mask(0, 0, 10, 15)), encode(refer_mask(0, 0, 10, 5))
     rows = [
         {"ref_id": 0, "sent_id": 0, "segmentation": half},  # 50 / 100
         {"sent_id": 1, "segmentation": None},  # 0 / 100
@@ -357,9 +358,9 @@ def test_text_where_masks_are_asked_for_is_refused(tmp_path: Path) -> None:
 def test_reason_seg_masks_by_picture(tmp_path: Path) -> None:
     write_pair(tmp_path / "val", "a", [{"label": "target", "points": polygon(0, 0, 9, 9)}])
     benchmark = ReasonSeg(tmp_path / "val")
-    rows = [{"image": "reason_seg/val/a.jpg", "segmentation": encode(filled(0, 0, 10, 10))}]
+    rows = [{"image": "reason_seg/val/a.jpg", "segmentation": encode(reason_mask(0, 0, 10, 10))}]
     answers = read_predictions(jsonl(tmp_path / "m.jsonl", rows), benchmark)
-    assert answers["a"].masks == (encode(filled(0, 0, 10, 10)),)
+    assert answers["a"].masks == (encode(reason_mask(0, 0, 10, 10)),)
 
 
 # ------------------------------------------------------------------------------------------------------- our own files

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from official_files import answers, by_name, png, rotations, small_benchmark, write_mmbench
 from perceptio_core.evaluation.benchmarks.choice_prompt import REQUESTS, choice_prompt, table_language
 from perceptio_core.evaluation.benchmarks.mmbench import MMBench
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
-from test_evaluation_export import make
-from test_evaluation_multiple_choice import answers, by_name, png, rotations, write_mmbench
 
 BOOTSTRAP = Bootstrap(samples=100)
 ENDING = "Answer with the option's letter from the given choices directly."
@@ -29,7 +28,7 @@ PROMPTS = {
 
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_prompt(tmp_path: Path, kind: str) -> None:
-    benchmark, _ = make(kind, tmp_path)
+    benchmark, _ = small_benchmark(kind, tmp_path)
     by_id = sorted(benchmark.items, key=lambda item: item.item_id) if kind == "mme" else list(benchmark.items)
     question = next(item.question for item in by_id)
     assert question == PROMPTS[kind]

@@ -10,49 +10,32 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from official_files import REASON_HEIGHT, REASON_WIDTH, polygon, reason_mask, write_pair
 from perceptio_core.data.rle import decode, encode
 from perceptio_core.evaluation.benchmarks.benchmark import Answer
 from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg, painted
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
-HEIGHT, WIDTH = 20, 30
 BOOTSTRAP = Bootstrap(samples=100)
-
-
-def box(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
-    return [[left, top], [right, top], [right, bottom], [left, bottom]]
-
-
-def write_pair(folder: Path, name: str, shapes: list[Any], *, text: str = "the tap", sentence: bool = False) -> None:
-    folder.mkdir(exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"{name}.jpg")
-    row = {"text": [text, "another wording"], "is_sentence": sentence, "shapes": shapes}
-    (folder / f"{name}.json").write_text(json.dumps(row))
-
-
-def filled(left: int, top: int, right: int, bottom: int) -> NDArray[np.bool_]:
-    mask = np.zeros((HEIGHT, WIDTH), bool)
-    mask[top:bottom, left:right] = True
-    return mask
 
 
 def test_by_hand(tmp_path: Path) -> None:
     folder = tmp_path / "val"
     # Outlines belong to a shape: columns and rows 0 to 9 are 100 pixels.
-    write_pair(folder, "a", [{"label": "target", "points": box(0, 0, 9, 9)}])
+    write_pair(folder, "a", [{"label": "target", "points": polygon(0, 0, 9, 9)}])
     # A smaller ignored region is painted over the target: of 100 pixels, columns 5 to 9 do not count.
-    ignored = {"label": "ignore", "points": box(5, 0, 9, 9)}
-    shapes = [ignored, {"label": "target", "points": box(0, 0, 9, 9)}, {"label": "flag", "points": box(0, 0, 29, 19)}]
+    ignored = {"label": "ignore", "points": polygon(5, 0, 9, 9)}
+    shapes = [ignored, {"label": "target", "points": polygon(0, 0, 9, 9)}, {"label": "flag", "points": polygon(0, 0, 29, 19)}]
     write_pair(folder, "b", shapes, text="Where can hands be washed?", sentence=True)
-    write_pair(folder, "c", [{"label": "target", "points": box(0, 0, 9, 9)}])
+    write_pair(folder, "c", [{"label": "target", "points": polygon(0, 0, 9, 9)}])
     benchmark = ReasonSeg(folder)
     assert [item.item_id for item in benchmark.items] == ["a", "b", "c"]
     assert benchmark.items[0].question == "Please segment the tap in this image."
     assert benchmark.items[1].question == "Where can hands be washed? Please output segmentation mask."
-    np.testing.assert_array_equal(decode(benchmark.items[1].truth or {}), filled(0, 0, 5, 10))
+    np.testing.assert_array_equal(decode(benchmark.items[1].truth or {}), reason_mask(0, 0, 5, 10))
     masks: dict[str, tuple[NDArray[np.bool_], ...]] = {
-        "a": (filled(0, 0, 5, 10),),  # 50 / 100
-        "b": (filled(0, 0, 10, 10), filled(10, 0, 12, 10)),  # 50 in the target, 50 ignored, 20 beside it: 50 / 70
+        "a": (reason_mask(0, 0, 5, 10),),  # 50 / 100
+        "b": (reason_mask(0, 0, 10, 10), reason_mask(10, 0, 12, 10)),  # 50 in the target, 50 ignored, 20 beside it: 50 / 70
         "c": (),  # 0 / 100
     }
     said = {key: Answer(item_id=key, raw="", text="", masks=tuple(map(encode, value))) for key, value in masks.items()}
@@ -75,22 +58,25 @@ def test_by_hand(tmp_path: Path) -> None:
 def test_painting_is_that_of_the_official_script(seed: int) -> None:
     rng = np.random.default_rng(seed)
     shapes = [
-        {"label": str(rng.choice(["target", "ignore", "Ignore_2"])), "points": (rng.random((5, 2)) * [WIDTH, HEIGHT]).tolist()}
+        {
+            "label": str(rng.choice(["target", "ignore", "Ignore_2"])),
+            "points": (rng.random((5, 2)) * [REASON_WIDTH, REASON_HEIGHT]).tolist(),
+        }
         for _ in range(4)
     ]
     # get_mask_from_json of utils/data_processing.py, in its order of steps.
     areas = []
     for shape in shapes:
-        alone = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        alone = np.zeros((REASON_HEIGHT, REASON_WIDTH), dtype=np.uint8)
         cv2.polylines(alone, np.array([shape["points"]], dtype=np.int32), True, 1, 1)
         cv2.fillPoly(alone, np.array([shape["points"]], dtype=np.int32), 1)
         areas.append(alone.sum())
-    expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    expected = np.zeros((REASON_HEIGHT, REASON_WIDTH), dtype=np.uint8)
     for index in list(np.argsort(areas)[::-1].astype(np.int32)):
         value = 255 if "ignore" in shapes[index]["label"].lower() else 1
         cv2.polylines(expected, np.array([shapes[index]["points"]], dtype=np.int32), True, value, 1)
         cv2.fillPoly(expected, np.array([shapes[index]["points"]], dtype=np.int32), value)
-    np.testing.assert_array_equal(painted(shapes, height=HEIGHT, width=WIDTH), expected)
+    np.testing.assert_array_equal(painted(shapes, height=REASON_HEIGHT, width=REASON_WIDTH), expected)
 
 
 def test_windows_encoding_and_pictures_turned_by_exif(tmp_path: Path) -> None:
@@ -101,10 +87,10 @@ def test_windows_encoding_and_pictures_turned_by_exif(tmp_path: Path) -> None:
     )
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.jpg", exif=exif)
+    Image.new("RGB", (REASON_WIDTH, REASON_HEIGHT)).save(folder / "a.jpg", exif=exif)
     (item,) = ReasonSeg(folder).items
     assert item.expected == "caf\u00e9"
-    assert (item.truth or {})["size"] == [WIDTH, HEIGHT]
+    assert (item.truth or {})["size"] == [REASON_WIDTH, REASON_HEIGHT]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from benchmarks import res_errors
+from official_files import refer_mask, write_refer
 from perceptio_core.data.rle import decode, encode, run_lengths
 from perceptio_core.evaluation.benchmarks.benchmark import Answer
 from perceptio_core.evaluation.benchmarks.masks import checked, overlap, union
@@ -21,54 +21,6 @@ from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 
 BOOTSTRAP = Bootstrap(samples=200)
-SIZE = (10, 20)
-
-
-def box(top: int, left: int, bottom: int, right: int) -> NDArray[np.bool_]:
-    mask = np.zeros(SIZE, dtype=bool)
-    mask[top:bottom, left:right] = True
-    return mask
-
-
-def write_refer(folder: Path) -> Path:
-    """Two references on one picture: two sentences for a box of 10 x 10, one for two overlapping polygons; a third in val."""
-    images = folder / "images/mscoco/images/train2014"
-    images.mkdir(parents=True)
-    Image.new("RGB", SIZE[::-1]).save(images / "COCO_train2014_000000000007.jpg")
-    square = [0, 0, 10, 0, 10, 10, 0, 10]
-    shifted = [5, 0, 15, 0, 15, 10, 5, 10]
-    shapes = {1: [square], 2: [square, shifted]}
-    instances = {
-        "images": [{"id": 7, "file_name": "COCO_train2014_000000000007.jpg", "height": SIZE[0], "width": SIZE[1]}],
-        "annotations": [
-            {"id": key, "image_id": 7, "category_id": 1, "iscrowd": 0, "area": 1, "bbox": [0, 0, 1, 1], "segmentation": s}
-            for key, s in shapes.items()
-        ],
-        "categories": [{"id": 1, "name": "thing"}],
-    }
-    (folder / "instances.json").write_text(json.dumps(instances))
-    refs, sent_id = [], 0
-    for ref_id, (ann_id, split, texts) in enumerate(
-        [(1, "test", ["left", "the left box"]), (2, "test", ["both"]), (1, "val", ["x"])]
-    ):
-        sentences = []
-        for text in texts:
-            sentences.append({"sent_id": sent_id, "sent": text, "raw": text, "tokens": text.split()})
-            sent_id += 1
-        refs.append(
-            {
-                "ref_id": ref_id,
-                "ann_id": ann_id,
-                "category_id": 1,
-                "image_id": 7,
-                "file_name": f"COCO_train2014_000000000007_{ann_id}.jpg",
-                "split": split,
-                "sent_ids": [sentence["sent_id"] for sentence in sentences],
-                "sentences": sentences,
-            }
-        )
-    (folder / "refs(umd).p").write_bytes(pickle.dumps(refs, protocol=2))
-    return folder
 
 
 def answer(key: str, *masks: NDArray[np.bool_]) -> Answer:
@@ -83,11 +35,11 @@ def test_ciou_and_giou_by_hand(tmp_path: Path) -> None:
     assert all(isinstance(item.image, Path) and item.image.is_file() for item in items)
     said = [
         # 10 x 10 truth: a shift by half gives 50 / 150.
-        answer(items[0].item_id, box(0, 5, 10, 15)),
+        answer(items[0].item_id, refer_mask(0, 5, 10, 15)),
         # No mask: 0 / 100, and it counts.
         answer(items[1].item_id),
         # The two polygons cover columns 0..15; two masks are merged by union: 150 / 150.
-        answer(items[2].item_id, box(0, 0, 10, 8), box(0, 6, 10, 15)),
+        answer(items[2].item_id, refer_mask(0, 0, 10, 8), refer_mask(0, 6, 10, 15)),
     ]
     scores = benchmark.score({a.item_id: a for a in said}, bootstrap=BOOTSTRAP)
     metrics = {metric.name: metric for metric in scores.headline}
@@ -104,7 +56,7 @@ def test_split_limit_and_name(tmp_path: Path) -> None:
     folder = write_refer(tmp_path)
     benchmark = ReferringSegmentation(folder, split="val", name="refcocog")
     (item,) = benchmark.items
-    scores = benchmark.score({item.item_id: answer(item.item_id, box(0, 0, 10, 10))}, bootstrap=BOOTSTRAP)
+    scores = benchmark.score({item.item_id: answer(item.item_id, refer_mask(0, 0, 10, 10))}, bootstrap=BOOTSTRAP)
     assert [(metric.name, metric.value) for metric in scores.headline] == [("refcocog_ciou", 100), ("refcocog_giou", 100)]
     assert len(ReferringSegmentation(folder, split="test", limit=2).items) == 2
     elsewhere = ReferringSegmentation(folder, split="val", images=tmp_path / "coco").items[0]
@@ -169,7 +121,12 @@ def test_wrong_masks_are_told_apart_and_by_size(
 ) -> None:
     """Of the box of 100 pixels one mask is right, one the other object, one nothing; that of 150 has two thirds."""
     write_refer(tmp_path / "sources/root/refcoco")
-    masks = {"0/0": box(0, 0, 10, 10), "0/1": box(0, 0, 10, 15), "1/2": box(0, 5, 10, 15), "2/3": box(0, 16, 10, 20)}
+    masks = {
+        "0/0": refer_mask(0, 0, 10, 10),
+        "0/1": refer_mask(0, 0, 10, 15),
+        "1/2": refer_mask(0, 5, 10, 15),
+        "2/3": refer_mask(0, 16, 10, 20),
+    }
     predictions = tmp_path / "evaluate/full/predictions"
     predictions.mkdir(parents=True)
     lines = [json.dumps({"item_id": key, "masks": [encode(mask)]}) for key, mask in masks.items()]

@@ -2,10 +2,12 @@
 
 import hashlib
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from transformers import (
     AutoProcessor,
     DepthAnythingForDepthEstimation,
@@ -15,6 +17,7 @@ from transformers import (
 )
 
 from hub_server import REVISION, Hub, etag
+from perceptio_core import hub
 from perceptio_core.params.foundations import FoundationsParams
 from perceptio_core.segmentation import sam2
 from perceptio_core.segmentation.sam2 import load_sam2
@@ -170,3 +173,21 @@ def test_a_published_checkpoint_of_sam2_is_read_by_its_name(
         foundations.fetch_all(params(sam2=named, offline=str(tmp_path / "models")), tmp_path / "absent")
     with pytest.raises(ValueError, match=r"p\.sam2: checkpoint and config belong together"):
         params(sam2={key: value for key, value in named.items() if key != "config"})
+
+
+def test_a_look_at_the_hub_fetches_nothing_and_says_what_is_not_there(stocked: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = partial(hub.find, "maker/sam2", revision=REVISION)
+    look(patterns=["config.json", "*.safetensors"])
+    assert not any(path.startswith("/maker/sam2/resolve") for _, path, _ in stocked.asked)
+    with pytest.raises(ValueError, match=r"the hub has no \*\.pt there; it has config\.json, model\.safetensors$"):
+        look(patterns=["config.json", "*.pt"])
+    with pytest.raises(ValueError, match="RepositoryNotFoundError: 404"):
+        hub.find("maker/nothing", revision=REVISION, patterns=["config.json"])
+
+    hub.download("maker/sam2", revision=REVISION, patterns=["config.json"])
+    monkeypatch.setattr(HfApi, "model_info", None)
+    look(patterns=["config.json"])  # the cache has it
+    monkeypatch.undo()
+    stocked.files.clear()
+    with pytest.raises(ValueError, match="RepositoryNotFoundError: 404"):  # the cache has a part alone, and the hub nothing
+        look(patterns=["config.json", "*.safetensors"])

@@ -9,6 +9,17 @@ from typing import Any
 
 import pytest
 
+from official_files import (
+    GREFS,
+    polygon,
+    refer_mask,
+    write_grefcoco,
+    write_hardblink,
+    write_pair,
+    write_refer,
+    write_scienceqa,
+    write_seed,
+)
 from perceptio_core.data.readers.kinds import read_dataset
 from perceptio_core.data.readers.refer import read_plain_pickle
 from perceptio_core.data.records import Refused
@@ -23,12 +34,6 @@ from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
 from perceptio_core.evaluation.interchange.predictions import read_predictions
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.params.sources import DatasetParams
-from test_evaluation_choice_sets import write_scienceqa
-from test_evaluation_grefcoco import REFS, write_grefcoco
-from test_evaluation_multiple_choice import write_hardblink, write_seed
-from test_evaluation_reason_seg import box as polygon
-from test_evaluation_reason_seg import write_pair
-from test_evaluation_res import box, write_refer
 
 VALUES = [None, "x", -1, 10**12, 1 << 70, float("nan"), float("inf"), True, [], {}, [[1]]]
 _GONE = object()
@@ -127,9 +132,9 @@ def test_coco(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["instances.json", "grefs(unc).json"])
 def test_grefer(tmp_path: Path, name: str) -> None:
-    folder = write_grefcoco(tmp_path / "grefcoco", REFS[:2])
+    folder = write_grefcoco(tmp_path / "grefcoco", GREFS[:2])
     assault(folder / name, lambda: GeneralisedReferring(folder, split="val"))
-    write_grefcoco(folder, REFS[:2])
+    write_grefcoco(folder, GREFS[:2])
     assault(folder / name, reader(tmp_path, "grefer", "grefcoco", "val"))
 
 
@@ -139,7 +144,7 @@ def test_reason_seg(tmp_path: Path) -> None:
 
 
 def test_readers_of_one_file(tmp_path: Path) -> None:
-    mask = encode(box(0, 0, 10, 5))
+    mask = encode(refer_mask(0, 0, 10, 5))
     grounding = {"token_positives": [0, 5], "rle_masks": [mask, {"size": [10, 20], "counts": [0, 50, 150]}]}
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
     for name, kind, row in (
@@ -162,7 +167,7 @@ def test_visual_genome(tmp_path: Path, name: str) -> None:
 
 
 def test_predictions(tmp_path: Path) -> None:
-    mask, file = encode(box(0, 0, 10, 5)), tmp_path / "p.jsonl"
+    mask, file = encode(refer_mask(0, 0, 10, 5)), tmp_path / "p.jsonl"
     masks = ReferringSegmentation(write_refer(tmp_path / "refcocog"), split="val")
     seed = SeedImage(write_seed(tmp_path / "seedbench"))
     file.write_text(json.dumps({"sent_id": 3, "segmentation": [mask, {"size": [10, 20], "counts": [0, 50, 150]}]}) + "\n")

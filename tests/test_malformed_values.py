@@ -16,6 +16,7 @@ from PIL import Image
 
 import perceptio_core.data.readers.json_rows as rows_module
 from collecting import collected
+from official_files import write_hardblink, write_scienceqa, write_seed
 from perceptio_core.data.readers.json_rows import key_rows, list_rows
 from perceptio_core.data.readers.kinds import read_dataset
 from perceptio_core.data.records import Record, Refused
@@ -30,8 +31,6 @@ from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
 from perceptio_core.evaluation.benchmarks.scienceqa import ScienceQA
 from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
 from perceptio_core.params.sources import DatasetParams
-from test_evaluation_choice_sets import write_scienceqa
-from test_evaluation_multiple_choice import write_hardblink, write_seed
 
 NAN = math.nan
 BOM = "\ufeff"

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, modeling_utils
 
-from perceptio_core.model.modeling import Generated, PerceptioForConditionalGeneration
+from perceptio_core.model.answering import Generated
+from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import PACKED
 from perceptio_core.model.processing import PerceptioProcessor
 from tiny import MASK_TOLERANCE, lively, telling_masks, tiny_perceptio, tiny_sample

@@ -213,7 +213,7 @@ def test_estimated_lengths_count_the_images_tokens_and_a_quarter_of_the_characte
     config = type(processor.config).from_dict(processor.config.to_dict() | {"max_tiles": 4})
     tiled = PerceptioProcessor.of(processor, config=config)
     sizes = [(64, 32), (32, 32), (40, 120), (64, 32)]
-    lengths = [len(tiled._prompt("", tiles=tiled._pixels([Image.new("RGB", size)])[1][0])) for size in sizes]
+    lengths = [tiled.prompts([Image.new("RGB", size)], [""]).input_ids_BT.shape[1] for size in sizes]
     estimated = tiled.estimated_tokens(sizes_S2=np.array(sizes), characters_S=np.array([0, 0, 0, 9]))
     assert len({*lengths}) == 3
     assert [int(n) - lengths[1] + estimated[1] for n in lengths] == [*estimated[:3], estimated[3] - 2]

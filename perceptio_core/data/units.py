@@ -1,7 +1,7 @@
 """Units of work that any number of workers share: processes of one machine or of many, with nothing in common but a folder.
 
-A worker claims a unit before it works on it by making the file ``<unit>.0``, which the file system grants to one alone
-(O_EXCL), and moves that file's time of change on while it lives. A worker whose claim has not moved for minutes is dead,
+A worker claims a unit before it works on it by linking a file to the name ``<unit>.0``, which the file system grants to one
+alone, and moves that file's time of change on while it lives. A worker whose claim has not moved for minutes is dead,
 and so is one whose process is gone, where that can be seen. Then whoever makes ``<unit>.1`` has taken the unit over. No
 claim of another is ever removed or renamed, so that nobody can take away a claim that is newer than the one he saw.
 
@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -119,16 +120,15 @@ class Units:
         if generation is not None and not self._is_dead(self._path(name, generation)):
             return False
         path = self._path(name, 0 if generation is None else generation + 1)
+        # Written before it counts: for a claim that does not say whose it is, others would wait as if its maker lived.
+        written = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            written.write_text(json.dumps(_myself()), encoding="utf-8")
+            os.link(written, path)
         except FileExistsError:
             return False
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump(_myself(), stream)
-        except OSError:  # the disk is full: others would wait for a claim that does not say whose it is
-            path.unlink(missing_ok=True)
-            raise
+        finally:
+            written.unlink(missing_ok=True)
         if generation is not None:
             _log.info("took over %s from a worker that is gone", name)
         self._mine[name] = path
@@ -161,7 +161,7 @@ class Units:
             return True
         try:
             holder = json.loads(content)
-        except ValueError:  # made, and not written yet
+        except ValueError:  # a crash of its machine has cut it
             return False
         return bool(holder["kernel"] == _kernel() is not None and _process_started(holder["pid"]) != holder["started"])
 

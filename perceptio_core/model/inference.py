@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from perceptio_core.model.answering import Generated
 from perceptio_core.model.decoding import MAX_MASKS
-from perceptio_core.model.modeling import Generated, PerceptioForConditionalGeneration
+from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")

@@ -1,69 +1,31 @@
 """From images and texts to the tensors that the model takes: chat template, image tiles, roles, padding.
 
-The base model's own `InternVLProcessor` (tokenizer, tiles, template) with what training and masks need besides. Texts of
-users and data sets are encoded as plain text: a question that contains ``[SEG]`` or an image placeholder cannot disturb the
-sequence. Only in answers of earlier turns, which are to be the model's own, are perception tokens what they spell. Nothing
-here changes after construction, so one processor serves many threads.
+The base model's own `InternVLProcessor` (tokenizer, tiles, template) with what training and masks need besides. Nothing here
+changes after construction, so one processor serves many threads.
 """
 
 # ruff: noqa: N815 (shape suffixes of fields are upper case)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, GotOcr2ImageProcessorPil, InternVLProcessor
 
-from perceptio_core.grammar import Role
 from perceptio_core.model.batch import PerceptioBatch
 from perceptio_core.model.chats import picture, read_chat
 from perceptio_core.model.configuration import PerceptioConfig
+from perceptio_core.model.dialogue import ANSWER_SLOT, QUESTION_SLOT, Dialogue, TrainingSample
 from perceptio_core.rgb import to_rgb
 from perceptio_core.segmentation.bridge import sam2_pixels
-from perceptio_core.vocabulary import DEPTH_END, DEPTH_START, SEG, depth_token
-
-_PERCEPTION_TOKEN = re.compile(rf"({re.escape(SEG)}|{re.escape(DEPTH_START)}|{re.escape(DEPTH_END)}|<depth_\d+>)")
-_SLOT = re.compile("\x00[QA]\x00")
-
-
-class TrainingSample(Protocol):
-    """What `collate` reads of a sample."""
-
-    @property
-    def key(self) -> str:
-        """Name for messages."""
-
-    @property
-    def image(self) -> Image.Image:
-        """RGB."""
-
-    @property
-    def turns(self) -> Sequence[tuple[str, str | int]]:
-        """(question, answer) pairs, at least one; the depth span is written before the first answer. A number in the place of
-        an answer is that depth code.
-        """
-
-    @property
-    def masks(self) -> Sequence[NDArray[np.bool_]]:
-        """One bool mask at the image's size per object to segment; empty for none."""
-
-    @property
-    def mask_turns(self) -> Sequence[int]:
-        """Of each mask, the turn whose answer holds its [SEG], ascending."""
-
-    @property
-    def depth_codes(self) -> Sequence[int] | None:
-        """N codes in [0, K), or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,21 +86,14 @@ class PerceptioProcessor(InternVLProcessor):
             image_seq_length=image_seq_length,
             chat_template=chat_template,
         )
-        self._special = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._special.no_padding()
-        self._special.no_truncation()
-        self._plain = Tokenizer.from_str(self._special.to_str())
-        self._plain.encode_special_tokens = True
-        # The template's text around the contents of two turns: before Q, between Q and A, between turns, after the last.
-        fragments = _SLOT.split(self._rendered(turns=2))
-        self._before, self._within, between, _, _ = [self._ids(self._special, text) for text in fragments]
-        end = self.config.end_token_id
-        if between[:1] != [end]:
-            raise ValueError(f"the chat template closes answers with {fragments[2]!r}, not with id {end}")
-        if self._before.count(self.image_token_id) != 1:
-            raise ValueError(f"the chat template holds no single image placeholder before the question: {fragments[0]!r}")
-        self._between = between[1:]
-        self.pad_id = end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        self._dialogue = Dialogue(
+            tokenizer.backend_tokenizer,
+            self._rendered(turns=2),
+            config=self.config,
+            image_ids=(self.start_image_token_id, self.image_token_id, self.end_image_token_id),
+            tokens_per_tile=image_seq_length,
+        )
+        self.pad_id = self.config.end_token_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
     @classmethod
     def of(cls, base: InternVLProcessor, *, config: PerceptioConfig) -> PerceptioProcessor:
@@ -154,7 +109,7 @@ class PerceptioProcessor(InternVLProcessor):
                 image, or turns of masks that do not fit; names the sample.
         """
         pixels, tiles = self._pixels([sample.image for sample in samples])
-        ids, roles = zip(*(self._sequence(s, tiles=n) for s, n in zip(samples, tiles, strict=True)), strict=True)
+        ids, roles = zip(*(self._dialogue.sequence(s, tiles=n) for s, n in zip(samples, tiles, strict=True)), strict=True)
         segmented = [s for s in samples if len(s.masks)] if "segmentation" in self.config.order else []
         owners = [i for i, sample in enumerate(segmented) for _ in sample.masks]
         return PerceptioBatch(
@@ -202,7 +157,9 @@ class PerceptioProcessor(InternVLProcessor):
         turns = history or [()] * len(images)
         if any(isinstance(turn, str) or len(turn) != 2 for past in turns for turn in past):
             raise ValueError(f"each image's history is a list of (question, answer) pairs; got {list(turns)}")
-        rows = [self._dialogue(past, question, tiles=n) for past, question, n in zip(turns, questions, tiles, strict=True)]
+        rows = [
+            self._dialogue.prompt(past, question, tiles=n) for past, question, n in zip(turns, questions, tiles, strict=True)
+        ]
         return Prompts(
             input_ids_BT=_pad_left(rows, value=self.pad_id),
             attention_mask_BT=_pad_left([[1] * len(row) for row in rows], value=0),
@@ -282,7 +239,7 @@ class PerceptioProcessor(InternVLProcessor):
                 special tokens of the prompt; otherwise all that was written is there.
         """
         rows = np.atleast_2d(np.asarray(torch.as_tensor(generated_outputs).cpu())).tolist()
-        return [self._text(row) if skip_special_tokens else self.decode(row) for row in rows]
+        return [self._dialogue.text(row) if skip_special_tokens else self.decode(row) for row in rows]
 
     def estimated_tokens(self, *, sizes_S2: NDArray[np.integer], characters_S: NDArray[np.integer]) -> NDArray[np.int64]:
         """About how long each sample's sequence will be (S), without its image or tokenizer: to divide work evenly.
@@ -301,85 +258,11 @@ class PerceptioProcessor(InternVLProcessor):
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of token ids, by default with special tokens."""
-        return str(self._special.decode([int(token) for token in ids], skip_special_tokens=skip_special_tokens))
+        return self._dialogue.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, rows: Iterable[Iterable[int]], skip_special_tokens: bool = False) -> list[str]:
         """`decode` of each row."""
         return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in rows]
-
-    def _text(self, row: list[int]) -> str:
-        """The prompt without special tokens, and the text of the answer behind it."""
-        length, end = len(self._within), self.config.end_token_id
-        starts = [place for place in range(len(row)) if row[place : place + length] == self._within]
-        start = starts[-1] + length if starts else 0
-        answer = row[start : row.index(end, start)] if end in row[start:] else row[start:]
-        perception = set(self.config.vocabulary.ids)
-        text = self.decode([token for token in answer if token not in perception]).strip()
-        return self.decode(row[:start], skip_special_tokens=True) + text
-
-    def _dialogue(self, history: Sequence[tuple[str, str]], question: str, *, tiles: int) -> list[int]:
-        """Token ids of the turns so far and of a question, up to where its answer begins."""
-        questions = [*(asked for asked, _ in history), question]
-        ids = self._prompt(questions[0], tiles=tiles)
-        for (_, answer), follow_up in zip(history, questions[1:], strict=True):
-            ids += [*self._answer(answer), self.config.end_token_id, *self._follow_up(follow_up)]
-        return ids
-
-    def _answer(self, raw: str) -> list[int]:
-        """Token ids of an answer that the model wrote; all but its perception tokens is plain text."""
-        added = self.config.vocabulary.id_of
-        pieces = _PERCEPTION_TOKEN.split(raw)
-        return list(
-            chain.from_iterable([added[piece]] if piece in added else self._ids(self._plain, piece) for piece in pieces)
-        )
-
-    def _follow_up(self, question: str) -> list[int]:
-        """Token ids from behind an answer's end token to where the next answer begins."""
-        return [*self._between, *self._ids(self._plain, question), *self._within]
-
-    def _prompt(self, question: str, *, tiles: int) -> list[int]:
-        image = [self.start_image_token_id, *[self.image_token_id] * (tiles * self.image_seq_length)]
-        place = self._before.index(self.image_token_id)
-        before = [*self._before[:place], *image, self.end_image_token_id, *self._before[place + 1 :]]
-        return [*before, *self._ids(self._plain, question), *self._within]
-
-    def _sequence(self, sample: TrainingSample, *, tiles: int) -> tuple[list[int], list[int]]:
-        """Token ids and roles of a whole conversation, the last end token included."""
-        if not sample.turns:
-            raise ValueError(f"{sample.key}: a sample needs at least one turn")
-        mask_turns = list(sample.mask_turns)
-        in_order = mask_turns == sorted(mask_turns) and set(mask_turns) <= set(range(len(sample.turns)))
-        if len(mask_turns) != len(sample.masks) or not in_order:
-            raise ValueError(
-                f"{sample.key}: {len(sample.masks)} masks in {len(sample.turns)} turns need as many mask_turns, ascending "
-                f"from 0, not {mask_turns}"
-            )
-        grammar, vocabulary = self.config.grammar, self.config.vocabulary
-        perception = {Role.SEG, Role.DEPTH_START, Role.DEPTH_CODE, Role.DEPTH_END}
-        ids: list[int] = []
-        roles: list[int] = []
-        for turn, (question, answer) in enumerate(sample.turns):
-            prompt = self._prompt(question, tiles=tiles) if turn == 0 else self._follow_up(question)
-            masks, codes = mask_turns.count(turn), sample.depth_codes if turn == 0 else None
-            for code in (*(codes or ()), *([answer] if isinstance(answer, int) else ())):
-                if not 0 <= code < vocabulary.num_codes:
-                    raise ValueError(f"{sample.key}: depth code {code}; the model's are 0 to {vocabulary.num_codes - 1}")
-            ids += prompt
-            roles += [Role.PROMPT] * len(prompt)
-            try:
-                pieces = grammar.pieces(masks=masks, depth_codes=codes, answer=answer if isinstance(answer, str) else "")
-            except ValueError as error:
-                raise ValueError(f"{sample.key}: {error}") from error
-            for role, text in pieces:
-                piece = [vocabulary.id_of[text]] if role in perception else self._ids(self._plain, text)
-                ids += piece
-                roles += [role] * len(piece)
-            if isinstance(answer, int):
-                ids.append(vocabulary.id_of[depth_token(answer)])
-                roles.append(Role.ANSWER)
-            ids.append(self.config.end_token_id)
-            roles.append(Role.END)
-        return ids, roles
 
     def _pixels(self, images: Sequence[Image.Image]) -> tuple[Tensor, list[int]]:
         """Tiles of all images, and the number of tiles of each."""
@@ -390,13 +273,9 @@ class PerceptioProcessor(InternVLProcessor):
         messages: list[dict[str, Any]] = []
         for turn in range(turns):
             image = [{"type": "image"}] if turn == 0 else []
-            messages.append({"role": "user", "content": [*image, {"type": "text", "text": "\x00Q\x00"}]})
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": "\x00A\x00"}]})
+            messages.append({"role": "user", "content": [*image, {"type": "text", "text": QUESTION_SLOT}]})
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": ANSWER_SLOT}]})
         return str(self.apply_chat_template(messages))
-
-    @staticmethod
-    def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def _flat(images: Any) -> list[Any]:

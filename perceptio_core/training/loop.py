@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import nn
 
@@ -103,9 +103,7 @@ class TrainingResult:
 
 def start_accelerator() -> Accelerator:
     """The process's place in the world and its precision; call once, before the model is made."""
-    # Parameters without a gradient in some batch (a task whose tokens are absent) must not stall the other ranks.
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=detect_precision(), kwargs_handlers=[ddp])
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=detect_precision())
 
 
 def train(
@@ -121,7 +119,8 @@ def train(
 
     Args:
         accelerator: from `start_accelerator`.
-        model: `model(batch)` returns the losses as scalars, `total` among them; the other names are logged as they are.
+        model: `model(batch)` returns the losses as scalars, `total` among them; the other names are logged as they are. Every
+            batch has to give a gradient to every parameter that trains, or ranks would wait for each other.
         groups: all trainable parameters, with their learning rates.
         batches: training and validation batches.
         settings: see `LoopSettings`.
