@@ -201,7 +201,6 @@ READ_ALL = """
 import sys
 from pathlib import Path
 from perceptio_core.data.shards import remote as store
-from perceptio_core.data.shards.entry import Sample
 from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.params.shard_source import ShardSource
 store.BLOCK_BYTES = 2**16
