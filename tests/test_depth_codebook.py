@@ -27,9 +27,10 @@ from parameters import given
 from perceptio_core.data.manifest.manifest import ImageRow
 from perceptio_core.depth import codebook_training
 from perceptio_core.depth.codebook import EPSILON, KMEANS_ROUNDS, DepthCodebook, Quantizer
-from perceptio_core.depth.codebook_training import train_codebook, validate_codebook, wilson
+from perceptio_core.depth.codebook_training import train_codebook, validate_codebook
 from perceptio_core.depth.lookup import nearest_is_right, read_off
 from perceptio_core.depth.store import encode_depth, write_index, write_shard
+from perceptio_core.metrics import wilson
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from stages import depth_codebook as stage
 
@@ -407,26 +408,27 @@ def test_scores_by_hand() -> None:
         return None if count == 5 or (count == 4 and inverse[0, 0] != 1) else dots[count]
 
     scores = validate_codebook(told, store=store, keys=list(store), seed=0, choose_points=choose)
-    found = {row["name"]: row for row in scores.metrics}
+    found = {metric.name: metric for metric in scores.metrics}
     mse = [(0 + 1 / 9 + 1 / 9 + 1 / 4) / 4, 0.5 / 4, (1 / 4 + 0 + 25 / 36 + 1) / 4]
-    assert found["codebook_mse"]["value"] == pytest.approx(np.mean(mse))
-    assert found["codebook_mse"]["n"] == 3
+    assert found["codebook_mse"].value == pytest.approx(np.mean(mse))
+    assert found["codebook_mse"].n == 3
     # |found - true| / true of inverse depth; the flat map has none, and the pixel at 0 is left out
     half = 3 / 510
     ratios = [
         (half + (0.5 + half) / 2 + (0.5 - half) / 3 + (0.75 - half) / 4) / 4,
         (half / 3 + 1.25 + half + (1.5 - half) / 3) / 3,
     ]
-    assert found["codebook_absrel"]["value"] == pytest.approx(np.mean(ratios))
-    assert found["codebook_absrel"]["n"] == 2
+    assert found["codebook_absrel"].value == pytest.approx(np.mean(ratios))
+    assert found["codebook_absrel"].n == 2
     assert scores.code_counts == [3, 1, 0, 2]
-    assert found["codebook_usage"]["value"] == 75
+    assert found["codebook_usage"].value == 75
     # exp(1/2 ln 2 + 1/6 ln 6 + 1/3 ln 3)
-    assert found["codebook_perplexity"]["value"] == pytest.approx(2 ** (1 / 2) * 6 ** (1 / 6) * 3 ** (1 / 3))
+    assert found["codebook_perplexity"].value == pytest.approx(2 ** (1 / 2) * 6 ** (1 / 6) * 3 ** (1 / 3))
     # three points: right on a (0.5 is highest), a tie on flat (0.5 is not at the last), wrong on c (1.0 at the second)
-    assert (found["codebook_lookup_3"]["value"], found["codebook_lookup_3"]["n"]) == (pytest.approx(100 / 3), 3)
-    assert (found["codebook_lookup_4"]["value"], found["codebook_lookup_4"]["n"]) == (100, 1)
-    assert (found["codebook_lookup_3"]["low"], found["codebook_lookup_3"]["high"]) == wilson(1, 3)
+    assert (found["codebook_lookup_3"].value, found["codebook_lookup_3"].n) == (pytest.approx(100 / 3), 3)
+    assert (found["codebook_lookup_4"].value, found["codebook_lookup_4"].n) == (100, 1)
+    assert (found["codebook_lookup_3"].low, found["codebook_lookup_3"].high) == wilson(1, 3)
+    assert found["codebook_lookup_3"].chance == pytest.approx(100 / 3)
     assert "codebook_lookup_5" not in found, "no map admitted five points"
     assert [count for count, _ in asked] == [3, 4, 5] * 3
     assert len({drawn for _, drawn in asked}) == 9, "each question has a generator of its own"
@@ -442,7 +444,7 @@ def test_the_truth_of_absrel_is_the_map_that_was_encoded() -> None:
     levels = np.array([[2.0, 5.0], [7.0, 12.0]])
     told = Told([[0, 0]] * 2, [levels / 127.5 - 1, levels / 127.5 - 0.8])
     scores = validate_codebook(told, store={"a": depth, "b": depth}, keys=["a", "b"], seed=0, choose_points=lambda *_: None)
-    found = {row["name"]: row["value"] for row in scores.metrics}
+    found = {metric.name: metric.value for metric in scores.metrics}
     assert found["codebook_mse"] == pytest.approx(0.04 / 2)
     read = (levels + 0.5) / 2.55
     truth = np.array([[1.0, 2.0], [3.0, 5.0]])

@@ -217,7 +217,7 @@ def test_a_page_keeps_its_facts_out_of_sight_and_says_what_changed(
     assert Facts.from_page(before.comment()) == before
     assert before.comment().count("-->") == 1
     assert Facts.from_page("# another page") is None
-    assert "Ran for 30 s, the version before for 1 min 01 s." in text
+    assert "Ran for 30s, the version before for 1m01s." in text
     assert {"| up | 1.5 | 1 | +0.5 |", "| even | 2 | 2 | 0 |", "| fresh | 3 |  | new |"} <= set(text.splitlines())
     assert r"![a\|b\](x) \<script\>](data:image/png;base64,AA==)" in text
     assert key_of("perceptio-1B", "evaluate@full") == "perceptio-1b-evaluate-full"

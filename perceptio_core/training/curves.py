@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import chdir
 from pathlib import Path
 
 from dvclive.live import Live
@@ -12,7 +12,10 @@ from perceptio_core.files import naming
 
 
 class Curves:
-    """Logs metrics by step. A resumed run first drops the rows that the lost steps wrote, so no step appears twice."""
+    """Logs metrics by step. A resumed run first drops the rows that the lost steps wrote, so no step appears twice.
+
+    `accelerate.tracking.DVCLiveTracker` drops none, and counts each call as a step, of which validation is none: so ours.
+    """
 
     def __init__(self, *, folder: Path, step: int) -> None:
         """Open or continue the curves.
@@ -24,7 +27,7 @@ class Curves:
         for path in folder.glob("plots/metrics/**/*.tsv"):
             _drop_rows(path=path, after=step)
         self._folder = folder
-        self._live = _Live(dir=str(folder), resume=step > 0, save_dvc_exp=False, dvcyaml=None, report=None)
+        self._live = _live(folder.absolute(), resume=step > 0)
 
     def log(self, *, step: int, metrics: Mapping[str, float]) -> None:
         """Add one row at `step` (steps done) to each metric's curve; names may contain `/` (`train/total`)."""
@@ -38,11 +41,15 @@ class Curves:
         self._live.end()  # type: ignore[no-untyped-call]
 
 
-class _Live(Live):
-    def _init_dvc(self) -> None:
-        """Look for the repository; a Git one that has no commit yet will do (treeverse/dvclive#522)."""
-        with suppress(SCMError):
-            super()._init_dvc()
+def _live(folder: Path, *, resume: bool) -> Live:
+    def opened() -> Live:
+        return Live(dir=str(folder), resume=resume, save_dvc_exp=False, dvcyaml=None, report=None)
+
+    try:
+        return opened()
+    except SCMError:  # a Git repository without a commit (treeverse/dvclive#522): look for it where there is none
+        with chdir(folder.anchor):
+            return opened()
 
 
 def read_curve(path: Path) -> tuple[list[int], list[float]]:
