@@ -38,7 +38,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder, of which the first one stays."""
+    """Like `whole`, for a folder. If one has come to lie there meanwhile, that one stays and the new one is dropped."""
     unfinished = _beside(path)
     unfinished.mkdir()
     try:

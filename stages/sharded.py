@@ -19,8 +19,8 @@ from perceptio_core.progress import track
 from stages.common import StagePaths, publish
 
 PUBLISHED = "PERCEPTIO_PUBLISHED"
-"""The variable that tells a worker of several of a file that is there once they have published: one that starts later than
-that has nothing to do. Without it a stage's command always makes its output."""
+"""Names a file that is made when the workers of a stage have published. A worker that starts after that has nothing to do.
+Where the variable is not set, a stage's command always makes its output."""
 
 _IDENTITY, _REMOVED = "identity", ".removed"
 _log = logging.getLogger(__name__)

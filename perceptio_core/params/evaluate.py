@@ -29,9 +29,9 @@ class BenchmarkParams(Section):
 
     kind: Kind
     name: str | None = Field(default=None, pattern=r"^[a-z0-9_+]+$")
-    """For refer, grefcoco, reasonseg, questions and masks: the first part of the metrics' names, in place of res or the kind.
-    For the others: the entry is a control, of which the headline holds the benchmark's main metric alone, with the name and _
-    in front. Also in the predictions' file name."""
+    """Tells entries of one kind apart, in metrics and file names. For refer, grefcoco, reasonseg, questions and masks the metrics'
+    names begin with it, and not with res or the kind. Any other kind with a name is a control: the headline has only its main
+    metric, as <name>_<metric>."""
     path: str
     """Below the data root: a folder (reasonseg: of the split); mmbench, ai2d: the TSV; seedbench: the JSON or TSV; scienceqa:
     the folder or TSV; blink_depth: the parquet or its folder; questions: the table of questions, of which the rows without a

@@ -159,7 +159,7 @@ def _newest(folder: Path) -> Path | None:
 
 
 def _on_cpu(tensor: torch.Tensor, *, wanted: bool) -> torch.Tensor:
-    """The whole tensor; where it is not wanted, something in its place: only its part in gathering it counts."""
+    """The whole tensor, on the CPU. Every rank takes part in gathering it; one that does not want it gets an empty tensor."""
     complete = whole(tensor.detach())
     return complete.cpu().contiguous() if wanted else torch.empty(0)
 
