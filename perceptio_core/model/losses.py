@@ -120,8 +120,9 @@ def reconstruction_loss(
     """Mean squared error between two depth maps in [-1, 1]: decoded from what the model implies, and from the true codes.
 
     Soft merge (AURORA, Perceptio): softmax over the K code logits at each of the N places -> convex sum of the codebook's
-    vectors -> the frozen VQ-VAE decoder. Temperature 1 (ours; the paper's is not known to us). Gradients reach the language model through
-    the softmax; codebook and decoder get none (they hold no trainable parameters, see `perceptio_core.model.adapters`).
+    vectors -> the frozen VQ-VAE decoder. Temperature 1 (ours; the paper's is not known to us). Gradients reach the language
+    model through the softmax; codebook and decoder get none (they hold no trainable parameters, see
+    `perceptio_core.model.adapters`).
     """
     rows_P = predictions.rows(Role.DEPTH_CODE)
     if not rows_P.any():

@@ -29,9 +29,9 @@ class BenchmarkParams(Section):
 
     kind: Kind
     name: str | None = Field(default=None, pattern=r"^[a-z0-9_+]+$")
-    """Tells entries of one kind apart, in metrics and file names. For refer, grefcoco, reasonseg, questions and masks the metrics'
-    names begin with it, and not with res or the kind. Any other kind with a name is a control: the headline has only its main
-    metric, as <name>_<metric>."""
+    """Tells entries of one kind apart, in metrics and file names. For refer, grefcoco, reasonseg, questions and masks, names of
+    metrics begin with it, and not with res or the kind. Any other kind with a name is a control: the headline has only its
+    main metric, as <name>_<metric>."""
     path: str
     """Below the data root: a folder (reasonseg: of the split); mmbench, ai2d: the TSV; seedbench: the JSON or TSV; scienceqa:
     the folder or TSV; blink_depth: the parquet or its folder; questions: the table of questions, of which the rows without a
