@@ -208,11 +208,16 @@ def _exit_code(lines: Iterable[str]) -> str | None:
 
 
 def _cause(lines: Sequence[str]) -> str | None:
-    """Of a failed stage's last lines the one that says most: its own last, before what torchrun and DVC report of its end."""
+    """Of a failed stage's last lines the one that says most: its own last, before what torchrun and DVC report of its end.
+
+    Where DVC itself failed, after a stage that did its work, that is DVC's.
+    """
     reports = [number for number, line in enumerate(lines) if _REPORT.match(line)]
     own = [line.strip() for line in lines[: reports[0] if reports else None] if line.strip()]
     said = own[-1] if own and not own[-1].startswith("> ") else None  # that line is DVC's: the command
     code = _exit_code(lines)
+    if code is None and reports and lines[reports[0]].startswith("ERROR: "):
+        return lines[reports[0]].removeprefix("ERROR: ").strip()
     return said if code is None else f"{said or 'it said nothing'} (exit code {code})"
 
 

@@ -554,3 +554,27 @@ def test_help_shows_every_stage_with_a_line() -> None:
     ended = subprocess.run([*PERCEPTIO, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for stage in SECTIONS:
         assert re.search(rf"^ +{stage}\s+\S+ \S+", ended.stdout, flags=re.MULTILINE), stage
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        (
+            ["> exec python -m stages.a", "no space left", "ERROR: failed to reproduce 'a': ... exited with 1"],
+            "no space left (exit code 1)",
+        ),
+        (
+            ["> exec python -m stages.a", "ERROR: failed to reproduce 'a': ... exited with 9"],
+            "it said nothing (exit code 9)",
+        ),
+        (
+            ["INFO all is well", "ERROR: failed to reproduce 'a': output 'artifacts/a' does not exist"],
+            "failed to reproduce 'a': output 'artifacts/a' does not exist",
+        ),
+        (["Traceback", "ImportError: No module named dvc"], "ImportError: No module named dvc"),
+    ],
+)
+def test_the_cause_of_a_failure_is_the_stages_last_line_or_dvcs(lines: list[str], cause: str) -> None:
+    from pipeline.flow import _cause  # brings Prefect, which takes seconds
+
+    assert _cause(lines) == cause
