@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML page from the metrics, curves, panels and lock file of a finished run."""
+"""The report: one self-contained HTML page from the metrics, curves and panels of a finished run."""
