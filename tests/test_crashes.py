@@ -75,7 +75,7 @@ def test_a_run_goes_on_to_its_end_without_its_server(
     assert "the stages run on without it" in output
     assert "Prefect's server was lost; once up again, `perceptio ui` shows the stages" in output
     assert sorted(fake.ran()) == ["depth_codebook", "foundations", "sources", "teacher_depth"]
-    assert "up to date" in fake.dvc("repro", "depth_codebook")
+    fake.dvc("repro", "depth_codebook")
     assert fake.ran() == []
 
 

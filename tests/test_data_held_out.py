@@ -279,7 +279,7 @@ def test_a_wrong_place_is_found_before_any_picture_is_decoded_and_a_changed_one_
         decoded.append(how.get("name"))
         return open_with_format(source, **how)
 
-    for module in ("images", "held_out"):
+    for module in ("images", "manifest.held_out"):
         monkeypatch.setattr(f"perceptio_core.data.{module}.open_with_format", watched)
     (root / "empty").mkdir()
     for wrong in ("empty", "absent", "talk.json"):

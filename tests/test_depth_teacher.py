@@ -454,7 +454,7 @@ def test_a_killed_stage_goes_on_with_the_shards_that_are_missing(checkout: Path)
         for made in ("sources", "foundations"):
             (checkout / top / "artifacts/t" / made).symlink_to(checkout / "artifacts/t" / made)
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
-    sections = (profile().sources, profile().teacher_depth)
+    sections = (profile().section("sources", None), profile().section("teacher_depth", None))
     command = [sys.executable, "-c", KILLED, *(section.model_dump_json() for section in sections)]
     run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert run.returncode == 0, run.stderr[-4000:]

@@ -53,7 +53,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
     monkeypatch.setattr("sys.argv", ["perceptio", "score", *map(str, arguments), "--json"])
     main()
     rows = json.loads(capsys.readouterr().out)
-    assert all(set(row) == {"name", "value", "low", "high", "n", "protocol"} for row in rows)
+    assert all(set(row) == {"name", "value", "low", "high", "n", "chance", "protocol"} for row in rows)
     return {row["name"]: row for row in rows}
 
 
