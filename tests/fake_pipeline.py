@@ -133,7 +133,7 @@ class CLASSParams(Section):
 
 PROFILE = {
     "seed": 0,
-    **{section: {"knob": 1, "root": None, "long_side": 1} for section in SECTIONS},
+    **{section: {"knob": 1, "root": None, "render": 1, "long_side": 1} for section in SECTIONS},
     "variants": {"full": {}, "control": {"knob": 2}},
 }
 

@@ -61,6 +61,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePipe
             process.communicate(timeout=120)
 
 
+@pytest.mark.on_request
 def test_a_worker_runs_what_is_asked_of_the_server(served: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     output = served.run(*PREFECT, "deployment", "run", "stage/depth_codebook", "--watch")
     assert "Completed" in output

@@ -113,7 +113,7 @@ def test_real_refcoco_val() -> None:
         answers[item.item_id] = Answer(item_id=item.item_id, raw="", text="", masks=(item.truth,))
     scores = benchmark.score(answers, bootstrap=BOOTSTRAP)
     assert [metric.value for metric in scores.headline] == [100.0, 100.0]
-    assert [metric.low for metric in scores.headline] == pytest.approx(2 * [100 * wilson(43, 43)[0]])
+    assert [metric.low for metric in scores.headline] == pytest.approx(2 * [wilson(43, 43)[0]])
     assert [metric.n for metric in scores.headline] == [43, 43]
 
 

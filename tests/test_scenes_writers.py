@@ -92,7 +92,7 @@ def test_a_killed_run_goes_on_where_it_stood(written, tmp_path, monkeypatch):
 
 def test_a_folder_with_other_content_is_left_alone(written, tmp_path):
     with pytest.raises(ValueError, match="empty folder"):
-        write_world(written[0], params=PARAMS.model_copy(update={"seed": 1}), workers=1)
+        write_world(written[0], params=PARAMS.model_copy(update={"world": 1}), workers=1)
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ValueError, match="empty folder"):
         write_world(tmp_path, params=PARAMS, workers=1)
@@ -105,7 +105,7 @@ def test_no_scene_is_shared(written):
     assert len(set(seeds)) == len(seeds)
     splits = Counter(seed // SEEDS_PER_SPLIT for seed in seeds)
     assert (splits[0], splits[1]) == (PARAMS.train, PARAMS.val)
-    others = [pictures.scene(PARAMS.model_copy(update={"seed": 1}), split="train", block="refcoco", number=0).world.seed]
+    others = [pictures.scene(PARAMS.model_copy(update={"world": 1}), split="train", block="refcoco", number=0).world.seed]
     assert not set(others) & set(seeds)
     with pytest.raises(ValueError, match="allowed"):
         pictures.scene(PARAMS, split="train", block="refcoco", number=pictures.BLOCK)

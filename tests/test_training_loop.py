@@ -92,6 +92,7 @@ def test_two_ranks_follow_one_process_with_the_same_samples(tmp_path: Path, shar
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.on_request
 def test_a_sharded_run_goes_on_without_sharding_and_back(tmp_path: Path) -> None:
     """A checkpoint is the same whoever writes it: 5 steps on two ranks, 5 on one, 5 on two follow 15 on one."""
     straight, changing = tmp_path / "straight", tmp_path / "changing"
