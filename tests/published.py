@@ -203,24 +203,27 @@ def depth_anything_processor() -> dict[str, Any]:
     }
 
 
+SMALL_HIERA = {
+    "model_type": "sam2_hiera_det_model",
+    "hidden_size": 16,
+    "num_attention_heads": 1,
+    "image_size": [128, 128],
+    "blocks_per_stage": [1, 2, 3, 1],
+    "embed_dim_per_stage": [16, 32, 64, 128],
+    "num_attention_heads_per_stage": [1, 2, 4, 8],
+    "window_size_per_stage": [8, 4, 6, 3],
+    "window_positional_embedding_background_size": [7, 7],
+    "global_attention_blocks": [4],
+}
+"""The backbone of a small SAM2, in the form of `transformers`."""
+
+
 def write_sam2(folder: Path) -> None:
     """A folder as facebook/sam2.1-hiera-large: the weights of the video model, and a configuration by its conversion."""
-    backbone = {
-        "model_type": "sam2_hiera_det_model",
-        "hidden_size": 16,
-        "num_attention_heads": 1,
-        "image_size": [128, 128],
-        "blocks_per_stage": [1, 2, 3, 1],
-        "embed_dim_per_stage": [16, 32, 64, 128],
-        "num_attention_heads_per_stage": [1, 2, 4, 8],
-        "window_size_per_stage": [8, 4, 6, 3],
-        "window_positional_embedding_background_size": [7, 7],
-        "global_attention_blocks": [4],
-    }
     width = {"hidden_size": 64}
     config = Sam2VideoConfig(
         vision_config={
-            "backbone_config": backbone,
+            "backbone_config": SMALL_HIERA,
             "backbone_channel_list": [128, 64, 32, 16],
             "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
             "fpn_hidden_size": 64,

@@ -21,6 +21,7 @@ from perceptio_core import hub
 from perceptio_core.params.foundations import FoundationsParams
 from perceptio_core.segmentation import sam2
 from perceptio_core.segmentation.sam2 import load_sam2
+from published import SMALL_HIERA
 from stages import foundations
 
 SMALL = Path(__file__).parents[1] / "foundations/mini"
@@ -29,20 +30,8 @@ SMALL = Path(__file__).parents[1] / "foundations/mini"
 
 def small_sam2(folder: Path) -> Path:
     """A folder of transformers' `Sam2Model` with random weights: config.json and model.safetensors."""
-    backbone = {
-        "model_type": "sam2_hiera_det_model",
-        "hidden_size": 16,
-        "num_attention_heads": 1,
-        "image_size": [128, 128],
-        "blocks_per_stage": [1, 2, 3, 1],
-        "embed_dim_per_stage": [16, 32, 64, 128],
-        "num_attention_heads_per_stage": [1, 2, 4, 8],
-        "window_size_per_stage": [8, 4, 6, 3],
-        "window_positional_embedding_background_size": [7, 7],
-        "global_attention_blocks": [4],
-    }
     vision = {
-        "backbone_config": backbone,
+        "backbone_config": SMALL_HIERA,
         "backbone_channel_list": [128, 64, 32, 16],
         "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
         "fpn_hidden_size": 64,
