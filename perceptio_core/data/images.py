@@ -204,7 +204,7 @@ def _unknown(source: Path | bytes) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Take out the EXIF orientation; 1 (upright) where there is none or it cannot be read: damaged EXIF is no damaged picture."""
+    """Take out the EXIF orientation; 1 (upright) where there is none, or EXIF is damaged, which is no damaged picture."""
     try:
         return int(image.getexif().pop(_ORIENTATION, 1))
     except Exception:
