@@ -229,7 +229,10 @@ def _repro(arguments: argparse.Namespace) -> None:
             print(f"\n{what} of profile {active.name} is up to date after {(time.monotonic() - start) / 60:.1f} min.\n")
             _headline(planned, active.name)
         if outcome.server_lost:
-            print("perceptio: Prefect's server was lost; once up again, `perceptio ui` shows the stages", file=sys.stderr)
+            print(
+                f"perceptio: Prefect's server was lost ({outcome.server_lost}); once up again, `perceptio ui` shows the stages",
+                file=sys.stderr,
+            )
             sys.stdout.flush()
             os._exit(int(outcome.failures is not None))  # else Prefect would try for minutes to tell the server the rest
         if outcome.failures:

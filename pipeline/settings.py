@@ -149,8 +149,11 @@ def prepare_environment() -> None:
         "DVC_NO_ANALYTICS": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        # A restart of the server takes some 15 seconds, and so do 3 more tries; by default each call to a lost one takes 60.
+        # A restart of the server takes some 15 seconds, and so do 3 more tries; by default each call to a lost one takes 60,
+        # and to a silent one five minutes.
         "PREFECT_CLIENT_MAX_RETRIES": "3",
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
+        "PREFECT_API_REQUEST_TIMEOUT": "20",
         "PYTHONUNBUFFERED": "1",
     }.items():
         os.environ.setdefault(name, value)

@@ -21,6 +21,8 @@ from perceptio_core.params.base import read_yaml
 from perceptio_core.params.values import SECTIONS
 from pipeline.code import fingerprint, fingerprints, source_of
 from pipeline.machine import Limits, Machine, Slots, read_machine
+from pipeline.work import _cause
+from unsteady_api import unsteady_api
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
@@ -383,6 +385,7 @@ def test_only_a_stage_that_says_that_it_can_help_is_tried_again(
     output = fake.run(*PERCEPTIO, "repro", expect=1)
     assert "foundations could not do its work for now; it is tried again in 5 s" in output
     assert sorted(fake.ran()) == ["foundations", "foundations", "sources"]
+    assert "perceptio: a stage failed" in output, output
     assert "foundations:" not in output[output.index("perceptio: a stage failed") :]
     runs = asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)
     assert (runs[0]["state_type"], runs[0]["state_name"]) == ("FAILED", "Stage failed")
@@ -434,6 +437,7 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines(
     monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
     fake.behave(teacher_depth="fail")
     output = fake.run(*PERCEPTIO, "repro", expect=1)
+    assert "perceptio: a stage failed" in output, output
     summary = output[output.index("perceptio: a stage failed") :].splitlines()
     assert summary[1] == "teacher_depth: teacher_depth: no space left for jokes (exit code 1)"
     assert output.count("no space left for jokes") <= 4, "as it came, in the task's and the run's state, and at the end"
@@ -441,6 +445,31 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines(
     fake.behave()
     fake.run(*PERCEPTIO, "repro")
     assert fake.ran()[0] == "teacher_depth"
+
+
+@pytest.mark.parametrize(
+    ("fails", "status"),
+    [
+        (r"POST /api/flow_runs/$", 503),
+        (r"POST /api/flow_runs/\S+/set_state", 500),
+        (r"POST /api/flow_runs/\S+/set_state", "twice"),
+        (r"POST /api/artifacts/latest/filter", 500),
+        (r"POST /api/artifacts/$", 0),
+        (r"/api/(?!health|admin/version)", 503),
+    ],
+)
+def test_a_server_under_load_hides_nothing_of_what_happened(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, fails: str, status: int | str
+) -> None:
+    fake.behave(depth_codebook="fail")
+    with unsteady_api(prefect_server) as api:
+        api.fails, api.status = fails, status
+        monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": api.url, "PREFECT_CLIENT_MAX_RETRIES": "0"})
+        output = fake.run(*PERCEPTIO, "repro", "joint_shards", expect=1)
+        assert api.failed
+    assert "perceptio: a stage failed" in output, output
+    assert "depth_codebook: depth_codebook: no space left for jokes (exit code 1)" in output, output
+    assert sorted(fake.ran()) == ["depth_codebook", "foundations", "sources", "teacher_depth"], output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -575,6 +604,4 @@ def test_help_shows_every_stage_with_a_line() -> None:
     ],
 )
 def test_the_cause_of_a_failure_is_the_stages_last_line_or_dvcs(lines: list[str], cause: str) -> None:
-    from pipeline.flow import _cause  # brings Prefect, which takes seconds
-
     assert _cause(lines) == cause
