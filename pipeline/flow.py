@@ -9,13 +9,12 @@ at the next start.
 import atexit
 import contextlib
 import contextvars
-import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -32,12 +31,13 @@ from pipeline.dag import Plan, StageNode
 from pipeline.lineage.publish import Publisher
 from pipeline.machine import Limits
 from pipeline.server import serving
-from pipeline.work import Work
+from pipeline.terminal import Screen
+from pipeline.work import Work, plain_log
 
 _STAGE_FAILED = "Stage failed"
 _ASK_EVERY_S = 2
+_TELL_WITHIN_S = 0.7
 _NO_SERVER = "Failed to reach API"  # what Prefect raises at the start of a run
-_log = logging.getLogger("perceptio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,10 @@ class _Run:
 
     def __init__(self, work: Work, profile: str) -> None:
         self.work, self.profile = work, profile
+        self.id: UUID | None = None
         self.states: dict[str, State[Any]] = {}
         self.lost: str | None = None
-        """What went wrong with the server. Pages link to those before them: after this there are none, also where it is back."""
+        """What went wrong with the server. Pages link to those before them: after it there are none, also where it is back."""
         self._publisher: Publisher | None = None
         self._one = threading.Lock()
 
@@ -80,17 +81,17 @@ class _Run:
         """Go on without the server."""
         if self.lost is None:
             self.lost = " ".join(f"{type(error).__name__}: {error}".split())
-            _log.warning("Prefect's server is lost (%s); the stages run on without it", self.lost)
+            plain_log(self.work.screen).warning("Prefect's server is lost (%s); the stages run on without it", self.lost)
 
 
-def reproduce(plan: Plan, *, profile: str, limits: Limits) -> Outcome:
-    """Bring the stages of a plan up to date.
+def reproduce(plan: Plan, *, profile: str, limits: Limits, screen: Screen) -> Outcome:
+    """Bring the stages of a plan up to date. A signal ends this process (`_signals`).
 
     Raises:
-        KeyboardInterrupt: the run was stopped, by a signal or by "Cancel" in the UI; all that ran has ended.
+        KeyboardInterrupt: the run was stopped by "Cancel" in the UI; all that ran has ended.
         ValueError: the limits do not fit the machine, or PREFECT_API_URL names a server that does not answer.
     """
-    run = _Run(Work(plan, limits), profile)
+    run = _Run(Work(plan, profile=profile, limits=limits, screen=screen), profile)
     ours = get_current_settings().api.url is None
     if ours:
         server = contextlib.ExitStack()
@@ -98,13 +99,15 @@ def reproduce(plan: Plan, *, profile: str, limits: Limits) -> Outcome:
         # The server that Prefect would bring lives on where this process is killed.
         os.environ["PREFECT_API_URL"], _ = server.enter_context(serving(port=None))
         refresh_global_settings_context()
-    try:
-        _repro_flow(run, return_state=True)
-    except (Exception, Abort) as error:
-        if str(error).startswith(_NO_SERVER) and not run.work.ended and not ours:
-            raise ValueError(f"{error}, which PREFECT_API_URL names; without that variable the run brings its own") from error
-        run.lose(error)
-    with _signals():
+    with _signals(run):
+        try:
+            _repro_flow(run, return_state=True)
+        except (Exception, Abort) as error:
+            if str(error).startswith(_NO_SERVER) and not run.work.ended and not ours:
+                raise ValueError(
+                    f"{error}, which PREFECT_API_URL names; without that variable the run brings its own"
+                ) from error
+            run.lose(error)
         run.work.drive(lambda node: _plainly(run.work, node))  # what the flow did not come to
     if run.work.stopped.is_set():
         raise KeyboardInterrupt("cancelled")
@@ -113,13 +116,14 @@ def reproduce(plan: Plan, *, profile: str, limits: Limits) -> Outcome:
 
 def _plainly(work: Work, node: StageNode) -> None:
     if work.may_run(node):
-        work.run(node, _log)
+        work.run(node, plain_log(work.screen))
 
 
 @flow(name="perceptio", retries=0, validate_parameters=False)
 def _repro_flow(run: _Run) -> State[None]:
     """Drive the work, each stage through a task."""
-    with _signals(), _watching(run.work):
+    run.id = UUID(flow_run.id)
+    with _signals(run), _watching(run, run.id):  # Prefect has put a handler of its own in the place of ours
         run.work.drive(lambda node: _through_task(run, node))
         if run.work.stopped.is_set():
             return Cancelled(message="cancelled in the UI")
@@ -151,15 +155,24 @@ def _run_stage(run: _Run, node: StageNode) -> State[None]:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """SIGINT and SIGTERM stop the work."""
+def _signals(run: _Run) -> Iterator[None]:
+    """SIGINT and SIGTERM end the work, and then this process at once: Prefect would take half a minute to end by itself."""
 
-    def end(number: int, _: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt(signal.Signals(number).name)
+    def end(*_: object) -> NoReturn:
+        for number in handled:
+            signal.signal(number, signal.SIG_IGN)
+        run.work.stop()
+        run.work.wait_for_end()
+        run.work.screen.__exit__(None, None, None)
+        teller = threading.Thread(target=contextvars.copy_context().run, args=(_tell_cancelled, run), daemon=True)
+        teller.start()
+        teller.join(_TELL_WITHIN_S)
+        print("perceptio: stopped; the same command goes on where this one stood", file=sys.stderr, flush=True)
+        os._exit(1)  # the kernel ends a server of our own
 
     # A worker tells a run that it started why it sends SIGTERM only as long as Prefect's own handler is in place: by that the
     # run ends as Cancelled, or as Crashed.
-    by_worker = flow_run.parent_flow_run_id is not None
+    by_worker = flow_run.parent_flow_run_id is not None or (flow_run.id is not None and run.id is None)
     handled = (signal.SIGINT,) if by_worker else (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, end) for number in handled}
     try:
@@ -169,20 +182,27 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _tell_cancelled(run: _Run) -> None:
+    """Tell the server how the run ended; one that does not take it at once is told nothing."""
+    if run.id is not None:
+        with contextlib.suppress(Exception), get_client(sync_client=True) as client:
+            client.set_flow_run_state(run.id, Cancelled(message="stopped at the terminal"), force=True)
+
+
 @contextlib.contextmanager
-def _watching(work: Work) -> Iterator[None]:
+def _watching(run: _Run, identity: UUID) -> Iterator[None]:
     """On "Cancel" in the UI end the stages that run."""
 
-    def watch(run_id: UUID) -> None:
+    def watch() -> None:
         while not over.wait(_ASK_EVERY_S):
             with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # a server that is away for a moment
-                state = client.read_flow_run(run_id).state
+                state = client.read_flow_run(identity).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled()):
-                    work.stop()
+                    run.work.stop()
                     return
 
     over = threading.Event()
-    watcher = threading.Thread(target=contextvars.copy_context().run, args=(watch, UUID(flow_run.id)), daemon=True)
+    watcher = threading.Thread(target=contextvars.copy_context().run, args=(watch,), daemon=True)
     watcher.start()
     try:
         yield

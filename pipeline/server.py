@@ -11,6 +11,8 @@ from perceptio_core.tied import tied
 from pipeline.settings import answers, server_file
 
 HOST = "127.0.0.1"
+CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+"""The variable by which a process keeps Prefect's lines to itself; not the server, whose lines go to a file."""
 _START_WITHIN_S = 600
 
 
@@ -31,10 +33,17 @@ def serving(*, port: int | None) -> Iterator[tuple[str, subprocess.Popen[bytes]]
     api = f"http://{HOST}:{port}/api"
     log.parent.mkdir(parents=True, exist_ok=True)
     # The pages ask the address that is set here, whatever the port.
-    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": api}
+    environment = os.environ | {"PREFECT_SERVER_UI_API_URL": api, CONSOLE_LEVEL: "NOTSET"}
     command = tied("prefect", "--no-prompt", "server", "start", "--host", HOST, "--port", str(port))
     with log.open("wb") as stream:
-        server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # Ctrl-C is for us: there is still something to tell the server
+        )
     try:
         end = time.monotonic() + _START_WITHIN_S
         while not answers(api):

@@ -64,6 +64,21 @@ def select(*, profile: str | None = None, variants: Sequence[str] | None = None,
     return chosen
 
 
+@contextlib.contextmanager
+def put_back() -> Iterator[None]:
+    """Leave params.yaml as it was before, for a look at what another one would mean."""
+    before = PARAMS.read_bytes() if PARAMS.is_file() else None
+    try:
+        yield
+    finally:
+        if before is None:
+            PARAMS.unlink(missing_ok=True)
+        elif PARAMS.read_bytes() != before:
+            with whole(PARAMS) as unfinished:
+                unfinished.write_bytes(before)
+            print(f"{PARAMS} is as it was: this was a look only")
+
+
 def _set(plain: dict[str, Any], change: str) -> None:
     """Set one value; what stands at the end of its path must be there, but for keys of a variant."""
     path, sign, text = change.partition("=")

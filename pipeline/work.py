@@ -22,6 +22,8 @@ import psutil
 
 from pipeline.dag import Plan, StageNode, repro_command
 from pipeline.machine import Limits, Slots
+from pipeline.terminal import Screen
+from stages.common import WORK
 
 _TAIL_LINES = 200
 # What DVC advises after every stage, seven times a run.
@@ -36,6 +38,9 @@ _NOTHING_TO_DO = ("didn't change, skipping", "is cached - skipping run")
 _REPORT = re.compile(r"ERROR: failed to reproduce|[EW]\d{4} \S+ \d+ torch/distributed/elastic")
 _EXITED = re.compile(r"^ERROR: failed to reproduce .* exited with (-?\d+)")  # DVC's own exit code is 255 for every failure
 _PAUSES_S = (5, 30)
+_ENDS_WITHIN_S = 1.5
+_CANCELS_WITHIN_S = 60.0
+_FOLLOWER = "pipeline.launch"  # the module that follows a job of a cluster, and cancels it
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -61,9 +66,11 @@ class Work:
         stopped: the run was told to end, so that none begins any more.
     """
 
-    def __init__(self, plan: Plan, limits: Limits) -> None:
+    def __init__(self, plan: Plan, *, profile: str, limits: Limits, screen: Screen) -> None:
         """Raises ValueError if the limits do not fit the machine."""
         self.plan = plan
+        self.screen = screen
+        self._logs = WORK / profile / "logs"
         self.ended: dict[str, Ended] = {}
         self.stopped = threading.Event()
         self._slots = Slots(limits)
@@ -113,16 +120,20 @@ class Work:
         return self.ended[node.name]
 
     def _run(self, node: StageNode, logger: Logger) -> Ended:
-        if node.name not in self.plan.stale | self.plan.forced and not self._touched & set(node.upstream):
+        if node.name not in self.plan.asked and not self._touched & set(node.upstream):
             return Ended()
         self._touched.add(node.name)
         with self._slots.taken(node.needs) as environment:
             start = time.monotonic()
+            self.screen.begins(node.name)
             try:
                 cached = self._attempts(node.name, environment=environment, logger=logger)
+                ended = Ended(seconds=None if cached else time.monotonic() - start)
             except _StageError as error:
-                return Ended(failure=str(error))
-            return Ended(seconds=None if cached else time.monotonic() - start)
+                ended = Ended(failure=str(error))
+            if not self.stopped.is_set():
+                self.screen.ends(node.name, seconds=ended.seconds, failure=ended.failure)
+            return ended
 
     def _attempts(self, stage: str, *, environment: dict[str, str], logger: Logger) -> bool:
         """Run a stage, and again if it says that this can help; True if DVC found nothing to run.
@@ -135,8 +146,9 @@ class Work:
             tail: deque[str] = deque(maxlen=_TAIL_LINES)
             cached = False
             try:
-                for line in self._output(arguments, environment, tail):
+                for line in self._output(stage, arguments, environment, tail):
                     logger.info(line)
+                    self.screen.says(stage, line)
                     cached = cached or any(mark in line for mark in _NOTHING_TO_DO)
                 return cached
             except _StageError as error:
@@ -146,9 +158,14 @@ class Work:
                 self.stopped.wait(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    def _output(self, arguments: list[str], environment: dict[str, str], tail: deque[str]) -> Iterator[str]:
-        """The lines that the stage writes, as they come; `tail` keeps the last ones. Raises _StageError if it fails."""
+    def _output(self, stage: str, arguments: list[str], environment: dict[str, str], tail: deque[str]) -> Iterator[str]:
+        """The lines that the stage writes, as they come, also to its log; `tail` keeps the last ones.
+
+        Raises:
+            _StageError: it fails.
+        """
         command = repro_command(*arguments)
+        self._logs.mkdir(parents=True, exist_ok=True)
         with self._gate:
             if self.stopped.is_set():
                 raise _StageError("not started: the run was stopped before")
@@ -162,11 +179,13 @@ class Work:
                 env=os.environ | environment,
             )
             self._children.add(child)
-        with child:
+        with child, (self._logs / f"{stage}.log").open("w", encoding="utf-8") as log:
             assert child.stdout is not None
             for line in child.stdout:
+                log.write(line)
+                log.flush()
                 tail.append(line.rstrip())
-                if line.strip() and not line.strip().startswith(_ADVICE):
+                if line.strip() and not line.strip().startswith(_ADVICE) and not self.stopped.is_set():
                     yield line.rstrip()
             code = child.wait()
             self._children.discard(child)
@@ -182,6 +201,53 @@ class Work:
                     for stage in psutil.Process(child.pid).children():
                         stage.terminate()  # first: one that runs on a cluster has a job to cancel
                 child.terminate()  # dvc ends, and the kernel ends the stage with it
+
+    def wait_for_end(self) -> None:
+        """After `stop`: wait until what was started has ended; what takes longer, and has no job to cancel, is killed."""
+        begun = time.monotonic()
+        while self._children and time.monotonic() - begun < _CANCELS_WITHIN_S:
+            time.sleep(0.02)
+            if time.monotonic() - begun > _ENDS_WITHIN_S:
+                for process in self._descendants():
+                    with contextlib.suppress(psutil.Error):
+                        if _FOLLOWER not in process.cmdline():
+                            process.kill()
+
+    def _descendants(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [one for child in list(self._children) for one in psutil.Process(child.pid).children(recursive=True)]
+        return []
+
+
+def run_alone(plan: Plan, *, profile: str, screen: Screen) -> str | None:
+    """Run the stages of a plan one by one, without Prefect; per failed stage a line, or None.
+
+    Raises:
+        KeyboardInterrupt: the run was stopped; all that ran has ended.
+    """
+    work = Work(plan, profile=profile, limits=Limits(), screen=screen)
+    log = plain_log(screen)
+
+    def one(node: StageNode) -> None:
+        if not work.failures:
+            work.run(node, log)
+
+    try:
+        work.drive(one)
+    except KeyboardInterrupt:
+        work.wait_for_end()
+        raise
+    return work.failures
+
+
+def plain_log(screen: Screen) -> logging.Logger:
+    """Where lines go that no log of Prefect's takes: to stderr as they are, unless a screen shows them."""
+    log = logging.getLogger("perceptio")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler() if screen.quiet else logging.StreamHandler())
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    return log
 
 
 class _StageError(Exception):
