@@ -4,6 +4,7 @@ The stage `code`, which DVC always runs, is none of them: `plan` has it run wher
 """
 
 import contextlib
+import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -135,7 +136,9 @@ def _expand(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
     for want in wanted:
         matches = [name for name in known if name == want or name.startswith(f"{want}@")]
         if not matches:
-            raise ValueError(f"there is no stage {want!r}; dvc.yaml has {', '.join(known)}")
+            near = difflib.get_close_matches(want, known, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            raise ValueError(f"there is no stage {want!r}{hint} dvc.yaml has {', '.join(known)}")
         names += matches
     return names
 

@@ -29,7 +29,9 @@ def main() -> None:
         _show_whole_lines(command)
         code = command.main(prog_name="perceptio", standalone_mode=False)
         sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
+        if code:  # of a command that said so by `typer.Exit`
+            sys.exit(code)
+        return
     except TyperException as error:
         _explain(error)
     except (ValueError, FileNotFoundError) as error:
