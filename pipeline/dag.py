@@ -104,7 +104,7 @@ def _changes(found: Any) -> Iterator[str]:
         elif isinstance(entry, dict):
             for things in entry.values():
                 for thing, state in things.items() if isinstance(things, dict) else ():
-                    yield from state if isinstance(state, dict) else [f"{thing} {state}"]
+                    yield from (f"{key} {how}" for key, how in (state if isinstance(state, dict) else {thing: state}).items())
 
 
 def repro_command(*arguments: str) -> list[str]:

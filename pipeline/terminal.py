@@ -20,6 +20,7 @@ from rich.text import Text
 from perceptio_core.progress import duration
 from pipeline.dag import Plan
 from pipeline.server import CONSOLE_LEVEL
+from stages.common import StagePaths
 
 _LEVEL = re.compile(r"^(?:DEBUG|INFO|(?P<warning>WARNING|ERROR|CRITICAL)) [\w.@]+: ")
 _DVC = re.compile(r"^(?:Running stage '|> |(?:Updating|Generating) lock file|Stage '|'.*' (?:didn't change|is cached))")
@@ -74,6 +75,7 @@ class _Lines(Screen):
         self._width = max(len(node.name) for node in plan.stages)
         self._at_work: dict[str, _AtWork] = {}
         self._begun = False
+        self._outputs = StagePaths(profile)
         self._console = Console(highlight=False, soft_wrap=False)
         self._live = Live(console=self._console, get_renderable=self._running, refresh_per_second=4, transient=True)
         later = len(plan.stages) - len(plan.asked)
@@ -114,7 +116,7 @@ class _Lines(Screen):
         elif seconds is None:
             self._print("=", "blue", stage, None, "from DVC's cache")
         else:
-            self._print("+", "green", stage, seconds, work.made or work.now)
+            self._print("+", "green", stage, seconds, work.made or work.now or str(self._outputs.out(*stage.split("@"))))
 
     def _print(self, mark: str, style: str, stage: str, seconds: float | None, text: str) -> None:
         self._live.console.print(self._row(mark, style, stage, seconds, text))

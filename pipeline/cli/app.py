@@ -32,13 +32,13 @@ def main() -> None:
         if code:  # of a command that said so by `typer.Exit`
             sys.exit(code)
         return
+    except (KeyboardInterrupt, typer.Abort):  # the second is what Typer makes of the first
+        _say("stopped; the same command goes on where this one stood")
+        sys.exit(1)
     except TyperException as error:
         _explain(error)
     except (ValueError, FileNotFoundError) as error:
         _say(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        _say("stopped; the same command goes on where this one stood")
-        sys.exit(1)
     except BrokenPipeError:  # as `| head` leaves; what Python would still flush at its end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
