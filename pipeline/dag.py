@@ -4,9 +4,10 @@ The stage `code`, which DVC always runs, is none of them: `plan` has it run wher
 """
 
 import contextlib
+import difflib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,23 @@ class Plan:
     Attributes:
         stages: the wanted stages and all that they read from, each after those that it reads from.
         forced: the stages that run even if nothing has changed.
-        stale: the stages that DVC would run or restore as things stand; empty when everything is up to date.
+        stale: the stages that DVC would run or restore as things stand, each with what has changed; empty when everything is up
+            to date.
     """
 
     stages: tuple[StageNode, ...]
     forced: frozenset[str]
-    stale: frozenset[str]
+    stale: Mapping[str, tuple[str, ...]]
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The stages that DVC is asked about in any case; those after them if they make anything new."""
+        return self.forced | self.stale.keys()
+
+    def alone(self, *, force: bool) -> "Plan":
+        """The forced stages without those that they read from; DVC decides whether they run, unless `force`."""
+        nodes = tuple(replace(node, upstream=()) for node in self.stages if node.name in self.forced)
+        return Plan(stages=nodes, forced=self.forced if force else frozenset(), stale=dict.fromkeys(self.forced, ()))
 
 
 def plan(*, wanted: Sequence[str] = (), force: bool = False) -> Plan:
@@ -80,7 +92,19 @@ def plan(*, wanted: Sequence[str] = (), force: bool = False) -> Plan:
                 kept |= set(node.upstream)
         stages = tuple(node for node in nodes if node.name in kept)
         stale = repo.status(targets=sorted(kept)) if wanted else repo.status()
-    return Plan(stages=stages, forced=frozenset(names if force else ()), stale=frozenset(stale) - {code.STAGE})
+    changed = {name: tuple(_changes(found)) for name, found in stale.items() if name != code.STAGE}
+    return Plan(stages=stages, forced=frozenset(names if force else ()), stale=changed)
+
+
+def _changes(found: Any) -> Iterator[str]:
+    """Of DVC's status of a stage the things that have changed: files, keys of params.yaml, or the command."""
+    for entry in found:
+        if isinstance(entry, str):
+            yield entry
+        elif isinstance(entry, dict):
+            for things in entry.values():
+                for thing, state in things.items() if isinstance(things, dict) else ():
+                    yield from (f"{key} {how}" for key, how in (state if isinstance(state, dict) else {thing: state}).items())
 
 
 def repro_command(*arguments: str) -> list[str]:
@@ -112,7 +136,9 @@ def _expand(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
     for want in wanted:
         matches = [name for name in known if name == want or name.startswith(f"{want}@")]
         if not matches:
-            raise ValueError(f"there is no stage {want!r}; dvc.yaml has {', '.join(known)}")
+            near = difflib.get_close_matches(want, known, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            raise ValueError(f"there is no stage {want!r}{hint} dvc.yaml has {', '.join(known)}")
         names += matches
     return names
 
@@ -134,7 +160,8 @@ def locked() -> Iterator[None]:
 @contextlib.contextmanager
 def _repo() -> Iterator[Repo]:
     """DVC's view of the checkout. Raises ValueError with DVC's own sentence where it has none."""
-    logging.getLogger("dvc").setLevel(logging.ERROR)  # its warnings belong to `dvc` on the command line
+    for library in ("dvc", "dvc_data", "dvc_objects"):  # their warnings and bars belong to `dvc` on the command line
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         with contextlib.closing(Repo(_wait_for_lock=True)) as repo:
             _see_that_links_reach(repo)

@@ -31,7 +31,7 @@ AT_ONCE = 4
 DOWNLOADS = ".downloads"
 
 
-def get(name: str, *, only: Sequence[str] = (), accept: bool = False) -> bool:
+def get(name: str | None, *, only: Sequence[str] = (), accept: bool = False) -> bool:
     """Fetch and lay out what is missing.
 
     Args:

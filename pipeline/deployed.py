@@ -49,9 +49,10 @@ def _repro(wanted: list[str], *, profile: str | None, variants: list[str] | None
     from pipeline.flow import reproduce
     from pipeline.machine import read_machine
     from pipeline.preflight import look_ahead
+    from pipeline.terminal import Screen
 
     planned, machine = plan(wanted=wanted, force=force), read_machine()
     look_ahead(planned, profile=active, machine=machine)
-    outcome = reproduce(planned, profile=active.name, limits=machine.limits)
+    outcome = reproduce(planned, profile=active.name, limits=machine.limits, screen=Screen())
     if outcome.failures:
         raise RuntimeError(outcome.failures)

@@ -1,5 +1,5 @@
-"""What is true of this machine alone, from a file that neither git nor DVC tracks: how much runs at once, where, and
-where the training reads its shards.
+"""What is true of this machine alone, from a file that neither git nor DVC tracks: how much runs at once, where, where the
+training reads its shards, and where its curves are shown.
 
 ``machine.yaml`` beside dvc.yaml, or the file that the variable PERCEPTIO_MACHINE names; without one the defaults hold.
 Nothing in it changes what a stage computes, so a change re-runs nothing.
@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from perceptio_core.params.base import Section, read_yaml
+from perceptio_core.params.curves import PLACES
 from perceptio_core.params.shard_source import ShardSource
 from perceptio_core.params.values import SECTIONS
 
@@ -98,11 +99,13 @@ class Machine(Section):
         limits: how many stages run at once.
         launch: by stage; one that is not named runs here.
         shards: store that `cotrain` reads its shards from; None: they lie below artifacts/.
+        curves: what shows the training's curves besides DVCLive's files, as they grow.
     """
 
     limits: Limits = Limits()
     launch: dict[str, Launch] = Field(default_factory=dict)
     shards: ShardSource | None = None
+    curves: Literal["tensorboard", "wandb"] | None = None
 
 
 def read_machine() -> Machine:
@@ -124,10 +127,13 @@ def read_machine() -> Machine:
     launches = values.get("launch", {})
     if not isinstance(launches, dict) or (unknown := launches.keys() - set(SECTIONS)):
         raise ValueError(f"{path}: launch: expected stages as keys, of {', '.join(SECTIONS)}; got {launches!r}")
-    shards = values.get("shards")
+    shards, curves = values.get("shards"), values.get("curves")
+    if curves is not None and curves not in PLACES:
+        raise ValueError(f"{path}: curves: {curves!r}; allowed are {', '.join(PLACES)}")
     return Machine(
         limits=Limits.from_mapping(values.get("limits", {}), where=f"{path}: limits"),
         shards=None if shards is None else ShardSource.from_mapping(shards, where=f"{path}: shards"),
+        curves=curves,
         launch={stage: Launch.from_mapping(launch, where=f"{path}: launch.{stage}") for stage, launch in launches.items()},
     )
 

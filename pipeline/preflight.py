@@ -18,7 +18,7 @@ def look_ahead(plan: Plan, *, profile: Profile, machine: Machine) -> None:
     Raises:
         ValueError: some cannot be read; a line each.
     """
-    to_run = {name.partition("@")[0] for name in plan.stale | plan.forced}
+    to_run = {name.partition("@")[0] for name in plan.asked}
     wanted = {node.name.partition("@")[0] for node in plan.stages}
     first = min((SECTIONS.index(stage) for stage in to_run), default=len(SECTIONS))
     stages = [stage for stage in SECTIONS[first:] if stage in wanted]

@@ -64,6 +64,21 @@ def select(*, profile: str | None = None, variants: Sequence[str] | None = None,
     return chosen
 
 
+@contextlib.contextmanager
+def put_back() -> Iterator[None]:
+    """Leave params.yaml as it was before, for a look at what another one would mean."""
+    before = PARAMS.read_bytes() if PARAMS.is_file() else None
+    try:
+        yield
+    finally:
+        if before is None:
+            PARAMS.unlink(missing_ok=True)
+        elif PARAMS.read_bytes() != before:
+            with whole(PARAMS) as unfinished:
+                unfinished.write_bytes(before)
+            print(f"{PARAMS} is as it was: this was a look only")
+
+
 def _set(plain: dict[str, Any], change: str) -> None:
     """Set one value; what stands at the end of its path must be there, but for keys of a variant."""
     path, sign, text = change.partition("=")
@@ -149,8 +164,11 @@ def prepare_environment() -> None:
         "DVC_NO_ANALYTICS": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        # A restart of the server takes some 15 seconds, and so do 3 more tries; by default each call to a lost one takes 60.
+        # A restart of the server takes some 15 seconds, and so do 3 more tries; by default each call to a lost one takes 60,
+        # and to a silent one five minutes.
         "PREFECT_CLIENT_MAX_RETRIES": "3",
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
+        "PREFECT_API_REQUEST_TIMEOUT": "20",
         "PYTHONUNBUFFERED": "1",
     }.items():
         os.environ.setdefault(name, value)

@@ -16,11 +16,15 @@ from typing import Any
 
 import pytest
 
-from fake_pipeline import FakePipeline, environment, fake_pipeline, gone
+from fake_pipeline import FakePipeline, copy_of, environment, fake_pipeline, gone
+from perceptio_core import __version__
 from perceptio_core.params.base import read_yaml
 from perceptio_core.params.values import SECTIONS
 from pipeline.code import fingerprint, fingerprints, source_of
 from pipeline.machine import Limits, Machine, Slots, read_machine
+from pipeline.work import _cause
+from terminal import on_terminal
+from unsteady_api import unsteady_api
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
@@ -383,6 +387,7 @@ def test_only_a_stage_that_says_that_it_can_help_is_tried_again(
     output = fake.run(*PERCEPTIO, "repro", expect=1)
     assert "foundations could not do its work for now; it is tried again in 5 s" in output
     assert sorted(fake.ran()) == ["foundations", "foundations", "sources"]
+    assert "perceptio: a stage failed" in output, output
     assert "foundations:" not in output[output.index("perceptio: a stage failed") :]
     runs = asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)
     assert (runs[0]["state_type"], runs[0]["state_name"]) == ("FAILED", "Stage failed")
@@ -411,6 +416,7 @@ def test_cancel_in_the_ui_ends_the_work_within_ten_seconds(
         ("limits: {cpu: 0}", "machine.yaml: limits.cpu: Input should be greater than or equal to 1, got 0"),
         ("limit: {cpu: 1}", "machine.yaml: limit: unknown key; allowed are limits"),
         ("shards: {store: bucket, cache: c, cache_gib: 1}", "machine.yaml: shards.store: String should match pattern '^s3://"),
+        ("curves: paper", "machine.yaml: curves: 'paper'; allowed are tensorboard, wandb"),
         ("limits: {gpu: 3}", "limits.gpu: 3 stages at once, but 2 GPUs; allowed are 1 to 2"),
     ],
 )
@@ -434,6 +440,7 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines(
     monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
     fake.behave(teacher_depth="fail")
     output = fake.run(*PERCEPTIO, "repro", expect=1)
+    assert "perceptio: a stage failed" in output, output
     summary = output[output.index("perceptio: a stage failed") :].splitlines()
     assert summary[1] == "teacher_depth: teacher_depth: no space left for jokes (exit code 1)"
     assert output.count("no space left for jokes") <= 4, "as it came, in the task's and the run's state, and at the end"
@@ -441,6 +448,31 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines(
     fake.behave()
     fake.run(*PERCEPTIO, "repro")
     assert fake.ran()[0] == "teacher_depth"
+
+
+@pytest.mark.parametrize(
+    ("fails", "status"),
+    [
+        (r"POST /api/flow_runs/$", 503),
+        (r"POST /api/flow_runs/\S+/set_state", 500),
+        (r"POST /api/flow_runs/\S+/set_state", "twice"),
+        (r"POST /api/artifacts/latest/filter", 500),
+        (r"POST /api/artifacts/$", 0),
+        (r"/api/(?!health|admin/version)", 503),
+    ],
+)
+def test_a_server_under_load_hides_nothing_of_what_happened(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, fails: str, status: int | str
+) -> None:
+    fake.behave(depth_codebook="fail")
+    with unsteady_api(prefect_server) as api:
+        api.fails, api.status = fails, status
+        monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": api.url, "PREFECT_CLIENT_MAX_RETRIES": "0"})
+        output = fake.run(*PERCEPTIO, "repro", "joint_shards", expect=1)
+        assert api.failed
+    assert "perceptio: a stage failed" in output, output
+    assert "depth_codebook: depth_codebook: no space left for jokes (exit code 1)" in output, output
+    assert sorted(fake.ran()) == ["depth_codebook", "foundations", "sources", "teacher_depth"], output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -538,22 +570,109 @@ def test_a_server_that_does_not_answer_is_named(fake: FakePipeline, monkeypatch:
         (("repro", "--variants", "full,nonesuch"), "variants has no 'nonesuch'; allowed are"),
         (("predict", "absent.png", "What?"), "absent.png"),
         (("predict", f"{REPOSITORY}/docs/figure.png", "What?"), "no trained model here; `perceptio repro` trains one"),
-        (("ui", "--port", "65536"), "'65536' is no port; allowed are 1 to 65535"),
-        (("repro", "--jobs"), "unrecognized arguments: --jobs"),
-        (("repro", "cotrain@nonesuch"), "there is no stage 'cotrain@nonesuch'; dvc.yaml has foundations, sources, "),
+        (("ui", "--port", "65536"), "perceptio: Invalid value for '--port': Input should be less than or equal to 65535"),
+        (("repro", "--jobs"), "perceptio: No such option: --jobs (`perceptio repro --help` lists all)"),
+        (("repro", "--forse"), "perceptio: No such option: --forse (Possible options: --force)"),
+        (("rerpo",), "perceptio: No such command 'rerpo'. Did you mean 'repro', 'report'?"),
+        (("data", "chek"), "perceptio: No such command 'chek'. Did you mean 'check'?"),
+        (("run",), "perceptio: Missing argument 'STAGE'"),
+        (("repro", "cotrain@ful"), "there is no stage 'cotrain@ful', did you mean 'cotrain@full'? dvc.yaml has foundations, "),
+        (("repro", "nonesuch"), "there is no stage 'nonesuch'; dvc.yaml has foundations, sources, "),
         (("lineage", "artifacts/mini/report"), "dvc.lock records no stage that wrote below artifacts/"),
     ],
 )
 def test_mistakes_on_the_command_line_are_explained(fake: FakePipeline, arguments: tuple[str, ...], message: str) -> None:
     before = (fake.root / "params.yaml").read_text()
-    assert message in fake.run(*PERCEPTIO, *arguments, expect=2)
+    output = fake.run(*PERCEPTIO, *arguments, expect=2)
+    assert message in output, output
+    assert len(output.splitlines()) == 1, output
     assert (fake.root / "params.yaml").read_text() == before
 
 
-def test_help_shows_every_stage_with_a_line() -> None:
-    ended = subprocess.run([*PERCEPTIO, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for stage in SECTIONS:
-        assert re.search(rf"^ +{stage}\s+\S+ \S+", ended.stdout, flags=re.MULTILINE), stage
+def perceptio(*arguments: str, expect: int = 0, **environment: str) -> str:
+    ended = subprocess.run(
+        [*PERCEPTIO, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == expect, ended.stderr
+    return ended.stdout
+
+
+def test_help_shows_every_stage_and_command_with_a_whole_line() -> None:
+    shown = perceptio("--help")
+    for name in (*SECTIONS, "repro", "status", "predict", "convert", "data", "shards"):
+        assert re.search(rf"^ +{name}\s+\S+ \S+", shown, flags=re.MULTILINE), name
+    assert "...\n" not in shown.partition("Commands:")[2]
+    assert perceptio(expect=2) == shown, "alone"
+    assert perceptio("--version") == f"perceptio {__version__}\n"
+
+
+def test_help_brings_nothing_that_is_slow_to_import() -> None:
+    look = "import sys, pipeline.cli; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", look], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "dvc", "prefect", "pydantic", "numpy"} & set(modules.split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    script = perceptio(_PERCEPTIO_COMPLETE=f"source_{shell}")
+    assert "perceptio" in script
+    assert f"complete_{shell}" in script
+    typed = {"bash": {"COMP_WORDS": "perceptio repro --profile smo", "COMP_CWORD": "3"}}.get(
+        shell, {"_TYPER_COMPLETE_ARGS": "perceptio repro --profile smo", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    )
+    assert "smoke" in perceptio(_PERCEPTIO_COMPLETE=f"complete_{shell}", **typed)
+
+
+def test_status_and_a_dry_run_say_what_would_run_and_change_nothing(up_to_codebook: FakePipeline, tmp_path: Path) -> None:
+    fake = copy_of(up_to_codebook, tmp_path)
+    before = fake.params.read_text()
+    said = fake.run(*PERCEPTIO, "status")
+    assert re.search(r"^teacher_depth +up to date$", said, re.MULTILINE), said
+    assert re.search(r"^joint_shards +would run: .*artifacts/mini/joint_shards deleted", said, re.MULTILINE), said
+    said = fake.run(*PERCEPTIO, "repro", "--dry-run", "--set", "depth_codebook.knob=2", "depth_codebook")
+    assert re.search(r"^depth_codebook +would run: depth_codebook modified", said, re.MULTILINE), said
+    assert "joint_shards" not in said
+    assert fake.params.read_text() == before
+    assert "Nothing to do" in fake.run(*PERCEPTIO, "repro", "--dry-run", "depth_codebook")
+    assert fake.ran() == []
+
+
+def test_on_a_terminal_a_run_is_a_line_per_stage_and_ctrl_c_is_one_line(
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    stand_in = fake.root / "stages" / "sources.py"
+    made = "print('WARNING sources: one is gray')\nprint('INFO sources: images_train 48')\n"
+    stand_in.write_text(f"{stand_in.read_text()}\n{made}")
+    shown = on_terminal(*PERCEPTIO, "repro", "sources", folder=fake.root, environment=environment())
+    assert shown.code == 0, shown.lines
+    assert [line for line in shown.lines if re.fullmatch(r"\+ sources +\d+s  images_train 48", line)], shown.lines
+    assert "sources: one is gray" in shown.lines
+    assert not re.search("Task run|Flow run|Running stage|lock file|git add|INFO|hashes", "\n".join(shown.lines)), shown.lines
+    assert "> exec python -m pipeline.launch sources" in (fake.root / ".work/mini/logs/sources.log").read_text()
+    verbose = on_terminal(*PERCEPTIO, "repro", "sources", "--force", "--verbose", folder=fake.root, environment=environment())
+    assert re.search(r"Task run 'sources' - > exec", "\n".join(verbose.lines)), verbose.lines
+
+    fake.behave(teacher_depth="sleep", foundations="fail")
+    shown = on_terminal(*PERCEPTIO, "repro", folder=fake.root, environment=environment())
+    assert shown.code == 1
+    assert "perceptio: a stage failed; its lines above say more:" in shown.lines
+    assert "  foundations: no space left for jokes" in shown.lines, shown.lines
+
+    fake.behave(foundations="sleep")
+    fake.ran()
+    shown = on_terminal(*PERCEPTIO, "repro", folder=fake.root, environment=environment(), press_after="foundations says hello")
+    assert shown.code == 1
+    assert shown.after[-1] == "perceptio: stopped; the same command goes on where this one stood"
+    assert [line for line in shown.after if not re.match(r"(\^C)?> |\^C$", line)] == shown.after[-1:], "and the line at work"
+    assert shown.seconds < 3
+    assert asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)[0]["state_type"] == "CANCELLED"
 
 
 @pytest.mark.parametrize(
@@ -575,6 +694,4 @@ def test_help_shows_every_stage_with_a_line() -> None:
     ],
 )
 def test_the_cause_of_a_failure_is_the_stages_last_line_or_dvcs(lines: list[str], cause: str) -> None:
-    from pipeline.flow import _cause  # brings Prefect, which takes seconds
-
     assert _cause(lines) == cause

@@ -13,6 +13,7 @@ import torch
 from accelerate.state import AcceleratorState
 from dvc.repo import Repo
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import training_toy as toy
 from perceptio_core.training.curves import Curves, read_curve
@@ -222,3 +223,33 @@ def test_curves_need_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     curves.log(step=1, metrics={"train/total": 0.5})
     curves.close()
     assert read_curve(tmp_path / "curves/plots/metrics/train/total.tsv") == ([1], [0.5])
+
+
+def test_curves_are_shown_by_tensorboard_as_well_and_a_resumed_run_shows_no_step_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PERCEPTIO_CURVES", "tensorboard")
+    folder = Path(".work/toy/cotrain/full-0123/curves")
+    for first, last in ((0, 3), (2, 4)):
+        curves = Curves(folder=folder, step=first)
+        for step in range(first + 1, last + 1):
+            curves.log(step=step, metrics={"train/total": 10.0 * first + step})
+        curves.close()
+    events = EventAccumulator("runs/toy/cotrain/full-0123")
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/total")] == [(1, 1), (2, 2), (3, 23), (4, 24)]
+    assert read_curve(folder / "plots/metrics/train/total.tsv") == ([1, 2, 3, 4], [1, 2, 23, 24])
+    monkeypatch.setenv("PERCEPTIO_CURVES", "paper")
+    with pytest.raises(ValueError, match="PERCEPTIO_CURVES: 'paper'; allowed are tensorboard, wandb"):
+        Curves(folder=folder, step=0)
+
+
+def test_curves_are_shown_by_weights_and_biases_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PERCEPTIO_CURVES", "wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    curves = Curves(folder=Path(".work/toy/cotrain/full-0123/curves"), step=0)
+    curves.log(step=1, metrics={"train/total": 1.0})
+    curves.close()
+    assert list(tmp_path.glob("wandb/offline-run-*-toy-cotrain-full-0123/*.wandb"))

@@ -13,23 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from perceptio_core.params import PARAMS as PARAMS
+from perceptio_core.params import PROFILES as PROFILES
+from perceptio_core.params import SECTIONS as SECTIONS
 from perceptio_core.params.base import Section, read_yaml
-
-PARAMS = Path("params.yaml")
-"""What a run goes by; like the profiles relative to the repository root, the working directory of every command."""
-PROFILES = Path("profiles")
-
-SECTIONS = (
-    "sources",
-    "foundations",
-    "teacher_depth",
-    "depth_codebook",
-    "joint_shards",
-    "cotrain",
-    "evaluate",
-    "report",
-)
-"""The sections = the stages, in the order of the pipeline."""
 
 _EXTENDS, _PROFILE = "extends", "profile"
 _ALONE = ["full"]

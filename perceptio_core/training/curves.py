@@ -1,14 +1,24 @@
-"""Training curves through DVCLive: one TSV per metric below `<folder>/plots/metrics/`, continued exactly on a resume."""
+"""Training curves through DVCLive: one TSV per metric below `<folder>/plots/metrics/`, continued exactly on a resume.
+
+TensorBoard or Weights & Biases shows them as well, where the variable PERCEPTIO_CURVES says so: below `runs/`, or as runs of
+the project `perceptio`. Both are no part of a stage's output.
+"""
 
 import csv
+import os
 from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
 
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from dvclive.live import Live
 from scmrepo.exceptions import SCMError
 
 from perceptio_core.files import naming
+from perceptio_core.params.curves import PLACES, VARIABLE
+
+RUNS = Path("runs")
+"""TensorBoard's folder: ``tensorboard --logdir runs``."""
 
 
 class Curves:
@@ -23,10 +33,14 @@ class Curves:
         Args:
             folder: DVCLive's folder; survives between attempts.
             step: steps done before this attempt; rows beyond it are dropped. 0 starts afresh.
+
+        Raises:
+            ValueError: PERCEPTIO_CURVES names nothing that there is, or what is not installed.
         """
         for path in folder.glob("plots/metrics/**/*.tsv"):
             _drop_rows(path=path, after=step)
         self._folder = folder
+        self._shown = _shown(folder, step=step)
         self._live = _live(folder.absolute(), resume=step > 0)
 
     def log(self, *, step: int, metrics: Mapping[str, float]) -> None:
@@ -35,10 +49,14 @@ class Curves:
         with naming(self._folder):
             for name, value in metrics.items():
                 self._live.log_metric(name, value)
+        if self._shown is not None:
+            self._shown.log(dict(metrics), step=step)
 
     def close(self) -> None:
         """Write DVCLive's summary of the latest values."""
         self._live.end()  # type: ignore[no-untyped-call]
+        if self._shown is not None:
+            self._shown.finish()
 
 
 def _live(folder: Path, *, resume: bool) -> Live:
@@ -50,6 +68,25 @@ def _live(folder: Path, *, resume: bool) -> Live:
     except SCMError:  # a Git repository without a commit (treeverse/dvclive#522): look for it where there is none
         with chdir(folder.anchor):
             return opened()
+
+
+def _shown(folder: Path, *, step: int) -> GeneralTracker | None:
+    """What shows the curves besides; a resumed run goes on as the same one, named by its folder of work."""
+    place = os.environ.get(VARIABLE)
+    if not place:
+        return None
+    if place not in PLACES:
+        raise ValueError(f"{VARIABLE}: {place!r}; allowed are {', '.join(PLACES)}")
+    *above, work = folder.absolute().parent.parts[-3:]  # profile, stage, and the variant with the fingerprint of its inputs
+    try:
+        if place == "tensorboard":
+            tracker = TensorBoardTracker("/".join([*above, work]), RUNS, purge_step=step + 1)
+        else:
+            tracker = WandBTracker("perceptio", id="-".join([*above, work]), name=work, group="/".join(above), resume="allow")
+        tracker.start()
+    except ImportError as error:
+        raise ValueError(f"curves: {place} is not installed; `pip install {place}` brings it") from error
+    return tracker
 
 
 def read_curve(path: Path) -> tuple[list[int], list[float]]:

@@ -19,6 +19,7 @@ def main() -> None:
     """Become the stage, or follow the job that runs it; ends with the stage's exit code."""
     if "DVC_STAGE" in os.environ:
         tie(_dvc())  # before all that is slow to import; the stage that this process becomes keeps the tie
+    from perceptio_core.params.curves import VARIABLE as CURVES
     from perceptio_core.params.shard_source import VARIABLE
     from pipeline.launch.clusters import cluster_for
     from pipeline.launch.job import run_as_job
@@ -29,6 +30,8 @@ def main() -> None:
         machine = read_machine()
         if machine.shards is not None:
             os.environ[VARIABLE] = machine.shards.model_dump_json()
+        if machine.curves is not None:
+            os.environ[CURVES] = machine.curves
         launch = machine.launch.get(stage, Launch())
         cluster = cluster_for(stage, launch)
         if cluster is None:

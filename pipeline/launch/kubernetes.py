@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perceptio_core.params.curves import VARIABLE as CURVES
 from perceptio_core.params.shard_source import VARIABLE
 from pipeline.launch.job import Job, State, python_command, told_by
 from pipeline.machine import Launch, Pods
@@ -103,7 +104,7 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
     resources: dict[str, Any] = {"requests": {"cpu": pods.cpu, "memory": pods.memory}, "limits": {"memory": pods.memory}}
     if pods.gpus:
         resources["limits"]["nvidia.com/gpu"] = pods.gpus
-    environment = {"HOME": "/tmp"} | {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
+    environment = {"HOME": "/tmp"} | {name: os.environ[name] for name in (VARIABLE, CURVES) if name in os.environ}
     container: dict[str, Any] = {
         "name": "stage",
         "image": pods.image,

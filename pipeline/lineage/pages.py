@@ -80,6 +80,7 @@ def stage_page(
     before: Facts | None,
     pages: Mapping[str, Page],
     pictures: Sequence[Picture],
+    report: str | None = None,
 ) -> str:
     """One stage: where it stands in the graph, what it wrote and measured, from what and with which parameters and code.
 
@@ -92,6 +93,7 @@ def stage_page(
         before: those of the version before, or None.
         pages: the pages of the stages that it comes from.
         pictures: samples of what it made.
+        report: where the server serves the report, on the page of the stage that makes it.
     """
     record = graph.records[stage]
     ancestors = graph.ancestors(stage)
@@ -107,6 +109,7 @@ def stage_page(
         "",
         f"Profile {profile}. {_duration(facts, before)} Code: {where}.",
         "",
+        *([] if report is None else [_report(report, profile), ""]),
         "Click on a stage to go to it: upwards to the version that this one was made from, downwards to all versions.",
         "",
         *_mermaid(
@@ -156,7 +159,9 @@ def stage_page(
     return "\n".join(lines) + "\n"
 
 
-def run_page(*, profile: str, graph: LineageGraph, pages: Mapping[str, Page], states: Mapping[str, str]) -> str:
+def run_page(
+    *, profile: str, graph: LineageGraph, pages: Mapping[str, Page], states: Mapping[str, str], report: str | None = None
+) -> str:
     """The whole pipeline after a run.
 
     Args:
@@ -164,12 +169,14 @@ def run_page(*, profile: str, graph: LineageGraph, pages: Mapping[str, Page], st
         graph: what dvc.lock records.
         pages: the page of every stage that has one.
         states: stage -> how it ended in this run, such as "Completed" or "Cached".
+        report: where the server serves the report, if there is one.
     """
     shown = [name for name in graph.records if name in pages]
     links = {name: pages[name].id for name in shown}
     lines = [
         f"# Profile {profile}",
         "",
+        *([] if report is None else [_report(report, profile), ""]),
         *_mermaid(shown, graph=graph, pages=pages, links=links),
         "",
         "| stage, md5 of what it wrote | this run | took | size | change |",
@@ -189,6 +196,12 @@ def run_page(*, profile: str, graph: LineageGraph, pages: Mapping[str, Page], st
         if not graph.downstream(name):
             lines += ["", *_metrics(pages[name].facts, pages[name].before, _origins(name, pages[name].facts, graph, pages))]
     return "\n".join(lines) + "\n"
+
+
+def _report(link: str, profile: str) -> str:
+    return (
+        f"[The report of the last run]({link}), as `perceptio ui` serves it; on disk `artifacts/{profile}/report/report.html`."
+    )
 
 
 def _mermaid(

@@ -23,6 +23,7 @@ from pipeline.lineage.pages import Facts, Page, key_of, run_page, stage_page
 from pipeline.lineage.pictures import Picture, pictures_of
 from pipeline.lineage.records import StageRecord
 from pipeline.results import metrics_of, numbers_in
+from pipeline.server import show_report
 from stages.common import StagePaths
 
 _Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -85,6 +86,7 @@ class Publisher:
             before=None if before is None else before.facts,
             pages=self.pages,
             pictures=self._pictures(name, logger),
+            report=show_report(self.profile) if name == "report" else None,
         )
         self.published.add(name)
         identity = create_markdown_artifact(key=key, markdown=markdown, description=f"{name}, version {facts.version[:8]}")
@@ -102,7 +104,8 @@ class Publisher:
             latest = self._latest.get(key_of(self.profile, name))
             if latest is not None and latest.facts.version == version_of(record):
                 pages.setdefault(name, latest)
-        markdown = run_page(profile=self.profile, graph=graph, pages=pages, states=states)
+        report = show_report(self.profile) if "report" in graph.records else None
+        markdown = run_page(profile=self.profile, graph=graph, pages=pages, states=states, report=report)
         create_markdown_artifact(
             key=key_of(self.profile, "lineage"), markdown=markdown, description=f"The pipeline of profile {self.profile}"
         )

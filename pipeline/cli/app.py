@@ -1,0 +1,113 @@
+"""The command line: its sub-commands, and what a mistake, a stop or a broken pipe looks like."""
+
+import ast
+import errno
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from perceptio_core import __version__
+from perceptio_core.params import SECTIONS
+from pipeline.cli import answers, data, models, runs
+
+STAGES_FOLDER = Path(__file__).resolve().parents[2] / "stages"
+HELP = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=HELP)
+
+
+def main() -> None:
+    """Entry point; exits with 2 for a mistake in the command or the parameters, and 1 for a stage that failed or a stop."""
+    try:
+        command = typer.main.get_command(app)
+        _show_whole_lines(command)
+        code = command.main(prog_name="perceptio", standalone_mode=False)
+        sys.stdout.flush()
+        if code:  # of a command that said so by `typer.Exit`
+            sys.exit(code)
+        return
+    except (KeyboardInterrupt, typer.Abort):  # the second is what Typer makes of the first
+        _say("stopped; the same command goes on where this one stood")
+        sys.exit(1)
+    except TyperException as error:
+        _explain(error)
+    except (ValueError, FileNotFoundError) as error:
+        _say(str(error))
+    except BrokenPipeError:  # as `| head` leaves; what Python would still flush at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        _say(f"{error.filename}: {error.strerror}; whoever runs this must be able to write there")
+    sys.exit(2)
+
+
+def _show_whole_lines(group: typer.core.TyperCommand | typer.core.TyperGroup) -> None:
+    """In lists of commands show all of each command's first sentence, which else is cut at the terminal's width."""
+    for command in group.commands.values():
+        command.short_help = command.short_help or (command.help or "").partition(". ")[0].removesuffix(".")
+        if isinstance(command, typer.core.TyperGroup):
+            _show_whole_lines(command)
+
+
+def _explain(error: TyperException) -> None:
+    """A mistake on the command line in a sentence; a command without its arguments gets its help."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if context is not None and message == context.get_help():
+        print(message)
+        return
+    more = f" (`{context.command_path} --help` lists all)" if context is not None else ""
+    _say(f"{message.removesuffix('.')}{more}")
+
+
+def _say(text: str) -> None:
+    print(f"perceptio: {text}", file=sys.stderr)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"perceptio {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def perceptio(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """From raw pictures to a vision-language model that writes what it sees before it answers, and its scores."""
+
+
+def _stage(context: typer.Context) -> None:
+    sys.argv = [f"perceptio {context.info_name}", *context.args]
+    runpy.run_module(f"stages.{context.info_name}", run_name="__main__")
+
+
+def _first_line(stage: str) -> str:
+    """What a stage does: the first line of its module's docstring, read without importing it."""
+    source = (STAGES_FOLDER / f"{stage}.py").read_text(encoding="utf-8")
+    text = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    line = text.partition(": ")[2] or text
+    return line[:1].upper() + line[1:]
+
+
+for module in (runs, models, answers, data):
+    app.add_typer(module.commands)
+stages = typer.Typer()
+for name in SECTIONS:  # the stage explains itself
+    stages.command(
+        name,
+        help=_first_line(name),
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    )(_stage)
+app.add_typer(stages)
