@@ -84,6 +84,21 @@ def main() -> None:
     predict.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU where there is one)")
     predict.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="(default: as the checkpoint was saved)")
 
+    page = commands.add_parser("page", help="ask a trained model in the browser, and look at samples of what the stages made")
+    page.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        help="as for predict; may be given several times, to be compared (default: the active profile's trained models)",
+    )
+    page.add_argument("--port", type=_port, default=7860, help="on 127.0.0.1 (default: 7860)")
+    page.add_argument("--device", help="as for predict")
+    page.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="as for predict")
+
+    look = commands.add_parser("look", help="look at samples of what the stages made, and at what went to quarantine and why")
+    look.add_argument("stage", nargs="?", metavar="STAGE", help="the first to show, as in evaluate@full (default: sources)")
+    look.add_argument("--port", type=_port, default=7860, help="on 127.0.0.1 (default: 7860)")
+
     publish = commands.add_parser("publish", help="bring a trained checkpoint, its scores in its card, to the Hugging Face hub")
     publish.add_argument("repo", metavar="OWNER/NAME", help="made if absent")
     publish.add_argument("--variant", default="full", help="of the active profile (default: full)")
@@ -343,6 +358,18 @@ def _predict(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _page(arguments: argparse.Namespace) -> None:
+    from pipeline.page.serve import serve_page  # brings torch, which takes seconds
+
+    serve_page(checkpoints=arguments.checkpoint, port=arguments.port, device=arguments.device, dtype=arguments.dtype)
+
+
+def _look(arguments: argparse.Namespace) -> None:
+    from pipeline.page.serve import serve_samples
+
+    serve_samples(stage=arguments.stage, port=arguments.port)
+
+
 def _publish(arguments: argparse.Namespace) -> None:
     from pipeline.publish import publish
     from stages.common import StagePaths
@@ -426,6 +453,8 @@ _COMMANDS = {
     "lineage": _lineage,
     "ui": _ui,
     "predict": _predict,
+    "page": _page,
+    "look": _look,
     "publish": _publish,
     "compare": _compare,
     "score": _score,

@@ -159,7 +159,7 @@ class Decoded:
 
 
 def decode(vlm: InternVLForConditionalGeneration, prompts: Prompts, *, constraint: GrammarLogitsProcessor) -> Decoded:
-    """Write the answers to a batch of prompts, greedily among the tokens that are admitted; arguments as `decoding` has them."""
+    """Write the answers to a batch of prompts, greedily among the tokens that are admitted; see `decoding`."""
     (so_far,) = deque(decoding(vlm, prompts, constraint=constraint), maxlen=1)
     return so_far()
 
