@@ -71,8 +71,8 @@ def build(models: Models | None, values: Values | None, *, stage: str | None, fo
                 questions = None if values is None else Questions(values)
                 ask_tab(models, questions, examples=[] if values is None else _examples(values, folder=folder))
         if samples is not None and made:
-            with gr.Tab("Look at the data"):
-                look_tab(page, samples, stage=stage)
+            with gr.Tab("Look at the data") as tab:
+                look_tab(page.load if models is None else tab.select, samples, stage=stage)
     return page
 
 
@@ -88,12 +88,33 @@ def launch(page: gr.Blocks, *, port: int) -> None:
         show_error=True,
         ssr_mode=False,
         footer_links=[],
-        theme=gr.themes.Base(
-            primary_hue="pink", neutral_hue="stone", font=_FONT, font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"]
-        ),
+        theme=_theme(),
         css_paths=_HERE / "page.css",
         head=f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>",
         app_kwargs={"middleware": [Middleware(_Policy)]},
+    )
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's own, with fonts that are at hand, and with texts whose contrast is at least 4.5 in both schemes."""
+    mono = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
+    soft, soft_dark = "*neutral_600", "*neutral_300"
+    return gr.themes.Base(primary_hue="pink", neutral_hue="stone", font=_FONT, font_mono=mono).set(
+        color_accent="*primary_700",
+        body_text_color_subdued=soft,
+        body_text_color_subdued_dark=soft_dark,
+        block_label_text_color=soft,
+        block_label_text_color_dark=soft_dark,
+        block_title_text_color=soft,
+        block_title_text_color_dark=soft_dark,
+        block_info_text_color=soft,
+        block_info_text_color_dark=soft_dark,
+        input_placeholder_color=soft,
+        input_placeholder_color_dark=soft_dark,
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
     )
 
 

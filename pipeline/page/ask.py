@@ -103,13 +103,18 @@ class Asking:
         other: str | None,
         beside: str,
         codes_beside: str,
-        session: Session,
+        session: Session | None,
     ) -> Iterator[tuple[Any, ...]]:
-        """Both answers as they grow, as HTML, the table of all that was asked, and the session."""
+        """The answers as they grow, beside each other, as HTML; the table of all that was asked; and the session."""
+        session = session or Session()
         sides = [Side(number=0, model=model, codes=CODES[codes])]
         if beside != NOTHING:
             sides.append(Side(number=1, model=beside, codes=CODES[codes_beside]))
-        shown = ["", ""]  # of the two sides
+        shown = [""] * len(sides)
+
+        def page() -> tuple[Any, ...]:
+            return drawing.beside(shown), drawing.turns(session.rows), session
+
         if not follow_up or path != session.picture:
             session.turns.clear()
             session.picture = path
@@ -136,10 +141,10 @@ class Asking:
                     session=session,
                 ):
                     shown[side.number] = html
-                    yield *shown, drawing.turns(session.rows), session
+                    yield page()
             except (ValueError, OSError, torch.OutOfMemoryError) as error:
                 shown[side.number] = drawing.refusal(title, str(error))
-                yield *shown, drawing.turns(session.rows), session
+                yield page()
 
     def _answer(
         self,
@@ -212,13 +217,14 @@ class Asking:
         found = _sentence(lambda: questions.listed(label, variant=model, right=right))
         return gr.update(choices=[(one.label, one.item.item_id) for one in found], value=None, info=f"{len(found)} questions")
 
-    def chosen(self, label: str, item_id: str | None, session: Session) -> tuple[Any, ...]:
+    def chosen(self, label: str, item_id: str | None, session: Session | None) -> tuple[Any, ...]:
         """Picture and question of what was chosen from the list, and the session."""
         if item_id is None or self._questions is None:
             return gr.skip(), gr.skip(), session
         questions = self._questions
         item = _sentence(lambda: questions.item(label, item_id))
         image = _sentence(lambda: picture_of(item))
+        session = session or Session()
         session.item = (label, item)
         return image, item.question, session
 
@@ -226,30 +232,41 @@ class Asking:
 def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[tuple[Path, str]]) -> None:
     """Lay the tab out, inside a `gr.Blocks`."""
     asking = Asking(models, questions)
-    session = gr.State(Session)
+    session = gr.State()  # of a browser tab; a Session once something is asked or chosen
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
             picture = Upload(
                 label="Picture", type="filepath", format="png", sources=["upload", "clipboard"], height=280, elem_id="picture"
             )
-            question = gr.Textbox(label="Question", lines=2, max_lines=6, placeholder="What is in front?", elem_id="question")
+            taken = gr.Dataset(
+                components=[gr.Image(type="filepath", visible=False)],
+                samples=[[str(path)] for path, _ in examples],
+                type="index",
+                layout="gallery",
+                label="Examples",
+                visible=bool(examples),
+                elem_id="examples",
+            )
+            question = gr.Textbox(
+                label="Question", lines=1, max_lines=6, placeholder="Ask about the picture", elem_id="question"
+            )
             with gr.Row():
-                ask = gr.Button("Ask", variant="primary", min_width=90)
-                follow = gr.Button("Ask a follow-up", min_width=130)
-                stop = gr.Button("Stop", variant="stop", min_width=70)
+                ask = gr.Button("Ask", variant="primary", min_width=90, elem_id="ask")
+                follow = gr.Button("Follow up", min_width=110, elem_id="follow")
+                stop = gr.Button("Stop", min_width=70)
             with gr.Accordion("Model, spans and depth codes", open=True):
-                model = gr.Dropdown(models.names, value=models.names[0], label="Model")
+                model = gr.Dropdown(models.names, value=models.names[0], label="Model", filterable=False)
                 masks = gr.Radio(list(WISHES), value="up to the model", label="Masks")
                 depth = gr.Radio(
                     list(WISHES), value="up to the model", label="Depth tokens", info="A follow-up has none unless yes."
                 )
-                codes = gr.Dropdown(list(CODES), value="its own", label="Depth codes")
+                codes = gr.Dropdown(list(CODES), value="its own", label="Depth codes", filterable=False)
                 other = Upload(
                     label="The other picture", type="filepath", format="png", sources=["upload"], height=140, visible=False
                 )
             with gr.Accordion("Beside it", open=False):
-                beside = gr.Dropdown([NOTHING, *models.names], value=NOTHING, label="Another answer, by")
-                codes_beside = gr.Dropdown(list(CODES), value="its own", label="Depth codes")
+                beside = gr.Dropdown([NOTHING, *models.names], value=NOTHING, label="Another answer, by", filterable=False)
+                codes_beside = gr.Dropdown(list(CODES), value="its own", label="Depth codes", filterable=False)
             if questions is not None:
                 with gr.Accordion("Questions of the benchmarks", open=False):
                     label = gr.Dropdown(
@@ -258,14 +275,11 @@ def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[t
                     which = gr.Radio([ALL, RIGHT, WRONG], value=ALL, label="That the last evaluation of the model had")
                     item = gr.Dropdown([], value=None, label="Question", filterable=True)
         with gr.Column(scale=7, min_width=320):
-            first = gr.HTML("<p class='soft'>Answers grow here: masks, depth codes, text.</p>", elem_id="first")
-            second = gr.HTML(elem_id="second")
-            table = gr.HTML(elem_id="turns")
-    if examples:
-        gr.Examples([[str(path), text] for path, text in examples], [picture, question], label="Or take an example")
+            answers = gr.HTML(drawing.beside([]), elem_id="answers", apply_default_css=False)
+            table = gr.HTML(elem_id="turns", apply_default_css=False)
 
     given = [picture, question, model, masks, depth, codes, other, beside, codes_beside, session]
-    shown = [first, second, table, session]
+    shown = [answers, table, session]
     running = [
         gr.on(
             [ask.click, question.submit],
@@ -286,6 +300,7 @@ def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[t
         other,
         api_visibility="private",
     )
+    taken.click(lambda number: (str(examples[number][0]), examples[number][1]), taken, [picture, question], api_name="example")
     if questions is not None:
         gr.on([label.change, which.change, model.change], asking.listed, [label, model, which], item, api_name="questions")
         item.input(asking.chosen, [label, item, session], [picture, question, session], api_name="question")

@@ -11,6 +11,7 @@ import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -109,6 +110,11 @@ class Answer:
             )
             cells.append({"colour": _colours(self.num_codes)[codes[place]], "says": says})
         return cells
+
+
+def beside(answers: Sequence[str]) -> str:
+    """Answers side by side, or where there are none what will be there."""
+    return TEMPLATES.get_template("beside.html").render(answers=[Markup(one) for one in answers if one])
 
 
 def refusal(title: str, sentence: str) -> str:

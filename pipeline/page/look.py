@@ -49,19 +49,26 @@ class Looking:
         return place, self.shown(stage, kind, place)
 
 
-def look_tab(page: gr.Blocks, samples: Samples, *, stage: str | None) -> None:
-    """Lay the tab out, inside `page`; it begins with a stage, by default the first that has made something."""
+def look_tab(opened: Any, samples: Samples, *, stage: str | None) -> None:
+    """Lay the tab out, inside a `gr.Blocks`.
+
+    Args:
+        opened: the event after which samples are read.
+        samples: of all stages.
+        stage: whose come first; None: the first stage's that has made something.
+    """
     looking = Looking(samples)
     stages = samples.stages()
-    with gr.Row(equal_height=True):
+    with gr.Row():
         chosen = gr.Dropdown(stages, value=stage or stages[0], label="Stage", min_width=160)
         kind = gr.Dropdown([], label="Samples", min_width=200)
         place = gr.Number(1, label="From", precision=0, minimum=1, min_width=80)
-        earlier = gr.Button("Earlier", min_width=90)
-        later = gr.Button("Later", min_width=90)
-    shown = gr.HTML(elem_id="samples")
+    with gr.Row():
+        earlier = gr.Button("Earlier", size="sm", scale=0, min_width=120)
+        later = gr.Button("Later", size="sm", scale=0, min_width=120)
+    shown = gr.HTML(elem_id="samples", apply_default_css=False)
     inputs = [chosen, kind, place]
-    gr.on([chosen.input, page.load], looking.kinds, chosen, [kind, place, shown], api_name="kinds")
+    gr.on([chosen.input, opened], looking.kinds, chosen, [kind, place, shown], api_name="kinds")
     kind.input(lambda stage, kind: (1, looking.shown(stage, kind, 1)), [chosen, kind], [place, shown], api_name="samples")
     place.submit(looking.shown, inputs, shown, api_visibility="private")
     earlier.click(partial(looking.moved, -AT_ONCE), inputs, [place, shown], api_visibility="private")
