@@ -34,18 +34,6 @@ MAX_NEW_TOKENS = 64
 """Most tokens of an answer's text (ours)."""
 
 
-class Upload(gr.Image):
-    """A picture that stays the file it is: this project opens it, and says in a sentence why one cannot be read."""
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Its path."""
-        return None if payload is None else payload.path
-
-    def get_block_name(self) -> str:
-        """To the browser it is an image."""
-        return "image"
-
-
 @dataclass
 class Session:
     """What one browser tab has asked.
@@ -235,9 +223,7 @@ def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[t
     session = gr.State()  # of a browser tab; a Session once something is asked or chosen
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
-            picture = Upload(
-                label="Picture", type="filepath", format="png", sources=["upload", "clipboard"], height=280, elem_id="picture"
-            )
+            picture = _upload(label="Picture", sources=["upload", "clipboard"], height=280, elem_id="picture")
             taken = gr.Dataset(
                 components=[gr.Image(type="filepath", visible=False)],
                 samples=[[str(path)] for path, _ in examples],
@@ -247,9 +233,7 @@ def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[t
                 visible=bool(examples),
                 elem_id="examples",
             )
-            question = gr.Textbox(
-                label="Question", lines=1, max_lines=6, placeholder="Ask about the picture", elem_id="question"
-            )
+            question = gr.Textbox(label="Question", lines=1, max_lines=6, placeholder="Ask about it", elem_id="question")
             with gr.Row():
                 ask = gr.Button("Ask", variant="primary", min_width=90, elem_id="ask")
                 follow = gr.Button("Follow up", min_width=110, elem_id="follow")
@@ -261,9 +245,7 @@ def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[t
                     list(WISHES), value="up to the model", label="Depth tokens", info="A follow-up has none unless yes."
                 )
                 codes = gr.Dropdown(list(CODES), value="its own", label="Depth codes", filterable=False)
-                other = Upload(
-                    label="The other picture", type="filepath", format="png", sources=["upload"], height=140, visible=False
-                )
+                other = _upload(label="The other picture", sources=["upload"], height=140, visible=False)
             with gr.Accordion("Beside it", open=False):
                 beside = gr.Dropdown([NOTHING, *models.names], value=NOTHING, label="Another answer, by", filterable=False)
                 codes_beside = gr.Dropdown(list(CODES), value="its own", label="Depth codes", filterable=False)
@@ -304,6 +286,13 @@ def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[t
     if questions is not None:
         gr.on([label.change, which.change, model.change], asking.listed, [label, model, which], item, api_name="questions")
         item.input(asking.chosen, [label, item, session], [picture, question, session], api_name="question")
+
+
+def _upload(**given: Any) -> gr.Image:
+    """A picture that stays the file it is: this project opens it, and says in a sentence why one cannot be read."""
+    made = gr.Image(type="filepath", format="png", **given)
+    made.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+    return made
 
 
 def _opened(path: str | None) -> Image.Image:

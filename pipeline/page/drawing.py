@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 import matplotlib
 import numpy as np
-from matplotlib.colors import to_hex
 from markupsafe import Markup
+from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -80,7 +80,8 @@ class Answer:
         return TEMPLATES.get_template("answer.html").render(
             title=self.title,
             verdict=verdict,
-            text=prediction.text,
+            # A character that is half written is not shown.
+            text=prediction.text if seconds is not None else prediction.text.rstrip("\N{REPLACEMENT CHARACTER}"),
             seconds=seconds,
             base=self._base,
             size=self._shown.size,
