@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,11 @@ from PIL import Image
 
 from perceptio_core.data.images import open_image
 from perceptio_core.files import whole
-from perceptio_core.model.inference import Perceptor, Prediction
 from perceptio_core.progress import track
 from perceptio_core.report.pictures import overlay
+
+if TYPE_CHECKING:
+    from perceptio_core.model.inference import Prediction
 
 BATCH_SIZE = 8
 """Questions per pass (ours)."""
@@ -76,6 +79,8 @@ def predict(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{out}: {error.strerror}") from error
+    from perceptio_core.model.inference import Perceptor  # brings torch, which takes seconds: a wrong path is said before
+
     perceptor = Perceptor.from_pretrained(checkpoint, device=device, dtype=dtype, batch_size=BATCH_SIZE)
     single = len(pictures) * len(questions) == 1
     bad: list[Picture] = []

@@ -24,6 +24,22 @@ class Browser:
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._number = 0
+        self.requested: list[str] = []  # addresses that pages asked for since `watch`
+
+    def watch(self) -> None:
+        """Keep what is asked for in `requested`."""
+        self._call("Network.enable")
+
+    def press(self, key: str, *, text: str = "") -> None:
+        """Press a key, by its name (Tab, Enter, ArrowRight); `text` is what it types."""
+        code = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, " ": 32}.get(key, 0)
+        for kind in ("keyDown", "keyUp"):
+            given = {"text": text} if text and kind == "keyDown" else {}
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **given)
+
+    def type(self, text: str) -> None:
+        """Type into what has the focus."""
+        self._call("Input.insertText", text=text)
 
     def open(self, address: str) -> None:
         """Go to an address."""
@@ -73,6 +89,8 @@ class Browser:
         self._connection.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
             answer = json.loads(self._connection.recv(timeout=60))
+            if answer.get("method") == "Network.requestWillBeSent":
+                self.requested.append(answer["params"]["request"]["url"])
             if answer.get("id") == self._number:
                 return dict(answer.get("result", {}))
 

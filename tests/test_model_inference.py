@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,36 @@ def test_forced_spans_are_all_there(forced: list[Prediction], images: list[Image
         assert strip_perception(prediction.raw) == prediction.text
         decoded = perceptor.model.codebook.decode(torch.tensor(prediction.depth_codes)[None])[0, 0].detach().numpy()
         assert np.allclose(decoded, prediction.depth_map, atol=1e-6)
+
+
+@pytest.mark.parametrize("codes", [None, [5, 0, 3, 3]])
+def test_an_answer_that_is_watched_grows_to_what_predict_gives(
+    perceptor: Perceptor, images: list[Image.Image], codes: list[int] | None
+) -> None:
+    """Tokens only come; masks are there when they are written, the depth map when all codes are."""
+    options: dict[str, Any] = {"segment": True, "depth": True, "max_new_tokens": 5}
+    given = None if codes is None else np.array(codes)
+    several = False
+    for image, question in zip(images, QUESTIONS, strict=True):
+        *growing, last = perceptor.predicting(image, question, depth_codes=given, **options)
+        (answer,) = perceptor.predict([image], [question], depth_codes=None if given is None else given[None], **options)
+        assert (last.raw, last.text, last.passes) == (answer.raw, answer.text, answer.passes)
+        assert last.depth_codes is not None
+        assert last.depth_map is not None
+        assert np.array_equal(last.depth_codes, answer.depth_codes)
+        assert np.array_equal(last.depth_map, answer.depth_map)
+        assert all((mask != other).mean() < MASK_TOLERANCE for mask, other in zip(last.masks, answer.masks, strict=True))
+        assert [one.passes for one in growing] == list(range(1, len(growing) + 1))
+        spans = [re.findall(r"<depth_\d+>", one.raw) for one in growing]
+        for before, after in pairwise([*growing, last]):
+            assert len(before.masks) <= len(after.masks)
+            assert after.raw.startswith(before.raw.rstrip("\N{REPLACEMENT CHARACTER}"))
+        for one, span in zip(growing, spans, strict=True):
+            assert one.raw.count("[SEG]") - len(one.masks) in (0, 1), "the newest one is not read yet"
+            assert (one.depth_map is not None) == ("<depth_end>" in one.raw)
+            assert (0 if one.depth_codes is None else len(one.depth_codes)) == len(span)
+        several |= len({len(span) for span in spans}) > 2
+    assert several or codes is not None, "no span was seen to grow"
 
 
 def test_the_model_may_be_forbidden_to_perceive(perceptor: Perceptor, images: list[Image.Image]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from transformers import GenerationConfig, InternVLForConditionalGeneration
 
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.grammar import Parsed
-from perceptio_core.model.decoding import MAX_MASKS, GrammarLogitsProcessor, decode
+from perceptio_core.model.decoding import MAX_MASKS, Decoded, GrammarLogitsProcessor, decode, decoding
 from perceptio_core.model.processing import Prompts
 from perceptio_core.segmentation.bridge import SegmentationBridge, sam2_pixels
+from perceptio_core.segmentation.sam2 import ImageFeatures
 
 _WITHOUT_EFFECT = {
     "bos_token_id",
@@ -89,17 +90,48 @@ class AnsweringMixin:
             ValueError: a span is forced that the model was trained without, the given codes are not N per prompt or not in
                 [0, K), or `max_masks` is below 1.
         """
-        config = self.config
         if depth_codes is not None and len(depth_codes) != len(prompts.images):
             raise ValueError(f"{len(prompts.images)} prompts but {len(depth_codes)} rows of depth codes")
         constraint = self._constraint(
             segment=segment, depth=depth, depth_codes=depth_codes, max_masks=max_masks, max_new_tokens=max_new_tokens
         )
         decoded = decode(self.vlm, prompts, constraint=constraint)
+        return self._generated(decoded, masks=self._masks(prompts, decoded.seg_states))
+
+    @torch.inference_mode()
+    def answering(self, prompt: Prompts, **options: Any) -> Iterator[Generated]:
+        """`answer` to one prompt, for one who watches: after each pass what is written by then, the whole answer last.
+
+        A mask is there once its [SEG] is read; until the depth span is whole there is no depth map.
+
+        Args:
+            prompt: of the processor, one row.
+            options: as `answer` has them.
+        """
+        constraint = self._constraint(**{"max_masks": MAX_MASKS, "max_new_tokens": 32} | options)
+        features: ImageFeatures | None = None
+        masks: list[list[NDArray[np.bool_]]] = [[]]
+        for so_far in decoding(self.vlm, prompt, constraint=constraint):
+            decoded = so_far()
+            if sum(map(len, decoded.seg_states)) > sum(map(len, masks)):
+                features = features or self._image_features(prompt.images)
+                masks = self._masks(prompt, decoded.seg_states, features=features)
+            (generated,) = self._generated(decoded, masks=masks)
+            yield generated
+
+    def _generated(self, decoded: Decoded, *, masks: Sequence[list[NDArray[np.bool_]]]) -> list[Generated]:
+        """What was written, with its masks, taken apart; the end token goes."""
+        config = self.config
         parsed = [config.grammar.parse(ids, vocabulary=config.vocabulary, end_id=config.end_token_id) for ids in decoded.ids]
-        masks, depth_maps = self._masks(prompts, decoded.seg_states), self._depth_maps(parsed)
+        depth_maps = self._depth_maps(parsed)
         return [
-            Generated(ids=ids[:-1], parsed=one, masks=masks[row], depth_map=depth_maps[row], passes=decoded.passes[row])
+            Generated(
+                ids=ids[:-1] if one.ended else ids,
+                parsed=one,
+                masks=masks[row],
+                depth_map=depth_maps[row],
+                passes=decoded.passes[row],
+            )
             for row, (ids, one) in enumerate(zip(decoded.ids, parsed, strict=True))
         ]
 
@@ -176,15 +208,21 @@ class AnsweringMixin:
             depth_codes_BN=None if depth_codes is None else torch.from_numpy(depth_codes),
         )
 
-    def _masks(self, prompts: Prompts, states: Sequence[Tensor]) -> list[list[NDArray[np.bool_]]]:
+    def _image_features(self, images: Sequence[NDArray[np.uint8]]) -> ImageFeatures:
+        pixels = sam2_pixels(images, size=self.config.sam_size, wiring=self.bridge.wiring)
+        return self.bridge.image_features(pixels.to(self.device))
+
+    def _masks(
+        self, prompts: Prompts, states: Sequence[Tensor], *, features: ImageFeatures | None = None
+    ) -> list[list[NDArray[np.bool_]]]:
+        """Per prompt the masks of its [SEG] states; `features` are of the images of the prompts that have any, if known."""
         masks: list[list[NDArray[np.bool_]]] = [[] for _ in states]
         rows = [row for row, states_MD in enumerate(states) if len(states_MD)]
         if not rows:
             return masks
         owners = [i for i, row in enumerate(rows) for _ in states[row]]
-        pixels = sam2_pixels([prompts.images[row] for row in rows], size=self.config.sam_size, wiring=self.bridge.wiring)
         logits_Mhw = self.bridge.masks(
-            self.bridge.image_features(pixels.to(self.device)),
+            features or self._image_features([prompts.images[row] for row in rows]),
             image_index_M=torch.tensor(owners, device=self.device),
             hidden_MD=torch.cat([states[row] for row in rows]),
         )

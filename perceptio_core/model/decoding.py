@@ -10,7 +10,8 @@ costs none, depth codes that are given cost one pass for all of them, and a span
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -147,7 +148,7 @@ class Decoded:
     """Answers that were written.
 
     Attributes:
-        ids: tokens of each row, the end token included.
+        ids: tokens of each row, the end token included where it is reached.
         seg_states: per row (masks, D): last hidden states *at* its [SEG] tokens.
         passes: forward passes that read each row.
     """
@@ -157,14 +158,25 @@ class Decoded:
     passes: list[int]
 
 
-@torch.inference_mode()
 def decode(vlm: InternVLForConditionalGeneration, prompts: Prompts, *, constraint: GrammarLogitsProcessor) -> Decoded:
-    """Write the answers to a batch of prompts, greedily among the tokens that are admitted.
+    """Write the answers to a batch of prompts, greedily among the tokens that are admitted; see `decoding`."""
+    (so_far,) = deque(decoding(vlm, prompts, constraint=constraint), maxlen=1)
+    return so_far()
+
+
+@torch.inference_mode()
+def decoding(
+    vlm: InternVLForConditionalGeneration, prompts: Prompts, *, constraint: GrammarLogitsProcessor
+) -> Iterator[Callable[[], Decoded]]:
+    """Write the answers to a batch of prompts, pass by pass, for one who watches them grow.
 
     Args:
         vlm: the language model with its vision tower, in evaluation mode.
         prompts: left-padded, on any device.
         constraint: what is admitted; its `prompt_length` is not used here.
+
+    Yields:
+        After each forward pass, and at least once, what gives the answers as far as they are written: the last one, whole.
     """
     device, size = vlm.device, vlm.config.text_config.vocab_size
     rows, vocabulary = len(prompts.input_ids_BT), constraint.vocabulary
@@ -176,6 +188,13 @@ def decode(vlm: InternVLForConditionalGeneration, prompts: Prompts, *, constrain
     draft = DepthDraft(rows=rows, depth_tokens=constraint.depth_tokens, vocabulary=vocabulary, device=device)
     codes = slice(vocabulary.first_code, vocabulary.first_code + vocabulary.num_codes)
     states: list[list[Tensor]] = [[] for _ in range(rows)]
+
+    def so_far() -> Decoded:
+        return Decoded(
+            ids=[row[:length] for row, length in zip(answer_BT.tolist(), length_B.tolist(), strict=True)],
+            seg_states=[torch.stack(row) if row else torch.zeros(0, vlm.config.text_config.hidden_size) for row in states],
+            passes=passes_B.tolist(),
+        )
 
     def write(token_B: Tensor, where_B: Tensor) -> None:
         answer_BT[where_B, length_B[where_B]] = token_B[where_B]
@@ -216,11 +235,8 @@ def decode(vlm: InternVLForConditionalGeneration, prompts: Prompts, *, constrain
             admitted_BV = constraint.admitted(answer_BT, size=size)
         logits_BV = vlm.get_output_embeddings()(hidden_BCD[torch.arange(rows), newest_B])
         write(logits_BV.masked_fill(~admitted_BV, -torch.inf).argmax(1), ~ended_B)
-    return Decoded(
-        ids=[row[:length] for row, length in zip(answer_BT.tolist(), length_B.tolist(), strict=True)],
-        seg_states=[torch.stack(row) if row else torch.zeros(0, vlm.config.text_config.hidden_size) for row in states],
-        passes=passes_B.tolist(),
-    )
+        yield so_far
+    yield so_far
 
 
 class _Reader:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -130,6 +130,50 @@ class Perceptor:
             )
             predictions += map(self._prediction, answers)
         return predictions
+
+    def predicting(
+        self,
+        image: Image.Image,
+        question: str,
+        *,
+        history: Sequence[tuple[str, str]] = (),
+        segment: bool | None = None,
+        depth: bool | None = None,
+        depth_codes: NDArray[np.int64] | None = None,
+        max_masks: int = MAX_MASKS,
+        max_new_tokens: int = 32,
+    ) -> Iterator[Prediction]:
+        """Ask one question, and see its answer grow: after each forward pass what is written by then, the whole answer last.
+
+        The whole answer is that of `predict`. Before it, `depth_codes` are those that are written, fewer than N, and there is
+        no `depth_map`.
+
+        Args:
+            image: as `predict` has it, and so has `question`.
+            question: what is asked.
+            history: the turns before it.
+            segment: whether there is a mask, and so has `depth`.
+            depth: whether there is a depth map.
+            depth_codes: what it holds: N codes.
+            max_masks: most masks.
+            max_new_tokens: most tokens of text.
+
+        Raises:
+            ValueError: the processor refuses, or the model, as `PerceptioForConditionalGeneration.answer` says.
+        """
+        answers = self.model.answering(
+            self.processor.prompts([image], [question], history=[history]),
+            segment=segment,
+            depth=depth,
+            depth_codes=None if depth_codes is None else depth_codes[None],
+            max_masks=max_masks,
+            max_new_tokens=max_new_tokens,
+        )
+        vocabulary = self.model.config.vocabulary
+        for answer in answers:
+            ids = torch.tensor(answer.ids, dtype=torch.int64)
+            codes = vocabulary.codes(ids[vocabulary.is_code(ids)]).numpy()
+            yield replace(self._prediction(answer), depth_codes=codes if len(codes) else None)
 
     def _prediction(self, answer: Generated) -> Prediction:
         codes = answer.parsed.depth_codes

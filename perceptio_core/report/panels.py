@@ -111,7 +111,7 @@ class Panel:
         if predicted is not None or true is not None:
             drawn = overlay(self.image, [] if predicted is None else [predicted], outline_HW=true)
             masks = {"predicted mask, a tint,": predicted, "true mask, an outline,": true}
-            said = [f"{name} {_extent(mask)}" for name, mask in masks.items() if mask is not None]
+            said = [f"{name} {extent(mask)}" for name, mask in masks.items() if mask is not None]
             found.append(PanelPicture(image=drawn, caption="mask", alt=f"The image with the {' and the '.join(said)}"))
         maps = {"depth it wrote": self.depth, "teacher's depth": self.teacher}
         for caption, depth in maps.items():
@@ -184,7 +184,7 @@ def _in_turn(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [group[i] for i in range(longest) for group in groups.values() if i < len(group)]
 
 
-def _extent(mask_HW: NDArray[np.bool_]) -> str:
+def extent(mask_HW: NDArray[np.bool_]) -> str:
     """How much of the picture a mask covers, and where."""
     if not mask_HW.any():
         return "empty"

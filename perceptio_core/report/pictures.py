@@ -50,9 +50,9 @@ def depth_picture(depth_HW: NDArray[np.floating], *, size: tuple[int, int]) -> I
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image inside a URI: PNG for small ones, which JPEG would smear, JPEG for photographs."""
+    """The image inside a URI: PNG for small ones, which JPEG would smear, and clear ones (RGBA); JPEG for photographs."""
     stream = io.BytesIO()
-    if max(image.size) <= _LARGEST_PNG:
+    if max(image.size) <= _LARGEST_PNG or image.mode == "RGBA":
         image.save(stream, format="PNG", optimize=True)
         return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
     image.convert("RGB").save(stream, format="JPEG", quality=86)

@@ -77,6 +77,41 @@ def predict(
         raise typer.Exit(1)
 
 
+_Port = Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")]
+
+
+@commands.command()
+def page(
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--checkpoint",
+            help="As for predict; may be given several times, to be compared (default: the active profile's trained models).",
+        ),
+    ] = None,
+    port: _Port = 7860,
+    device: Annotated[str | None, typer.Option(help="As for predict.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="As for predict.")] = None,
+) -> None:
+    """Ask a trained model in the browser, and look at samples of what the stages made."""
+    from pipeline.page.serve import serve_page  # brings torch, which takes seconds
+
+    serve_page(checkpoints=checkpoints or [], port=port, device=device, dtype=dtype and dtype.value)
+
+
+@commands.command()
+def look(
+    stage: Annotated[
+        str | None, typer.Argument(metavar="[STAGE]", help="The first to show, as in evaluate@full (default: sources).")
+    ] = None,
+    port: _Port = 7860,
+) -> None:
+    """Look at samples of what the stages made, and at what went to quarantine and why."""
+    from pipeline.page.serve import serve_samples
+
+    serve_samples(stage=stage, port=port)
+
+
 @commands.command()
 def publish(
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Made if absent.")],

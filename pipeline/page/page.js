@@ -1,0 +1,32 @@
+// A place of the depth map: what its code is, and a frame around it in the map and in the picture.
+function look(cell) {
+  const cells = cell.parentElement, article = cell.closest('.answer');
+  const side = Number(cells.dataset.side), number = [...cells.children].indexOf(cell);
+  article.querySelector('.place').textContent = cell.getAttribute('aria-label') + '.';
+  for (const marker of article.querySelectorAll('.marker')) {
+    marker.hidden = false;
+    marker.style.cssText = `left: ${100 * (number % side) / side}%; top: ${100 * Math.floor(number / side) / side}%;
+      width: ${100 / side}%; height: ${100 / side}%`;
+  }
+  for (const other of cells.children) other.tabIndex = other === cell ? 0 : -1;
+}
+for (const kind of ['focusin', 'pointerover', 'click']) {
+  document.addEventListener(kind, event => {
+    const cell = event.target.closest?.('.cells > button');
+    if (cell) look(cell);
+  });
+}
+document.addEventListener('keydown', event => {
+  const cell = event.target.closest?.('.cells > button');
+  if (!cell) return;
+  const cells = [...cell.parentElement.children], side = Number(cell.parentElement.dataset.side), at = cells.indexOf(cell);
+  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - side, ArrowDown: at + side, Home: 0, End: cells.length - 1 }[event.key];
+  if (to === undefined) return;
+  event.preventDefault();
+  cells[to]?.focus();
+});
+document.addEventListener('change', event => {
+  const box = event.target.closest?.('input[data-object]');
+  if (!box) return;
+  box.closest('.answer').querySelector(`img[data-object="${box.dataset.object}"]`).hidden = !box.checked;
+});

@@ -1,0 +1,83 @@
+"""``perceptio page`` and ``perceptio look``: Gradio on loopback, without a network."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from perceptio_core.params.values import PARAMS, Values, read_values
+from pipeline.page.models import Models
+from pipeline.server import HOST
+from stages.common import StagePaths
+
+PORT = 7860
+"""Gradio's own."""
+
+
+def serve_page(*, checkpoints: Sequence[str], port: int, device: str | None, dtype: str | None) -> None:
+    """Serve the page until it is stopped: a tab to ask, and in a checkout one to look at samples.
+
+    Args:
+        checkpoints: folders, or repositories of the hub, that stand before the trained models of the active profile.
+        port: on loopback.
+        device: torch device; by default the GPU where there is one.
+        dtype: of the language models; by default as they were saved.
+
+    Raises:
+        ValueError: there is no model, or it cannot be loaded, Gradio is not installed, or the port is taken.
+    """
+    _refuse_a_taken_port(port)
+    values = read_values() if PARAMS.is_file() else None
+    if values is None and not checkpoints:
+        raise ValueError(f"there is no {PARAMS} here that says which model was trained: name one by --checkpoint")
+    trained = {} if values is None else _trained(values)
+    named: dict[str, str | Path] = {name: name for name in checkpoints}
+    models = Models(named | trained, values=values, device=device, dtype=dtype)
+    models.get(models.names[0])  # a refusal comes before the page
+    _serve(models, values, port=port, stage=None)
+
+
+def serve_samples(*, stage: str | None, port: int) -> None:
+    """Serve the samples of what the stages made until it is stopped, those of `stage` (as in ``evaluate@full``) first.
+
+    Raises:
+        ValueError: the stage has made nothing, Gradio is not installed, or the port is taken.
+    """
+    _refuse_a_taken_port(port)
+    _serve(None, read_values(), port=port, stage=stage)
+
+
+def _trained(values: Values) -> dict[str, str | Path]:
+    """The checkpoints of the active profile by variant, the first active one first, which is named even if it is not there."""
+    paths = StagePaths(values.profile)
+    made = {name: paths.out("cotrain", name) / "checkpoint" for name in [*values.plain["active"], *values.plain["variants"]]}
+    first = next(iter(made))
+    return {name: folder for name, folder in made.items() if folder.is_dir() or name == first}
+
+
+def _serve(models: Models | None, values: Values | None, *, port: int, stage: str | None) -> None:
+    with tempfile.TemporaryDirectory(prefix="perceptio-page-") as folder:
+        # Read when Gradio is imported: what is uploaded goes when the page goes, and nobody is told of it.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        try:
+            import gradio  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ValueError("the page needs Gradio: pip install 'perceptio[page]'") from error
+        from pipeline.page.app import build, launch
+
+        page = build(models, values, stage=stage, folder=Path(folder))
+        launch(page, port=port)
+        print(f"Perceptio: http://{HOST}:{port}   Stop with Ctrl-C.", flush=True)
+        page.block_thread()
+
+
+def _refuse_a_taken_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server binds: closed connections do not count
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ValueError(f"port {port} of {HOST} is taken; --port names another ({error})") from error
