@@ -91,8 +91,9 @@ def main() -> None:
 
     run = commands.add_parser("run", help="run one stage through dvc, here or on a cluster; what it reads must be up to date")
     run.add_argument("stage", metavar="STAGE", help="as in evaluate@full; cotrain stands for all its variants, one by one")
-    run.add_argument("--on", dest="launcher", help="local, slurm or kubernetes (default: as machine.yaml says, else local)")
-    run.add_argument("--nodes", type=int, help="of the cluster: for cotrain, teacher_depth and joint_shards")
+    run.add_argument("--on", dest="launcher", help="local, ray, slurm or kubernetes (default: as in machine.yaml, else local)")
+    run.add_argument("--address", help="of a Ray that is there, HOST:PORT (default: one for the stage alone, on this machine)")
+    run.add_argument("--nodes", type=int, help="of the cluster: for cotrain, and for all stages that Ray can take")
     run.add_argument("--force", action="store_true", help="run it even if nothing has changed")
 
     lineage = commands.add_parser("lineage", help="show everything that a file below artifacts/ was made from")
@@ -272,8 +273,8 @@ def _run(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"{arguments.stage} reads from {', '.join(before)}, which `perceptio repro` must bring up to date first"
         )
-    changed = {name: value for name in ("launcher", "nodes") if (value := getattr(arguments, name)) is not None}
-    if arguments.launcher == "local":
+    changed = {name: value for name in ("launcher", "address", "nodes") if (value := getattr(arguments, name)) is not None}
+    if arguments.launcher in ("local", "ray"):
         changed.setdefault("nodes", 1)  # machine.yaml's are of its cluster
     stage = arguments.stage.partition("@")[0]
     with launching(stage, **changed):

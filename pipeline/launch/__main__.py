@@ -23,6 +23,7 @@ def main() -> None:
     from pipeline.launch.clusters import cluster_for
     from pipeline.launch.job import run_as_job
     from pipeline.machine import Launch, read_machine
+    from stages.engines import VARIABLE as RAY
 
     stage, *arguments = sys.argv[1:]
     try:
@@ -31,6 +32,8 @@ def main() -> None:
             os.environ[VARIABLE] = machine.shards.model_dump_json()
         launch = machine.launch.get(stage, Launch())
         cluster = cluster_for(stage, launch)
+        if launch.launcher == "ray":
+            os.environ[RAY] = launch.address
         if cluster is None:
             os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}", *arguments])
         sys.exit(run_as_job(cluster, stage, arguments, launch))
