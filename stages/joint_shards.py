@@ -51,23 +51,23 @@ def main() -> None:
     key = fingerprint(
         params, str(root), *manifest, depth / "index.parquet", codebook / "config.json", codebook / "model.safetensors"
     )
-    work = ShardWork(paths, "joint_shards", key)
-    planned = work.folder / "plan"
-    if not planned.is_dir():
-        write_plan(planned, sources=sources, params=params)
-    shards = Plan(planned, params=params).shards
-    make = partial(_maker, root, depth, codebook, params, planned, work.out)
-    work.make(shards, make, keep=save_part, label="joint shards", workers=params.workers or cores())
-    facts = DepthCodebook.from_pretrained(codebook)
-    counts = write_index(
-        work.out,
-        (load_part(work.part(name)) for name in shards),
-        quarantine=read_quarantine(sources / QUARANTINE),
-        manifest=json.loads((sources / "metrics.json").read_text(encoding="utf-8"))["data"],
-        about={"num_codes": facts.num_codes, "depth_tokens": facts.grid**2},
-    )
-    write_metrics(work.out / "metrics.json", counts)
-    work.publish()
+    with ShardWork(paths, "joint_shards", key) as work:
+        planned = work.folder / "plan"
+        if not planned.is_dir():
+            write_plan(planned, sources=sources, params=params)
+        shards = Plan(planned, params=params).shards
+        make = partial(_maker, root, depth, codebook, params, planned, work.out)
+        work.make(shards, make, keep=save_part, label="joint shards", workers=params.workers or cores())
+        facts = DepthCodebook.from_pretrained(codebook)
+        counts = write_index(
+            work.out,
+            (load_part(work.part(name)) for name in shards),
+            quarantine=read_quarantine(sources / QUARANTINE),
+            manifest=json.loads((sources / "metrics.json").read_text(encoding="utf-8"))["data"],
+            about={"num_codes": facts.num_codes, "depth_tokens": facts.grid**2},
+        )
+        write_metrics(work.out / "metrics.json", counts)
+        work.publish()
     log = logging.getLogger("joint_shards")
     log.info(", ".join(f"{name} {count}" for name, count in counts.items() if not name.startswith("shard_")))
     inside = f"{amount(counts['picture_bytes'])} of pictures and {amount(counts['annotation_bytes'])} of annotations"

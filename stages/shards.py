@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from perceptio_core.files import remove_unfinished
 from perceptio_core.progress import track
@@ -15,7 +15,7 @@ Part = TypeVar("Part")
 
 
 class ShardWork:
-    """The work folder of a stage, this process's own.
+    """The work folder of a stage, this process's own; as a context it names itself in errors that name no file.
 
     Args:
         paths: of the profile.
@@ -37,6 +37,13 @@ class ShardWork:
             shutil.rmtree(self.folder)
         for folder in (self.folder, self.out, self.parts):
             folder.mkdir(exist_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(self.folder)
 
     def part(self, shard: str) -> Path:
         """The file of a shard."""

@@ -45,25 +45,25 @@ def main() -> None:
     sources, checkpoint = paths.made("sources"), paths.made("foundations") / "depth_anything"
     root = data_root(values.section("sources", SourcesParams), sources)
     key = fingerprint(params, str(root), sources / IMAGES, checkpoint)
-    work = ShardWork(paths, "teacher_depth", key)
-    images, size = count_rows(sources / IMAGES), params.images_per_shard
-    shards = {_name(number): min(size, images - start) for number, start in enumerate(range(0, images, size))}
-    make = partial(_maker, checkpoint, sources, root, params, work.out)
-    work.make(shards, make, keep=lambda path, part: save_part(path, *part), label="teacher depth", gpu=True)
-    refused = 0
+    with ShardWork(paths, "teacher_depth", key) as work:
+        images, size = count_rows(sources / IMAGES), params.images_per_shard
+        shards = {_name(number): min(size, images - start) for number, start in enumerate(range(0, images, size))}
+        make = partial(_maker, checkpoint, sources, images, root, params, work.out)
+        work.make(shards, make, keep=lambda path, part: save_part(path, *part), label="teacher depth", gpu=True)
+        refused = 0
 
-    def rows() -> Iterator[DepthRow]:
-        """The index rows of all shards; what was left out goes to the quarantine meanwhile."""
-        nonlocal refused
-        with (work.out / QUARANTINE).open("w", encoding="utf-8") as stream:
-            for name in shards:
-                index, quarantine = load_part(work.part(name))
-                refused += write_quarantine(stream, (Refused(**row) for row in quarantine))
-                yield from index
+        def rows() -> Iterator[DepthRow]:
+            """The index rows of all shards; what was left out goes to the quarantine meanwhile."""
+            nonlocal refused
+            with (work.out / QUARANTINE).open("w", encoding="utf-8") as stream:
+                for name in shards:
+                    index, quarantine = load_part(work.part(name))
+                    refused += write_quarantine(stream, (Refused(**row) for row in quarantine))
+                    yield from index
 
-    maps = write_index(work.out, rows())
-    write_metrics(work.out / "metrics.json", {"images": maps, "quarantined": refused, "shards": len(shards)})
-    work.publish()
+        maps = write_index(work.out, rows())
+        write_metrics(work.out / "metrics.json", {"images": maps, "quarantined": refused, "shards": len(shards)})
+        work.publish()
     logging.getLogger("teacher_depth").info("%d maps, %d images in quarantine", maps, refused)
 
 
@@ -72,14 +72,14 @@ def _name(number: int) -> str:
 
 
 def _maker(
-    checkpoint: Path, sources: Path, root: Path, params: TeacherDepthParams, out: Path
+    checkpoint: Path, sources: Path, images: int, root: Path, params: TeacherDepthParams, out: Path
 ) -> Callable[[str], tuple[list[DepthRow], list[dict[str, str]]]]:
     """What makes a shard by its name, and gives its rows of the index and of the quarantine."""
     teacher = Teacher.from_pretrained(checkpoint)
 
     def make(name: str) -> tuple[list[DepthRow], list[dict[str, str]]]:
         start = int(name.removeprefix("depth-").removesuffix(".tar")) * params.images_per_shard
-        rows = read_image_range(sources, start=start, stop=start + params.images_per_shard)
+        rows = read_image_range(sources, start=start, stop=min(images, start + params.images_per_shard))
         refused: list[dict[str, str]] = []
         encoded: list[tuple[ImageRow, Future[EncodedDepth]]] = []
         with ThreadPoolExecutor(params.workers) as pool:
