@@ -1,4 +1,4 @@
-"""An engine on Ray Core: an actor for each GPU, or for each core, on all nodes that the cluster has at the time.
+"""An engine on Ray Core: as many actors as the cluster has room for at the time, on all its nodes.
 
 Actors are not restarted. When a node dies, Ray's own restart waits for processors that are gone, and holds the unit meanwhile;
 here the unit of a dead actor goes back to the queue, and only an actor that has made its model gets one.
@@ -46,7 +46,9 @@ class OnRay:
 
     Args:
         address: ``local`` starts one for this process, on the loopback; else ``host:port`` of one that is there.
-        gpu: a worker for each GPU, if there are any at the start; else one for each core.
+        gpu: whether a worker has a model. It takes a GPU, if there are any at the start; else as many cores as this process
+            has threads (OMP_NUM_THREADS), for on other numbers of threads a model computes other last bits. Without a model a
+            worker takes one core.
 
     Raises:
         ValueError: Ray is not installed, or none answers at the address.
@@ -62,14 +64,21 @@ class OnRay:
             import ray
         except ImportError as error:
             raise ValueError("Ray is not installed here: pip install 'perceptio[ray]'") from error
+        threads = 1
+        if gpu:
+            import torch
+
+            threads = torch.get_num_threads()
         try:
             path = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
             dashboard = False if address == "local" else None  # not ours to say of another's
-            ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, include_dashboard=dashboard)
+            environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
+            ray.init(address, runtime_env={"env_vars": environment}, include_dashboard=dashboard)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             raise ValueError(f"Ray at {address}: {' '.join(str(error).split())}") from error
         self._ray: Any = ray  # half of its functions have no types
-        self._resource = "GPU" if gpu and self._ray.cluster_resources().get("GPU") else "CPU"
+        of_gpus = gpu and self._ray.cluster_resources().get("GPU")
+        self._resource, self._share = ("GPU", 1) if of_gpus else ("CPU", threads)
 
     def map(self, make: Callable[[], Callable[[Unit], Result]], units: Iterable[Unit]) -> Iterator[tuple[Unit, Result]]:
         """See `perceptio_core.engine.Engine.map`.
@@ -78,7 +87,7 @@ class OnRay:
             RuntimeError: `TRIES` workers died of one unit, or so many times all workers before one was ready.
         """
         ray = self._ray
-        needs = {"num_gpus": 1, "num_cpus": 0} if self._resource == "GPU" else {"num_cpus": 1}
+        needs = {"num_cpus": 0, "num_gpus": 1} if self._resource == "GPU" else {"num_cpus": self._share}
         worker = ray.remote(max_restarts=0, **needs)(Worker)
         coming = ((unit, 0) for unit in units)
         todo = deque(islice(coming, 1))  # a unit, and how many workers have died of it
@@ -88,7 +97,8 @@ class OnRay:
         try:
             while todo or any(job is not None for _, job in doing.values()):
                 if (now := time.monotonic()) >= next_look:
-                    size, next_look = int(ray.cluster_resources().get(self._resource, 0)), now + _LOOK_EVERY_S
+                    size = int(ray.cluster_resources().get(self._resource, 0)) // self._share
+                    next_look = now + _LOOK_EVERY_S
                 for _ in range(size - len(idle) - len(doing)):
                     actor = worker.remote(str(Path.cwd()), make)
                     doing[actor.ready.remote()] = actor, None
