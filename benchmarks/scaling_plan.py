@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from perceptio_core.data.units import BEATS, STALE_AFTER_S
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-from perceptio_core.data.units import BEATS, STALE_AFTER_S
 from perceptio_core.params.profile import load_profile
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 
 from perceptio_core.data.manifest.collect import collect
 from perceptio_core.data.rle import encode
+from perceptio_core.engine import Local
 from perceptio_core.params.sources import DatasetParams
 
 SIZES = (100_000, 1_000_000)
@@ -66,7 +67,7 @@ def step(kind: str, folder: Path) -> dict[str, float]:
     work.mkdir()
     out.mkdir()
     start = time.process_time()
-    counts = collect([dataset], root=folder, work=work, journals=work, out=out, max_pixels=10**6, workers=1)
+    counts = collect([dataset], root=folder, work=work, journals=work, out=out, max_pixels=10**6, workers=1, engine=Local())
     seconds = time.process_time() - start
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": seconds, "peak_mib": peak_mib, "records": counts[f"source_{kind}"]}

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from perceptio_core.data.units import STALE_AFTER_S
 from perceptio_core.params.values import SECTIONS
 from perceptio_core.progress import amount
 from stages.common import WORK, StagePaths
@@ -69,7 +68,7 @@ def _found(held: ExitStack) -> Iterator[Work]:
                 out = StagePaths(profile).out(stage, variant or None)
                 made = out.stat().st_mtime if out.is_dir() else 0.0
                 for folder in folders:
-                    if busy or time.time() - _changed(folder / "claims") < STALE_AFTER_S:
+                    if busy:
                         state = "at work"
                     elif changed[folder] == max(changed.values()) and changed[folder] > made and folder.suffix == "":
                         state = "next"

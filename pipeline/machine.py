@@ -8,7 +8,6 @@ Nothing in it changes what a stage computes, so a change re-runs nothing.
 import contextlib
 import os
 import queue
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
+from perceptio_core.engine import visible_gpus
 from perceptio_core.params.base import Section, read_yaml
 from perceptio_core.params.curves import PLACES
 from perceptio_core.params.shard_source import ShardSource
@@ -69,15 +69,18 @@ class Launch(Section):
     """Where a stage runs.
 
     Attributes:
-        launcher: "local": on this machine. "slurm": as a job of the cluster that this machine submits to. "kubernetes": as one
-            of the cluster that kubectl speaks to.
-        nodes: of the job; above 1 only for `cotrain`, `teacher_depth` and `joint_shards`.
+        launcher: "local": on this machine. "ray": on this machine, its units of work on a Ray. "slurm": as a job of the cluster
+            that this machine submits to. "kubernetes": as one of the cluster that kubectl speaks to.
+        address: of the Ray, ``host:port``; "local": one for the stage alone, on this machine.
+        nodes: of the job; above 1 for `cotrain`, which trains on all, and for `sources`, `teacher_depth`, `joint_shards` and
+            `evaluate`, for which the job starts a Ray.
         processes: per node, where there are several nodes: a number, or "gpu" for one per GPU.
         options: further ones of `sbatch`, such as ``--partition=long`` and ``--gpus-per-node=8``.
         pods: what Kubernetes starts; for this launcher alone.
     """
 
-    launcher: Literal["local", "slurm", "kubernetes"] = "local"
+    launcher: Literal["local", "ray", "slurm", "kubernetes"] = "local"
+    address: str = Field(default="local", pattern=r"^(local|[^/\s]+:\d+)$")
     nodes: int = Field(default=1, ge=1)
     processes: Annotated[int, Field(ge=1)] | Literal["gpu"] = "gpu"
     options: tuple[str, ...] = ()
@@ -87,8 +90,10 @@ class Launch(Section):
     def _fits_the_launcher(self) -> Self:
         if self.launcher == "kubernetes" and self.pods is None:
             raise ValueError("pods: missing; the launcher kubernetes needs at least their image and claim")
-        if self.launcher == "local" and self.nodes > 1:
-            raise ValueError(f"nodes: {self.nodes}, but the launcher is local; allowed with slurm and kubernetes")
+        if self.launcher in ("local", "ray") and self.nodes > 1:
+            raise ValueError(f"nodes: {self.nodes}, but the launcher is {self.launcher}; allowed with slurm and kubernetes")
+        if self.launcher != "ray" and "address" in self.model_fields_set and self.address != "local":
+            raise ValueError(f"address: {self.address}, but the launcher is {self.launcher}; allowed with ray")
         return self
 
 
@@ -188,21 +193,10 @@ class Slots:
 
 def _gpu_shares(count: int) -> list[dict[str, str]]:
     """The GPUs of this machine in `count` equal parts, as CUDA_VISIBLE_DEVICES; without any GPU nothing is to be shared."""
-    devices = _gpus()
+    devices = visible_gpus()
     if not devices:
         return [{} for _ in range(count)]
     if len(devices) < count:
         raise ValueError(f"limits.gpu: {count} stages at once, but {len(devices)} GPUs; allowed are 1 to {len(devices)}")
     size = len(devices) // count
     return [{"CUDA_VISIBLE_DEVICES": ",".join(devices[part * size : (part + 1) * size])} for part in range(count)]
-
-
-def _gpus() -> list[str]:
-    """The GPUs that a stage would see, by the names that CUDA_VISIBLE_DEVICES takes."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [device for device in visible.split(",") if device.strip()]
-    try:
-        listing = subprocess.run(["nvidia-smi", "--list-gpus"], check=True, capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listing.splitlines()))]

@@ -19,6 +19,7 @@ from perceptio_core.data.readers.instances import read_instance_images
 from perceptio_core.data.readers.own_split import place
 from perceptio_core.data.readers.questions import SUFFIXES, table_columns, table_rows
 from perceptio_core.data.records import Record
+from perceptio_core.engine import Local
 from perceptio_core.params.sources import DatasetParams
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -175,7 +176,16 @@ def _collected(datasets: Sequence[dict[str, Any]], *, root: Path) -> tuple[list[
         out = work / "out"
         out.mkdir()
         try:
-            counts = collect(entries, root=root, work=work, journals=work, out=out, max_pixels=MAX_PIXELS, workers=_WORKERS)
+            counts = collect(
+                entries,
+                root=root,
+                work=work,
+                journals=work,
+                out=out,
+                max_pixels=MAX_PIXELS,
+                workers=_WORKERS,
+                engine=Local(_WORKERS),
+            )
         except ValueError as error:
             raise ValueError(f"{error}{said_left_out(_quarantine(out / QUARANTINE))}") from error
         return list(read_records(out / RECORDS)), _quarantine(out / QUARANTINE), int(counts["shared_files"])

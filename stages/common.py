@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from perceptio_core.files import naming
 from perceptio_core.params.values import PARAMS
 
 ARTIFACTS = Path("artifacts")
@@ -116,8 +117,9 @@ class StagePaths:
                     sys.exit(os.EX_TEMPFAIL)
                 time.sleep(_ASK_EVERY_S)
         lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}, begun {time.strftime('%Y-%m-%d %H:%M:%S')},")
-        lock.flush()
+        with naming(path):
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}, begun {time.strftime('%Y-%m-%d %H:%M:%S')},")
+            lock.flush()
         _claims[path.resolve()] = lock
 
     def work(self, stage: str, fingerprint: str) -> Path:

@@ -2,19 +2,20 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 from perceptio_core.data.manifest.manifest import data_root
-from perceptio_core.evaluation.benchmarks.benchmark import Item
-from perceptio_core.evaluation.running.depth_codes import CodeSource, TeacherEncoder, code_source
-from perceptio_core.evaluation.running.suite import evaluate
+from perceptio_core.evaluation.running.depth_codes import CodeMaker, TeacherEncoder
+from perceptio_core.evaluation.running.suite import Asker, evaluate
 from perceptio_core.metrics import write_metrics
 from perceptio_core.model.inference import Perceptor
-from perceptio_core.params.evaluate import EvaluateParams, Replacement
+from perceptio_core.params.evaluate import EvaluateParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
 from perceptio_core.params.values import read_values
 from stages.common import StagePaths, fingerprint, publish, stage_arguments
+from stages.engines import engine
 
 DESCRIPTION = """Evaluate one variant of the co-trained model.
 
@@ -51,24 +52,10 @@ def main() -> None:
     journals.mkdir(exist_ok=True)
     out.mkdir(exist_ok=True)
 
-    perceptor = Perceptor.from_pretrained(checkpoint, batch_size=params.batch_size)
-    codebook = perceptor.model.codebook
-    encode = TeacherEncoder(teacher=teacher, codebook=codebook, long_side=long_side)
-
-    def codes(replacement: Replacement, items: Sequence[Item]) -> CodeSource:
-        return code_source(
-            replacement,
-            items=items,
-            encode=encode,
-            num_codes=codebook.num_codes,
-            depth_tokens=perceptor.model.config.depth_tokens,
-            seed=params.seed,
-        )
-
     metrics = evaluate(
-        perceptor.predict,
+        engine(gpu=True),
+        partial(_asker, checkpoint, teacher, long_side, params),
         params,
-        codes=codes,
         variant=arguments.variant,
         root=root,
         journals=journals,
@@ -80,6 +67,18 @@ def main() -> None:
     for metric in metrics:
         interval = "" if metric.low is None else f" [{metric.low:.1f}, {metric.high:.1f}]"
         logging.getLogger("evaluate").info("%s = %.2f%s, n = %d", metric.name, metric.value, interval, metric.n)
+
+
+def _asker(checkpoint: Path, teacher: Path, long_side: int, params: EvaluateParams) -> Asker:
+    perceptor = Perceptor.from_pretrained(checkpoint, batch_size=params.batch_size)
+    codebook = perceptor.model.codebook
+    codes = CodeMaker(
+        encode=TeacherEncoder(teacher=teacher, codebook=codebook, long_side=long_side),
+        num_codes=codebook.num_codes,
+        depth_tokens=perceptor.model.config.depth_tokens,
+        seed=params.seed,
+    )
+    return Asker(perceptor.predict, params, codes)
 
 
 if __name__ == "__main__":

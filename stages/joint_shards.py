@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterator
-from itertools import repeat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,14 +12,14 @@ from perceptio_core.data.manifest.manifest import IMAGES, QUARANTINE, RECORDS, d
 from perceptio_core.data.shards.joint import ShardMaker
 from perceptio_core.data.shards.plan import Plan, write_plan
 from perceptio_core.data.shards.tars import ShardPart, load_part, save_part, write_index
-from perceptio_core.data.workers import as_they_end, cores
 from perceptio_core.depth.codebook import DepthCodebook
+from perceptio_core.engine import cores
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
 from perceptio_core.progress import amount
 from stages.common import StagePaths, fingerprint, stage_arguments, write_metrics
-from stages.sharded import SharedWork
+from stages.shards import ShardWork
 
 DESCRIPTION = """Join images, masks, texts and depth codes by image key into training shards.
 
@@ -38,10 +38,6 @@ Writes  artifacts/<profile>/joint_shards/
           metrics.json                             counts; bytes of the tars, and of the pictures and annotations in them
 """
 
-_maker: ShardMaker
-_plan: Plan
-_folders: tuple[Path, Path]
-
 
 def main() -> None:
     """Run the stage."""
@@ -55,55 +51,38 @@ def main() -> None:
     key = fingerprint(
         params, str(root), *manifest, depth / "index.parquet", codebook / "config.json", codebook / "model.safetensors"
     )
-    work = SharedWork.open(paths, "joint_shards", key)
-    if work is None:
-        return
-    with work:
-        folder = work.folder / "plan"
-        work.once("plan", lambda: write_plan(folder, sources=sources, params=params), finished=folder.is_dir)
-        plan = Plan(folder, params=params)
-
-        def make(names: Iterator[str]) -> Iterator[None]:
-            start = (root, depth, codebook, params, folder, work.parts, work.out)
-            workers = min(params.workers or cores(), max(1, len(plan.shards)))
-            for name in as_they_end(_make, names, workers=workers, start=_start, arguments=start):
-                yield from repeat(None, plan.shards[name])
-
-        def assemble() -> None:
-            facts = DepthCodebook.from_pretrained(codebook)
-            about = {"num_codes": facts.num_codes, "depth_tokens": facts.grid**2}
-            counts = write_index(
-                work.out,
-                (load_part(work.parts / f"{name}.json") for name in plan.shards),
-                quarantine=read_quarantine(sources / QUARANTINE),
-                manifest=json.loads((sources / "metrics.json").read_text(encoding="utf-8"))["data"],
-                about=about,
-            )
-            write_metrics(work.out / "metrics.json", counts)
-            log = logging.getLogger("joint_shards")
-            log.info(", ".join(f"{name} {count}" for name, count in counts.items() if not name.startswith("shard_")))
-            inside = f"{amount(counts['picture_bytes'])} of pictures and {amount(counts['annotation_bytes'])} of annotations"
-            log.info("%s of shards for %s: %.3f times", amount(counts["shard_bytes"]), inside, counts["shard_overhead"])
-
-        work.make(plan.shards, make, label="joint shards")
-        work.publish(assemble)
+    with ShardWork(paths, "joint_shards", key) as work:
+        planned = work.folder / "plan"
+        if not planned.is_dir():
+            write_plan(planned, sources=sources, params=params)
+        shards = Plan(planned, params=params).shards
+        make = partial(_maker, root, depth, codebook, params, planned, work.out)
+        work.make(shards, make, keep=save_part, label="joint shards", workers=params.workers or cores())
+        facts = DepthCodebook.from_pretrained(codebook)
+        counts = write_index(
+            work.out,
+            (load_part(work.part(name)) for name in shards),
+            quarantine=read_quarantine(sources / QUARANTINE),
+            manifest=json.loads((sources / "metrics.json").read_text(encoding="utf-8"))["data"],
+            about={"num_codes": facts.num_codes, "depth_tokens": facts.grid**2},
+        )
+        write_metrics(work.out / "metrics.json", counts)
+        work.publish()
+    log = logging.getLogger("joint_shards")
+    log.info(", ".join(f"{name} {count}" for name, count in counts.items() if not name.startswith("shard_")))
+    inside = f"{amount(counts['picture_bytes'])} of pictures and {amount(counts['annotation_bytes'])} of annotations"
+    log.info("%s of shards for %s: %.3f times", amount(counts["shard_bytes"]), inside, counts["shard_overhead"])
 
 
-def _start(root: Path, depth: Path, codebook: Path, params: JointShardsParams, plan: Path, parts: Path, out: Path) -> None:
-    """Open in this process what the shards are made from."""
-    global _maker, _plan, _folders  # a process pool starts its workers through module state
+def _maker(
+    root: Path, depth: Path, codebook: Path, params: JointShardsParams, planned: Path, out: Path
+) -> Callable[[str], ShardPart]:
+    """What makes a shard by its name."""
     torch.set_num_threads(1)
     reasons = {row.file: row.reason for row in read_quarantine(depth / QUARANTINE)}
-    _maker = ShardMaker(root=root, depth=depth, codebook=codebook, params=params, reasons=reasons)
-    _plan = Plan(plan, params=params)
-    _folders = parts, out
-
-
-def _make(name: str) -> str:
-    parts, out = _folders
-    part: ShardPart = _maker.make(_plan.job(name), folder=out)
-    save_part(parts / f"{name}.json", part)
-    return name
+    maker = ShardMaker(root=root, depth=depth, codebook=codebook, params=params, reasons=reasons)
+    plan = Plan(planned, params=params)
+    return lambda name: maker.make(plan.job(name), folder=out)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ import PIL
 from perceptio_core import rgb
 from perceptio_core.data import images
 from perceptio_core.data.manifest.collect import collect
-from perceptio_core.data.workers import cores
+from perceptio_core.engine import cores
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
 from perceptio_core.scenes.writers import write_world
 from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+from stages.engines import engine
 
 DESCRIPTION = """Make the manifest of all training images and records.
 
@@ -66,6 +67,7 @@ def main() -> None:
         out=out,
         max_pixels=images.MAX_PIXELS,
         workers=workers,
+        engine=engine(workers=workers),
         held_out=params.held_out,
     )
     write_metrics(out / "metrics.json", counts)

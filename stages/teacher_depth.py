@@ -2,8 +2,9 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,9 +17,10 @@ from perceptio_core.depth.teacher import Teacher, batches, stored_size
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
 from perceptio_core.params.values import read_values
+from perceptio_core.progress import track
 from perceptio_core.tables import count_rows
 from stages.common import StagePaths, fingerprint, stage_arguments, write_metrics
-from stages.sharded import SharedWork
+from stages.shards import ShardWork
 
 DESCRIPTION = """Run the depth teacher (Depth Anything V2) over every image of the manifest.
 
@@ -43,64 +45,53 @@ def main() -> None:
     sources, checkpoint = paths.made("sources"), paths.made("foundations") / "depth_anything"
     root = data_root(values.section("sources", SourcesParams), sources)
     key = fingerprint(params, str(root), sources / IMAGES, checkpoint)
-    work = SharedWork.open(paths, "teacher_depth", key)
-    if work is None:
-        return
-    with work:
+    with ShardWork(paths, "teacher_depth", key) as work:
         images, size = count_rows(sources / IMAGES), params.images_per_shard
-        starts = {f"depth-{start // size:05d}.tar": start for start in range(0, images, size)}
-        shards = {name: min(size, images - start) for name, start in starts.items()}
+        shards = {_name(number): min(size, images - start) for number, start in enumerate(range(0, images, size))}
+        make = partial(_maker, checkpoint, sources, images, root, params, work.out)
+        work.make(shards, make, keep=lambda path, part: save_part(path, *part), label="teacher depth", gpu=True)
         refused = 0
-
-        def make(names: Iterator[str]) -> Iterator[None]:
-            teacher = None
-            for name in names:
-                teacher = teacher or Teacher.from_pretrained(checkpoint)
-                rows = read_image_range(sources, start=starts[name], stop=starts[name] + shards[name])
-                yield from _make_shard(name, rows, teacher, root, params, work.parts, work.out)
 
         def rows() -> Iterator[DepthRow]:
             """The index rows of all shards; what was left out goes to the quarantine meanwhile."""
             nonlocal refused
             with (work.out / QUARANTINE).open("w", encoding="utf-8") as stream:
                 for name in shards:
-                    index, quarantine = load_part(work.parts / f"{name}.json")
+                    index, quarantine = load_part(work.part(name))
                     refused += write_quarantine(stream, (Refused(**row) for row in quarantine))
                     yield from index
 
-        def assemble() -> None:
-            maps = write_index(work.out, rows())
-            write_metrics(work.out / "metrics.json", {"images": maps, "quarantined": refused, "shards": len(shards)})
-            logging.getLogger("teacher_depth").info("%d maps, %d images in quarantine", maps, refused)
-
-        work.make(shards, make, label="teacher depth")
-        work.publish(assemble)
+        maps = write_index(work.out, rows())
+        write_metrics(work.out / "metrics.json", {"images": maps, "quarantined": refused, "shards": len(shards)})
+        work.publish()
+    logging.getLogger("teacher_depth").info("%d maps, %d images in quarantine", maps, refused)
 
 
-def _make_shard(
-    name: str,
-    rows: Sequence[ImageRow],
-    teacher: Teacher,
-    root: Path,
-    params: TeacherDepthParams,
-    parts: Path,
-    out: Path,
-) -> Iterator[None]:
-    """Write one shard and its part of the index; yields once an image, good or bad."""
-    refused: list[dict[str, str]] = []
-    with ThreadPoolExecutor(params.workers) as pool:
+def _name(number: int) -> str:
+    return f"depth-{number:05d}.tar"
+
+
+def _maker(
+    checkpoint: Path, sources: Path, images: int, root: Path, params: TeacherDepthParams, out: Path
+) -> Callable[[str], tuple[list[DepthRow], list[dict[str, str]]]]:
+    """What makes a shard by its name, and gives its rows of the index and of the quarantine."""
+    teacher = Teacher.from_pretrained(checkpoint)
+
+    def make(name: str) -> tuple[list[DepthRow], list[dict[str, str]]]:
+        start = int(name.removeprefix("depth-").removesuffix(".tar")) * params.images_per_shard
+        rows = read_image_range(sources, start=start, stop=min(images, start + params.images_per_shard))
+        refused: list[dict[str, str]] = []
         encoded: list[tuple[ImageRow, Future[EncodedDepth]]] = []
-        readable = (item for item in _read_ahead(pool, rows, teacher, root, params, refused) if item is not None)
-        for batch in batches(readable, most_pixels=params.batch_size * teacher.side**2):
-            sizes = [stored_size(height=row.height, width=row.width, long_side=params.long_side) for row, _ in batch]
-            maps = teacher.inverse_depth([pixels for _, pixels in batch], sizes)
-            rows_and_maps = zip((row for row, _ in batch), maps, strict=True)
-            encoded += [(row, pool.submit(encode_depth, row.image_key, depth)) for row, depth in rows_and_maps]
-            yield from (None for _ in batch)
-        unread = len(refused)
-        index = write_shard(out, name=name, maps=_encoded(encoded, refused))
-    save_part(parts / f"{name}.json", index, refused)
-    yield from (None for _ in range(unread))
+        with ThreadPoolExecutor(params.workers) as pool:
+            read = track(_read_ahead(pool, rows, teacher, root, params, refused), total=len(rows), label=name, unit="images")
+            for batch in batches((item for item in read if item is not None), most_pixels=params.batch_size * teacher.side**2):
+                sizes = [stored_size(height=row.height, width=row.width, long_side=params.long_side) for row, _ in batch]
+                maps = teacher.inverse_depth([pixels for _, pixels in batch], sizes)
+                rows_and_maps = zip((row for row, _ in batch), maps, strict=True)
+                encoded += [(row, pool.submit(encode_depth, row.image_key, depth)) for row, depth in rows_and_maps]
+            return write_shard(out, name=name, maps=_encoded(encoded, refused)), refused
+
+    return make
 
 
 def _encoded(encoded: Sequence[tuple[ImageRow, Future[EncodedDepth]]], refused: list[dict[str, str]]) -> Iterator[EncodedDepth]:

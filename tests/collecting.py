@@ -18,6 +18,7 @@ from perceptio_core.data.manifest.manifest import (
     write_records,
 )
 from perceptio_core.data.records import Record, Refused
+from perceptio_core.engine import Local
 from perceptio_core.params.sources import DatasetParams
 
 
@@ -65,6 +66,7 @@ def collected(
         out=out,
         max_pixels=max_pixels,
         workers=2,
+        engine=Local(),
         held_out=held_out,
     )
     if not read_back:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 _SOURCE = """#!PYTHON
-import json, os, pathlib, signal, subprocess, sys
+import json, os, pathlib, signal, subprocess, sys, time
 
 jobs = pathlib.Path(JOBS)
 verb, arguments = sys.argv[1], sys.argv[2:]
@@ -32,11 +32,22 @@ if verb == "create":
             for index in range(item["spec"]["completions"]):
                 environment = {"PATH": os.environ["PATH"], "JOB_COMPLETION_INDEX": str(index)}
                 environment |= {entry["name"]: entry["value"] for entry in container["env"]}
+                # There is no headless Service here; both pods are this machine.
+                script = container["command"][2].replace(f"{name}-0.{name}:", "localhost:")
+                container["command"][2] = script
                 out = subprocess.DEVNULL
                 pids.append(
                     subprocess.Popen(container["command"], env=environment, stdout=out, stderr=out, start_new_session=True).pid
                 )
             (jobs / f"{name}.json").write_text(json.dumps({"pids": pids, "item": item}))
+            if "successPolicy" in item["spec"] and os.fork() == 0:  # the job's end, with its first pod's
+                for standard in range(3):
+                    os.close(standard)
+                while not ended(pids[0]):
+                    time.sleep(0.1)
+                for pid in pids[1:]:
+                    os.killpg(pid, signal.SIGKILL)
+                os._exit(0)
 elif verb == "get":
     path = jobs / f"{arguments[1]}.json"
     if path.exists():

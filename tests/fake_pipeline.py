@@ -83,36 +83,28 @@ for name in FILES:
     (out / name).write_text(json.dumps(content))
 """
 
-SHARED = """
-import os, sys, time
-from pathlib import Path
-from perceptio_core.files import whole
+WIDE = """
+import os, time
 from stages.common import StagePaths
-from stages.sharded import SharedWork
+from stages.shards import ShardWork
 
-if os.environ.get(FAILS) == "1":
-    sys.exit("no space left for jokes")
-work = SharedWork.open(StagePaths("mini"), "joint_shards", "key")
-if work is None:
-    sys.exit(print("has no work"))
+def maker():
+    def make(name):
+        with open("made.log", "a") as log:
+            print(name, os.environ.get("RAY_AUTH_MODE"), file=log)
+        time.sleep(SECONDS)
+        return name
+    return make
 
-def make(names):
-    for name in names:
-        print("makes", name, flush=True)
-        time.sleep(0.05)
-        with whole(work.parts / f"{name}.json") as file:
-            file.write_text("{}")
-        yield
-
-def assemble():
-    print("assembles", flush=True)
-    (work.out / "index.json").write_text("{}")
-
-with work:
-    work.make({f"shard-{number}": 1 for number in range(12)}, make, label="shards")
-    work.publish(assemble)
+if __name__ == "__main__":
+    shards = {f"shard-{number}": 1 for number in range(12)}
+    with ShardWork(StagePaths("mini"), "joint_shards", "key") as work:
+        work.make(shards, maker, keep=lambda path, name: path.write_text(name), label="shards")
+        print("assembles", flush=True)
+        (work.out / "index.json").write_text("".join(work.part(name).read_text() for name in shards))
+        work.publish()
 """
-"""A stage that workers share, of which one may be told to fail."""
+"""A stage that makes its shards by an engine, each in so many seconds, and notes which it has begun."""
 
 INPUTS = """
 def faults(profile, *, stages):

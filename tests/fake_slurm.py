@@ -9,7 +9,7 @@ from pathlib import Path
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "srun")
 
 _SOURCE = """#!PYTHON
-import json, os, pathlib, signal, subprocess, sys, time
+import itertools, json, os, pathlib, signal, subprocess, sys, time
 
 jobs = pathlib.Path(JOBS)
 name, arguments = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
@@ -38,14 +38,10 @@ if name == "sbatch":
     number = str(len(list(jobs.glob("*.json"))) + 1)
     # The script makes a port of the number of the job, and tests run side by side.
     base = os.environ | {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]", "FAKE_NODES": options["nodes"]}
-    tasks = range(int(options["array"].removeprefix("0-")) + 1) if "array" in options else [None]
-    for task in tasks:
-        output = options["output"].replace("%a", str(task))
-        environment = base if task is None else base | {"SLURM_ARRAY_TASK_ID": str(task)}
-        with open(output, "ab") as log:
-            process = subprocess.Popen(["/bin/sh", rest[0]], stdout=log, stderr=log, env=environment, start_new_session=True)
-        job = {"id": number, "name": options["job-name"], "pid": process.pid, "state": "RUNNING", "options": options}
-        (jobs / f"{number}{'' if task is None else f'_{task}'}.json").write_text(json.dumps(job))
+    with open(options["output"], "ab") as log:
+        process = subprocess.Popen(["/bin/sh", rest[0]], stdout=log, stderr=log, env=base, start_new_session=True)
+    job = {"id": number, "name": options["job-name"], "pid": process.pid, "state": "RUNNING", "options": options}
+    (jobs / f"{number}.json").write_text(json.dumps(job))
     print(f"{number};cluster")
 elif name == "squeue":
     for job in named():
@@ -60,9 +56,10 @@ elif name == "scancel":
 elif name == "scontrol":
     print("NodeAddr=localhost " if rest[:2] == ["show", "node"] else "localhost")
 elif name == "srun":
-    command = arguments[1:] if arguments[0].startswith("--") else arguments
-    count = int(os.environ["FAKE_NODES"])
-    nodes = [subprocess.Popen(command, env=os.environ | {"SLURM_NODEID": str(number)}) for number in range(count)]
+    command = list(itertools.dropwhile(lambda part: part.startswith("--"), arguments))
+    first, count = int(options.get("relative", 0)), int(options.get("nodes", os.environ["FAKE_NODES"]))
+    nodes = [subprocess.Popen(command, env=os.environ | {"SLURM_NODEID": str(first + n)}) for n in range(count)]
+    signal.signal(signal.SIGTERM, lambda *_: [node.kill() for node in nodes])
     sys.exit(max(node.wait() for node in nodes))
 """
 

@@ -15,13 +15,13 @@ from PIL import Image
 
 import album
 import stages.teacher_depth as teacher_stage
+from asking import ask_here
 from collecting import Collected
 from joint_inputs import PARAMS, train_samples
 from perceptio_core.data.shards.entry import Sample
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item
 from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg
 from perceptio_core.evaluation.running.panels import panel_rows
-from perceptio_core.evaluation.running.runner import ask
 from perceptio_core.params.sources import DatasetParams
 from perceptio_core.report.panels import read_panels
 from perceptio_core.report.pictures import data_uri
@@ -99,8 +99,8 @@ def test_benchmarks_ask_about_them_and_the_report_shows_them(way: Way, tmp_path:
         for name in way.names
     ]
     predict = Blank()
-    answers = ask(
-        [*files, *bytes_], predict, journal=tmp_path / "j", label="t", batch_size=8, max_new_tokens=4, max_pixels=10**6
+    answers = ask_here(
+        [*files, *bytes_], predict, journal=tmp_path / "j.jsonl", batch_size=8, max_new_tokens=4, max_pixels=10**6
     )
     assert [answer.error for answer in answers] == [None] * len(answers)
     assert predict.sizes == [album.SIZE] * len(answers)
@@ -129,7 +129,7 @@ def test_reason_seg_has_masks_of_their_upright_sizes(way: Way, tmp_path: Path) -
         (tmp_path / f"{number:03d}.json").write_text(json.dumps(row))
     benchmark = ReasonSeg(tmp_path)
     assert [item.truth["size"] for item in benchmark.items if item.truth] == [list(album.SIZE[::-1])] * len(way.names)
-    answers = ask(benchmark.items, Blank(), journal=tmp_path / "j", label="t", batch_size=8, max_new_tokens=4, max_pixels=10**6)
+    answers = ask_here(benchmark.items, Blank(), journal=tmp_path / "j.jsonl", batch_size=8, max_new_tokens=4, max_pixels=10**6)
     assert [answer.error for answer in answers] == [None] * len(way.names)
     assert isinstance(answers[0], Answer)
 

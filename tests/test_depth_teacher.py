@@ -400,17 +400,20 @@ profile = given(
 sys.argv[1:] = []
 torch.set_num_threads(1)
 stage.read_values = lambda _: profile
-make_shard = stage._make_shard
+write_shard = stage.write_shard
 
-def dying(name, *arguments):
-    for number, image in enumerate(make_shard(name, *arguments)):
-        if name == "depth-00001.tar" and number == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield image
+def dying(folder, *, name, maps):
+    def some():
+        for number, one in enumerate(maps):
+            if name == "depth-00001.tar" and number == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield one
 
-def noting(name, *arguments):
+    return write_shard(folder, name=name, maps=some())
+
+def noting(folder, *, name, maps):
     print(name, flush=True)
-    yield from make_shard(name, *arguments)
+    return write_shard(folder, name=name, maps=maps)
 
 def run(top, make):
     pid = os.fork()
@@ -418,7 +421,7 @@ def run(top, make):
         try:
             tie(os.getppid())
             os.chdir(top)
-            stage._make_shard = make
+            stage.write_shard = make
             stage.main()
             os._exit(0)
         finally:

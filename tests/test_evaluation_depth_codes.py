@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher
 from perceptio_core.evaluation.benchmarks.benchmark import Item
-from perceptio_core.evaluation.running.depth_codes import DrawnCodes, TeacherCodes, TeacherEncoder, code_source
+from perceptio_core.evaluation.running.depth_codes import CodeMaker, TeacherEncoder, pictured
 from perceptio_core.model.inference import Perceptor
 from tiny import tiny_perceptio
 
@@ -23,88 +24,76 @@ def item(name: str, image: str) -> Item:
     return Item(item_id=name, image=image.encode(), question="?", expected="A")
 
 
-def refuse(_pictures: object) -> object:
-    raise AssertionError("nothing is encoded here")
-
-
-def pictured(names: str, images: str) -> str:
+def other(names: str, images: str) -> str:
     """For items with these one-letter names and images, the names of the items whose codes they get."""
     items = [item(name, image) for name, image in zip(names, images, strict=True)]
-    source = TeacherCodes(refuse, items=items, other=True)
-    return "".join(source.pictured(one).item_id for one in items)
+    return "".join(one.item_id for one in pictured("other", items))
 
 
 def test_another_picture_is_the_next_that_differs() -> None:
-    assert pictured("abc", "xyz") == "bca"
-    assert pictured("abcd", "xxyz") == "ccda"
-    assert pictured("abcd", "xyzx") == "bcdb"  # d goes around past a, which has d's picture
-    assert pictured("abcd", "xyxy") == "bcda"
+    assert other("abc", "xyz") == "bca"
+    assert other("abcd", "xxyz") == "ccda"
+    assert other("abcd", "xyzx") == "bcdb"  # d goes around past a, which has d's picture
+    assert other("abcd", "xyxy") == "bcda"
     with pytest.raises(ValueError, match="at least two pictures"):
-        pictured("ab", "xx")
+        other("ab", "xx")
 
 
 def test_oracle_codes_are_of_the_picture_itself() -> None:
     items = [item("a", "x"), item("b", "x")]
-    source = TeacherCodes(refuse, items=items, other=False)
-    assert [source.pictured(one) for one in items] == items
+    assert pictured("oracle", items) == items
 
 
 def test_the_teacher_is_shown_the_picture_without_its_marks() -> None:
     clean = Path("clean.png")
     items = [replace(item("a", "x"), unmarked=clean), item("b", "y")]
-    assert TeacherCodes(refuse, items=items, other=False).pictured(items[0]).image == clean
-    assert TeacherCodes(refuse, items=items, other=True).pictured(items[1]).image == clean
-    assert TeacherCodes(refuse, items=items, other=True).pictured(items[0]) == items[1]
+    assert pictured("oracle", items)[0].image == clean
+    assert pictured("other", items)[1].image == clean
+    assert pictured("other", items)[0] == items[1]
     twice = [replace(items[0], item_id="0", image=b"marked otherwise"), *items]
-    assert TeacherCodes(refuse, items=twice, other=True).pictured(twice[0]) == items[1], "of one scene, marked twice"
+    assert pictured("other", twice)[0] == items[1], "of one scene, marked twice"
+
+
+def maker(encode: Any = None, *, seed: int = 3) -> CodeMaker:
+    return CodeMaker(encode=encode, num_codes=6, depth_tokens=50, seed=seed)
 
 
 def test_random_codes_depend_on_seed_and_item_alone() -> None:
     items = [item(str(number), "x") for number in range(200)]
-    source = DrawnCodes(num_codes=6, depth_tokens=50, seed=3)
-    codes = source.codes(items, [])
+    codes = maker().codes("random", items, [])
     assert codes.shape == (200, 50)
-    assert source.pictured(items[0]) is None
-    assert np.array_equal(source.codes(items[7:9], []), codes[7:9])
-    assert not np.array_equal(DrawnCodes(num_codes=6, depth_tokens=50, seed=4).codes(items, []), codes)
+    assert pictured("random", items) == [None] * 200
+    assert np.array_equal(maker().codes("random", items[7:9], []), codes[7:9])
+    assert not np.array_equal(maker(seed=4).codes("random", items, []), codes)
     shares = np.bincount(codes.ravel(), minlength=6) / codes.size
     assert shares == pytest.approx(np.full(6, 1 / 6), abs=0.02)  # 5 standard deviations of 10,000 draws
-    assert not DrawnCodes(num_codes=1, depth_tokens=50, seed=3).codes(items, []).any()
     # Python's own hash differs from process to process
-    script = (
-        "from test_evaluation_depth_codes import *;"
-        "print(DrawnCodes(num_codes=6, depth_tokens=50, seed=3).codes([item('7', 'x')], [])[0].tolist())"
-    )
+    script = "from test_evaluation_depth_codes import *; print(maker().codes('random', [item('7', 'x')], [])[0].tolist())"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert again.stdout.strip() == str(codes[7].tolist())
 
 
 @pytest.mark.parametrize(
-    ("replacement", "pictured", "expected"),
+    ("replacement", "shown", "expected"),
     [
-        ("oracle", ["1", "2"], [[1, 1], [2, 2]]),
-        ("other", ["2", "1"], [[2, 2], [1, 1]]),
-        ("zeroed", [None, None], [[0, 0], [0, 0]]),
+        ("oracle", ["1", "2"], [1, 2]),
+        ("other", ["2", "1"], [2, 1]),
+        ("zeroed", [None, None], [0, 0]),
         ("random", [None, None], None),
     ],
 )
-def test_every_replacement_is_what_its_name_says(replacement, pictured, expected) -> None:
+def test_every_replacement_is_what_its_name_says(replacement, shown, expected) -> None:
     """A teacher whose codes are the number of the picture."""
     items = [item("1", "x"), item("2", "y")]
-
-    def encode(pictures):
-        return np.array([[picture, picture] for picture in pictures])
-
-    source = code_source(replacement, items=items, encode=encode, num_codes=50, depth_tokens=2, seed=0)
-    shown = [source.pictured(one) for one in items]
-    assert [one and one.item_id for one in shown] == pictured
-    codes = source.codes(items, [int(one.item_id) for one in shown if one])
+    found = pictured(replacement, items)
+    assert [one and one.item_id for one in found] == shown
+    teacher = maker(lambda pictures: np.array([[picture] * 50 for picture in pictures]))
+    codes = teacher.codes(replacement, items, [int(one.item_id) for one in found if one])
     if expected is None:
-        assert np.array_equal(codes, DrawnCodes(num_codes=50, depth_tokens=2, seed=0).codes(items, []))
-        assert len(set(codes.flat)) == 4
+        assert set(codes.flat) == set(range(6))
     else:
-        assert codes.tolist() == expected
+        assert codes.tolist() == [[one] * 50 for one in expected]
 
 
 def test_the_teachers_codes_are_those_that_shards_hold(tmp_path, monkeypatch) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asking import ask_here
 from official_files import REFER_SIZE, write_refer
+from perceptio_core.engine import Local
 from perceptio_core.evaluation.benchmarks.benchmark import Item
-from perceptio_core.evaluation.running.runner import ask
-from perceptio_core.evaluation.running.suite import evaluate
+from perceptio_core.evaluation.running.suite import Asker, evaluate
 from perceptio_core.grammar import strip_perception
 from perceptio_core.model.inference import Perceptor
 from perceptio_core.params.evaluate import EvaluateParams
@@ -35,9 +36,9 @@ def test_suite_with_a_model(perceptor: Perceptor, tmp_path: Path) -> None:
     params = EvaluateParams.from_mapping(values, where="test")
     (tmp_path / "j").mkdir()
     metrics = evaluate(
-        perceptor.predict,
+        Local(),
+        lambda: Asker(perceptor.predict, params, no_codes),
         params,
-        codes=no_codes,
         variant="full",
         root=tmp_path,
         journals=tmp_path / "j",
@@ -64,9 +65,7 @@ def test_a_killed_run_gives_the_same_answers(perceptor: Perceptor, tmp_path: Pat
         items.append(Item(item_id=str(i), image=tmp_path / f"{i}.png", question="Which point? " * (i + 1), expected="A"))
 
     def run(journal: Path) -> object:
-        return ask(
-            items, perceptor.predict, journal=journal, label="t", batch_size=2, max_new_tokens=4, max_pixels=10**6, depth=True
-        )
+        return ask_here(items, perceptor.predict, journal=journal, batch_size=2, max_new_tokens=4, max_pixels=10**6, depth=True)
 
     whole = run(tmp_path / "whole.jsonl")
     lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from asking import ask_here
+from perceptio_core.engine import Local
 from perceptio_core.evaluation.benchmarks.benchmark import Item
-from perceptio_core.evaluation.running.depth_codes import CodeSource, code_source
-from perceptio_core.evaluation.running.runner import ask
-from perceptio_core.evaluation.running.suite import evaluate
-from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams, Replacement
+from perceptio_core.evaluation.running.depth_codes import CodeMaker
+from perceptio_core.evaluation.running.suite import Asker, evaluate
+from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams
 
 RAW = "[SEG]<depth_start><depth_3><depth_0><depth_end>"
 
@@ -62,7 +62,7 @@ def pictures(folder: Path, count: int) -> list[Item]:
 
 
 def run(items: Sequence[Item], predict: Any, journal: Path) -> Any:
-    return ask(items, predict, journal=journal, label="t", batch_size=3, max_new_tokens=4, max_pixels=1000)
+    return ask_here(items, predict, journal=journal, batch_size=3, max_new_tokens=4, max_pixels=1000)
 
 
 def test_a_killed_run_goes_on_and_gives_the_same(tmp_path: Path) -> None:
@@ -141,12 +141,12 @@ def run_suite(params: EvaluateParams, *, root: Path, out: str, variant: str = "f
     def brightness(pictures: Sequence[Image.Image]) -> NDArray[np.int64]:
         return np.array([[picture.getpixel((0, 0))[0]] * 2 for picture in pictures])
 
-    codes = partial(code_source, encode=brightness, num_codes=4, depth_tokens=2, seed=0)
+    codes = CodeMaker(encode=brightness, num_codes=4, depth_tokens=2, seed=0)
 
-    def source(replacement: Replacement, items: Sequence[Item]) -> CodeSource:
-        return codes(replacement, items=items)
+    def make() -> Asker:
+        return Asker(predict or Fake(), params, codes)
 
-    return evaluate(predict or Fake(), params, codes=source, variant=variant, root=root, journals=root / "j", out=root / out)
+    return evaluate(Local(), make, params, variant=variant, root=root, journals=root / "j", out=root / out)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -148,13 +148,12 @@ for stage, inputs in reads.items():
         for one in inputs:
             (where / "artifacts/t" / one).symlink_to(made / one)
     assert run(stage, where=roomy) is None
-    size, said = 24, []
+    size, said = 12, []
     subprocess.run(["mount", "-o", f"remount,size={size}k", top / "disk"], check=True)
     while line := run(stage, where=disk):
         said.append(line)
         assert not (disk / "artifacts/t" / name).exists(), "half an output"
         assert not list(disk.rglob("*.unfinished")), "what could not be finished fills the disk"
-        assert all(claim.stat().st_size for claim in disk.rglob("claims/*")), "nobody's claim keeps others waiting"
         size += max(16, size // 2)
         subprocess.run(["mount", "-o", f"remount,size={size}k", top / "disk"], check=True)
     print(name, *said, sep="\\n")

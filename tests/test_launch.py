@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fake_pipeline import SHARED, FakePipeline, copy_of, gone
+from fake_pipeline import WIDE, FakePipeline, copy_of, gone
 from fake_slurm import fake_slurm
 from parameters import given
 from perceptio_core.params.base import read_yaml
@@ -238,50 +238,26 @@ def test_several_nodes_share_the_processes_of_cotrain_and_start_them_again(
 @pytest.mark.usefixtures("cluster")
 def test_which_stages_several_nodes_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"launch\.evaluate\.nodes: 4; allowed is 1, and more for cotrain, teacher"):
-        cluster_for("evaluate", Launch(launcher="slurm", nodes=4))
+    with pytest.raises(ValueError, match=r"launch\.report\.nodes: 4; allowed is 1, and more for cotrain, sources, teacher"):
+        cluster_for("report", Launch(launcher="slurm", nodes=4))
+    with pytest.raises(ValueError, match=r"launch\.cotrain\.launcher: ray; allowed for sources, teacher_depth, joint"):
+        cluster_for("cotrain", Launch(launcher="ray"))
     with launching("cotrain", launcher="slurm", nodes=2):
         assert read_machine().launch["cotrain"] == Launch(launcher="slurm", nodes=2)
     assert read_machine().launch == {}
 
 
-def test_a_data_stage_on_several_nodes_is_an_array_of_workers(fake: FakePipeline, cluster: Path) -> None:
-    (fake.root / "stages" / "joint_shards.py").write_text(SHARED.replace("FAILS", '"SLURM_ARRAY_TASK_ID"'))
-    output = fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", "--nodes", "3", "--force")
-    jobs = [json.loads(path.read_text()) for path in sorted(cluster.iterdir())]
-    assert [job["id"] for job in jobs] == ["1"] * 3
-    assert jobs[0]["options"] | {"array": "0-2", "nodes": "1", "ntasks": "1"} == jobs[0]["options"]
+def test_a_wide_stage_on_several_nodes_is_a_ray_of_the_jobs_own(fake: FakePipeline, cluster: Path) -> None:
+    (fake.root / "stages" / "joint_shards.py").write_text(WIDE.replace("SECONDS", "0.05"))
+    output = fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", "--nodes", "2", "--force")
+    (job,) = [json.loads(path.read_text()) for path in cluster.iterdir()]
+    assert job["options"] | {"nodes": "2", "ntasks-per-node": "1", "no-kill": ""} == job["options"]
     assert output.count("assembles") == 1
-    assert sorted(line for line in output.splitlines() if line.startswith("makes")) == sorted(
-        f"makes shard-{number}" for number in range(12)
-    ), "the logs of all workers are followed"
-    assert "no space left for jokes" in output, "the one that failed has left its shards to the others"
+    made = (fake.root / "made.log").read_text().splitlines()
+    assert sorted(made) == sorted(f"shard-{number} token" for number in range(12)), "each once, on a Ray that asks for a token"
     assert [file.name for file in (fake.root / "artifacts/mini/joint_shards").iterdir()] == ["index.json"]
     assert not list((fake.root / ".work/mini/joint_shards").iterdir())
-    assert not list((fake.root / ".work/mini/launch/joint_shards").iterdir())
-    (fake.root / "stages" / "joint_shards.py").write_text("import sys\nsys.exit('no worker can')\n")
-    output = fake.run(*PERCEPTIO, "run", "joint_shards", "--on", "slurm", "--nodes", "3", "--force", expect=1)
-    assert output.count("no worker can") == 3
-
-
-def test_workers_that_are_not_needed_any_more_are_not_waited_for(
-    tmp_path: Path, cluster: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.launch.job._ASK_EVERY_S", 0.1)
-    monkeypatch.setattr("pipeline.launch.job._SETTLE_S", 0.5)
-    monkeypatch.setattr("pipeline.launch.job._READ_EVERY_S", 0.1)
-    monkeypatch.setattr("pipeline.launch.job._notice_loss_of_parent", lambda: None)
-    monkeypatch.setattr("pipeline.launch.job._inputs", lambda *_: "abc")
-    stage = "import os, pathlib, time\nif os.environ['SLURM_ARRAY_TASK_ID'] == '1':\n    time.sleep(600)\n"
-    stage += "pathlib.Path('artifacts/p/teacher_depth').mkdir(parents=True)\n"
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages" / "__init__.py").touch()
-    (tmp_path / "stages" / "teacher_depth.py").write_text(stage)
-    parameters_of("p", monkeypatch)
-    assert run_as_job(Slurm(), "teacher_depth", [], Launch(launcher="slurm", nodes=2)) == 0
-    assert [json.loads(path.read_text())["state"] for path in sorted(cluster.iterdir())] == ["RUNNING", "CANCELLED"]
-    assert (tmp_path / "artifacts/p/teacher_depth").is_dir()
+    assert not list((fake.root / ".work/mini/launch/joint_shards").iterdir()), "the token is gone with the job"
 
 
 @pytest.mark.parametrize(
@@ -289,10 +265,16 @@ def test_workers_that_are_not_needed_any_more_are_not_waited_for(
     [
         (
             ("joint_shards", "--on", "moon"),
-            "launch of joint_shards.launcher: Input should be 'local', 'slurm' or 'kubernetes', got 'moon'",
+            "launch of joint_shards.launcher: Input should be 'local', 'ray', 'slurm' or 'kubernetes', got 'moon'",
         ),
         (("joint_shards", "--on", "slurm", "--nodes", "0"), "launch of joint_shards.nodes: "),
         (("joint_shards", "--nodes", "4"), "nodes: 4, but the launcher is local; allowed with slurm and kubernetes"),
+        (
+            ("joint_shards", "--on", "ray", "--nodes", "4"),
+            "nodes: 4, but the launcher is ray; allowed with slurm and kubernetes",
+        ),
+        (("joint_shards", "--address", "here:1"), "address: here:1, but the launcher is local; allowed with ray"),
+        (("joint_shards", "--on", "ray", "--address", "here"), "launch of joint_shards.address: String should match"),
         (
             ("cotrain@full", "--on", "slurm"),
             "cotrain@full reads from joint_shards, which `perceptio repro` must bring up to date",

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import kubernetes_validate
@@ -13,7 +12,7 @@ import pytest
 import yaml
 
 from fake_kubectl import fake_kubectl
-from fake_pipeline import SHARED, FakePipeline, copy_of, gone
+from fake_pipeline import WIDE, FakePipeline, copy_of, gone
 from pipeline.launch.job import Job
 from pipeline.launch.kubernetes import manifests, name_of
 from pipeline.machine import Launch, Pods
@@ -67,19 +66,30 @@ def test_the_manifests_are_kubernetes_own(job: Job, nodes: int, version: str) ->
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_workers_of_a_data_stage_are_indices_of_one_job(job: Job, version: str) -> None:
-    pods = Pods(image="registry.example/perceptio:1", claim="work", gpus=1)
-    several = replace(job, workers=4)
+def test_the_nodes_of_a_ray_are_indices_of_one_job_that_ends_with_the_first(job: Job, version: str) -> None:
+    pods = Pods(image="registry.example/perceptio:1", claim="work", gpus=1, cpu="8")
     launch = Launch(launcher="kubernetes", nodes=4, pods=pods)
-    (made,) = manifests(several, ["stages.teacher_depth", "--profile", "p"], launch, pods)
-    kubernetes_validate.validate(made, version, strict=True)
+    service, made = manifests(job, ["stages.teacher_depth", "--profile", "p"], launch, pods)
+    for one in (service, made):
+        kubernetes_validate.validate(one, version, strict=True)
     spec = made["spec"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
-    assert spec["backoffLimitPerIndex"] == 0
+    assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
+    assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (3, 0)
     assert "backoffLimit" not in spec, "the failure of one would be that of all"
+    assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["Ignore", "FailJob"]
     script = spec["template"]["spec"]["containers"][0]["command"][-1]
-    assert f"PERCEPTIO_PUBLISHED={job.folder}/published python -m stages.teacher_depth --profile p >>" in script
+    name = made["metadata"]["name"]
+    node = f'python -m pipeline.launch.ray_node "$JOB_COMPLETION_INDEX" "{name}-0.{name}:29500" {job.folder}/token "8" '
+    assert f"{node}stages.teacher_depth --profile p >>" in script
     assert "torch" not in script
+
+
+@pytest.mark.parametrize(("cpu", "cores"), [("4", 4), ("500m", 1), ("2500m", 2), ("1.5", 1)])
+def test_a_pod_has_no_more_workers_than_the_cores_it_asks_for(job: Job, cpu: str, cores: int) -> None:
+    pods = Pods(image="i", claim="c", cpu=cpu)
+    made = manifests(job, ["stages.joint_shards"], Launch(launcher="kubernetes", nodes=2, pods=pods), pods)[-1]
+    assert f'/token "{cores}" stages.joint_shards' in made["spec"]["template"]["spec"]["containers"][0]["command"][-1]
 
 
 def test_strict_means_that_an_unknown_key_is_refused(job: Job) -> None:
@@ -137,14 +147,14 @@ def test_a_stage_runs_as_a_job_and_its_output_comes_home(fake: FakePipeline) -> 
     assert "no space left for jokes" in output
 
 
-def test_workers_share_a_data_stage_and_one_may_fail(fake: FakePipeline) -> None:
-    (fake.root / "stages" / "joint_shards.py").write_text(SHARED.replace("FAILS", '"JOB_COMPLETION_INDEX"'))
-    output = fake.run(sys.executable, "-m", "pipeline.cli", "run", "joint_shards", "--nodes", "3")
+@pytest.mark.on_request
+def test_a_wide_stage_on_several_pods(fake: FakePipeline) -> None:
+    """On request for its ten seconds: a Ray of two nodes, as on the stand-in for Slurm."""
+    (fake.root / "stages" / "joint_shards.py").write_text(WIDE.replace("SECONDS", "0.05"))
+    output = fake.run(sys.executable, "-m", "pipeline.cli", "run", "joint_shards", "--nodes", "2")
     assert output.count("assembles") == 1
-    assert sorted(line for line in output.splitlines() if line.startswith("makes")) == sorted(
-        f"makes shard-{number}" for number in range(12)
-    )
-    assert "no space left for jokes" in output
+    made = (fake.root / "made.log").read_text().splitlines()
+    assert sorted(made) == sorted(f"shard-{number} token" for number in range(12))
     assert (fake.root / "artifacts/mini/joint_shards/index.json").is_file()
     assert not list((fake.root / ".work/mini/launch/joint_shards").iterdir())
 

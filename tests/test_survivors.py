@@ -25,13 +25,13 @@ SLEEPING = "import time\ntime.sleep(600)\n"
 
 POOL = """
 import time
-from perceptio_core.data.workers import as_they_end
+from perceptio_core.engine import Local
 
-def start():
-    pass
+def make():
+    return time.sleep
 
 if __name__ == "__main__":
-    list(as_they_end(time.sleep, [600, 600, 600], workers=2, start=start, arguments=()))
+    list(Local(2).map(make, [600, 600, 600]))
 """
 
 SCENES = """

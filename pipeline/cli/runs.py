@@ -163,9 +163,13 @@ def run(
         ),
     ],
     launcher: Annotated[
-        str | None, typer.Option("--on", help="local, slurm or kubernetes (default: as machine.yaml says, else local).")
+        str | None, typer.Option("--on", help="local, ray, slurm or kubernetes (default: as machine.yaml says, else local).")
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="Of the cluster: for cotrain, teacher_depth and joint_shards.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Of a Ray that is there (default: one for the stage alone, on this machine)."),
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Of the cluster: for cotrain, and for all stages that Ray can take.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run it even if nothing has changed.")] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -183,8 +187,9 @@ def run(
     planned = plan(wanted=[stage], force=True)
     if before := sorted(planned.stale.keys() - planned.forced):
         raise ValueError(f"{stage} reads from {', '.join(before)}, which `perceptio repro` must bring up to date first")
-    changed = {name: value for name, value in {"launcher": launcher, "nodes": nodes}.items() if value is not None}
-    if launcher == "local":
+    given = {"launcher": launcher, "address": address, "nodes": nodes}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if launcher in ("local", "ray"):
         changed.setdefault("nodes", 1)  # machine.yaml's are of its cluster
     name = stage.partition("@")[0]
     with launching(name, **changed):

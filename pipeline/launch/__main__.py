@@ -24,6 +24,7 @@ def main() -> None:
     from pipeline.launch.clusters import cluster_for
     from pipeline.launch.job import run_as_job
     from pipeline.machine import Launch, read_machine
+    from stages.engines import VARIABLE as RAY
 
     stage, *arguments = sys.argv[1:]
     try:
@@ -34,6 +35,8 @@ def main() -> None:
             os.environ[CURVES] = machine.curves
         launch = machine.launch.get(stage, Launch())
         cluster = cluster_for(stage, launch)
+        if launch.launcher == "ray":
+            os.environ[RAY] = launch.address
         if cluster is None:
             os.execv(sys.executable, [sys.executable, "-m", f"stages.{stage}", *arguments])
         sys.exit(run_as_job(cluster, stage, arguments, launch))

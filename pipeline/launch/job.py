@@ -9,9 +9,8 @@ finds it again, running or finished, and one that computes from older inputs is 
 A finished job keeps its output beside its log as well (hard links): DVC deletes a stage's output before it runs the command
 that finds the job finished.
 
-Several nodes are of two kinds. Those of `cotrain` train one model together, and the job is all of them or none. Those of the
-data stages are workers that know nothing of one another (`stages.sharded`): each runs the stage's command, and the job has
-done its work when one of them has ended well.
+Several nodes are of two kinds. Those of `cotrain` train one model together (`torchrun`). Those of the wide stages are a Ray
+that the job starts for itself: the first runs the stage, and others come and go (`pipeline.launch.ray_node`).
 """
 
 from __future__ import annotations
@@ -36,10 +35,9 @@ from perceptio_core.tied import tie
 from pipeline.code import FOLDER
 from pipeline.machine import Launch
 from stages.common import WORK, StagePaths, fingerprint
-from stages.sharded import PUBLISHED
 
-TOGETHER, WORKERS = ("cotrain",), ("teacher_depth", "joint_shards")
-"""Stages whose nodes need one another, and stages whose nodes are workers that come and go."""
+TOGETHER, WIDE = ("cotrain",), ("sources", "teacher_depth", "joint_shards", "evaluate")
+"""Stages whose nodes need one another, and stages whose units of work an engine takes to whatever nodes there are."""
 
 RESTARTS = 3
 """How often the processes of nodes that train together are started again when one of them dies."""
@@ -84,14 +82,10 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job and the folder of its files; the folder's name is the hash of its inputs, `out` the stage's output folder.
-
-    Its `workers` each have a log and an exit code; a job of any other kind has one worker.
-    """
+    """A job and the folder of its files; the folder's name is the hash of its inputs, `out` the stage's output folder."""
 
     folder: Path
     out: Path
-    workers: int = 1
 
     @property
     def name(self) -> str:
@@ -99,13 +93,8 @@ class Job:
         return f"perceptio-{self.folder.parent.name}-{self.folder.name}"
 
     @property
-    def logs(self) -> list[Path]:
-        """What each worker writes."""
-        return [Path(f"{self.log}{_of(number)}") for number in range(self.workers)]
-
-    @property
     def log(self) -> Path:
-        """What the first worker writes."""
+        """What the stage writes."""
         return self.folder / "log"
 
     @property
@@ -115,28 +104,22 @@ class Job:
 
     @property
     def ended(self) -> Path:
-        """The exit code of the first worker, once it has ended by itself."""
+        """The stage's exit code, once it has ended by itself."""
         return self.folder / "exit"
 
     @property
-    def published(self) -> Path:
-        """A file that is there once the workers have published the output."""
-        return self.folder / "published"
+    def token(self) -> Path:
+        """What the nodes of a Ray know each other by."""
+        return self.folder / "token"
 
     @property
     def kept(self) -> Path:
         """The output, kept until it is home."""
         return self.folder / "out"
 
-    def exit_codes(self) -> list[int]:
-        """The stage's exit code, from each worker that has ended by itself."""
-        files = [Path(f"{self.ended}{_of(number)}") for number in range(self.workers)]
-        return [int(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-
     def exit_code(self) -> int | None:
-        """The stage's exit code, once all workers have ended by themselves: 0 if one has made the output."""
-        codes = self.exit_codes()
-        return min(codes) if len(codes) == self.workers else None
+        """The stage's exit code, once it has ended by itself."""
+        return int(self.ended.read_text(encoding="utf-8")) if self.ended.is_file() else None
 
     def fresh_folder(self) -> None:
         """Forget an earlier attempt."""
@@ -152,28 +135,15 @@ class Job:
             self.kept.rename(self.out)
         shutil.rmtree(self.folder)
 
-    def keeping(self, number: str | None = None) -> str:
-        """Lines of a shell script that, after the stage, keep its output and write down its exit code, which is in $code.
-
-        Args:
-            number: what the shell expands to a worker's number, where there are several.
-        """
+    def keeping(self) -> str:
+        """Lines of a shell script that, after the stage, keep its output and write down its exit code, which is in $code."""
         kept, out, ended = (shlex.quote(str(path)) for path in (self.kept, self.out, self.ended))
-        if number is not None:
-            ended = f'{ended}$([ "{number}" = 0 ] || echo "-{number}")'
-        part = f'{kept}.part-"{number or 0}"'
         return f"""if [ $code -eq 0 ] && [ ! -d {kept} ]; then
-    cp -al {out} {part} 2>/dev/null || {{ rm -rf {part}; cp -a {out} {part}; }}
-    mv -T {part} {kept} 2>/dev/null || rm -rf {part}
-    [ -d {kept} ] || code=1
+    cp -al {out} {kept}.part 2>/dev/null || {{ rm -rf {kept}.part; cp -a {out} {kept}.part; }}
+    mv -T {kept}.part {kept} || code=1
 fi
 echo $code > {ended}.part && mv {ended}.part {ended}
 """
-
-
-def _of(number: int) -> str:
-    """What a worker's files are called, behind the name of the first one's."""
-    return f"-{number}" if number else ""
 
 
 def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: Launch) -> int:
@@ -191,12 +161,11 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
     Raises:
         ValueError: the cluster refuses the job.
     """
-    workers = launch.nodes if stage in WORKERS else 1
     values = read_values()
     profile, variant = values.profile, dict(zip(arguments[::2], arguments[1::2], strict=True)).get("--variant")
     jobs = WORK / profile / "launch" / "-".join([stage, *([variant] if variant else [])])
     out = StagePaths(profile).out(stage, variant)
-    job = Job(folder=jobs / _inputs(stage, values, variant), out=out, workers=workers)
+    job = Job(folder=jobs / _inputs(stage, values, variant), out=out)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     _notice_loss_of_parent()
@@ -205,7 +174,7 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
             cluster.cancel(Job(folder=older, out=out))
             shutil.rmtree(older)
     try:
-        if 0 in job.exit_codes() and job.kept.is_dir():
+        if job.exit_code() == 0 and job.kept.is_dir():
             _say(f"the job {job.name} has finished meanwhile")
         elif identity := cluster.alive(job):
             _say(f"the job {identity} ({job.name}) is at work; its log from the beginning:")
@@ -214,7 +183,7 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
             # The job may wait for days; params.yaml may then hold another run's.
             shutil.copy(PARAMS, job.params)
             identity = cluster.submit(job, [f"stages.{stage}", "--params", str(job.params), *arguments], launch)
-            _say(f"submitted the job {identity} ({job.name}); its log: {', '.join(map(str, job.logs))}")
+            _say(f"submitted the job {identity} ({job.name}); its log: {job.log}")
         code = _follow(job, cluster)
     except KeyboardInterrupt:
         cluster.cancel(job)
@@ -225,11 +194,11 @@ def run_as_job(cluster: Cluster, stage: str, arguments: Sequence[str], launch: L
     return code
 
 
-def python_command(job: Job, stage: Sequence[str], launch: Launch, *, python: str, rank: str, endpoint: str) -> str:
-    """The shell command of one node: the stage, or this node's share of its processes.
+def python_command(job: Job, stage: Sequence[str], launch: Launch, *, python: str, rank: str, endpoint: str, cores: str) -> str:
+    """The shell command of one node: the stage, or this node's share of its work.
 
     Where nodes train together, a process that dies is started again, and all others with it, at most `RESTARTS` times; they go
-    on from the last checkpoint. The first node keeps the meeting point (c10d).
+    on from the last checkpoint. The first node keeps the meeting point (c10d). Where they are a Ray, the first runs the stage.
 
     Args:
         job: whose node it is.
@@ -238,12 +207,13 @@ def python_command(job: Job, stage: Sequence[str], launch: Launch, *, python: st
         python: the interpreter.
         rank: the shell variable with this node's number, without a dollar sign.
         endpoint: what the shell expands to the first node's address and a free port there, ``address:port``.
+        cores: what the shell expands to the number of workers that this node can have.
     """
-    alone = shlex.join([python, "-m", *stage])
-    if job.workers > 1:
-        return f"env {PUBLISHED}={shlex.quote(str(job.published))} {alone}"
     if launch.nodes == 1:
-        return alone
+        return shlex.join([python, "-m", *stage])
+    if not together(stage):
+        node = shlex.join([python, "-m", "pipeline.launch.ray_node"])
+        return f'{node} "${rank}" "{endpoint}" {shlex.quote(str(job.token))} "{cores}" {shlex.join(stage)}'
     # The switch: else a restarted process may call at the address of a dead one.
     run = ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", python, "-m", "torch.distributed.run"]
     run += [f"--nnodes={launch.nodes}", f"--nproc-per-node={launch.processes}", f"--max-restarts={RESTARTS}"]
@@ -252,25 +222,24 @@ def python_command(job: Job, stage: Sequence[str], launch: Launch, *, python: st
     return f"{shlex.join(run)} {where} {shlex.join(['-m', *stage])}"
 
 
+def together(stage: Sequence[str]) -> bool:
+    """Whether the nodes that run a stage (module and arguments) need one another."""
+    return stage[0].removeprefix("stages.") in TOGETHER
+
+
 def _follow(job: Job, cluster: Cluster) -> int:
-    """Pass the job's logs on as they grow until the job has ended; its exit code, or one for how the cluster ended it.
+    """Pass the job's log on as it grows until the job has ended; its exit code, or one for how the cluster ended it.
 
     A stage that has failed has not ended while the cluster still has the job: it may be back in the queue, having been killed
     with its node or to make room for another.
     """
-    asked, gone_since, well_since, away, failed = -_ASK_EVERY_S, None, None, False, False
-    logs: dict[Path, IO[bytes] | None] = dict.fromkeys(job.logs)
+    asked, gone_since, away, failed = -_ASK_EVERY_S, None, False, False
+    log: IO[bytes] | None = None
     while (code := job.exit_code()) != 0:
         if _lost.is_set():
             return 128 + signal.SIGHUP
-        _pass_on_all(logs)
+        log = _pass_on(job.log, log)
         now = time.monotonic()
-        if 0 in job.exit_codes():
-            well_since = well_since or now
-            if now - well_since > _SETTLE_S:  # what still waits or hangs is not needed
-                cluster.cancel(job)
-                code = 0
-                break
         if now - asked > _ASK_EVERY_S or failed != (code is not None):
             asked, failed = now, code is not None
             try:
@@ -287,12 +256,12 @@ def _follow(job: Job, cluster: Cluster) -> int:
                 break
             elif gone_since is None:
                 gone_since = now
-            elif now - gone_since > _SETTLE_S and well_since is None:
-                _pass_on_all(logs)
+            elif now - gone_since > _SETTLE_S:
+                _pass_on(job.log, log)
                 _say(f"the job {job.name} ended without the stage's exit code: {state.told or 'the cluster knows it no more'}")
                 return os.EX_TEMPFAIL if state.passing else 1
         time.sleep(_READ_EVERY_S)
-    _pass_on_all(logs)
+    _pass_on(job.log, log)
     return code
 
 
@@ -319,11 +288,6 @@ def _inputs(stage: str, values: Values, variant: str | None) -> str:
         else:
             described.append(path)
     return fingerprint(*described)
-
-
-def _pass_on_all(logs: dict[Path, IO[bytes] | None]) -> None:
-    for path, stream in logs.items():
-        logs[path] = _pass_on(path, stream)
 
 
 def _pass_on(path: Path, stream: IO[bytes] | None) -> IO[bytes] | None:

@@ -1,9 +1,10 @@
 """Kubernetes: a stage as an Indexed Job, a pod per node, by `kubectl` and its current context.
 
-The checkout lies on a volume that this machine mounts as well, at any path; in the pods it is at `Pods.mount`. The nodes of
-`cotrain` find each other by a headless Service, and one that fails ends the job; a worker of a data stage that fails leaves its
-shards to the others. A pod that the cluster evicts or preempts is made again, and the stage goes on where it stood; of those
-that train together, not the first, which keeps the meeting point.
+The checkout lies on a volume that this machine mounts as well, at any path; in the pods it is at `Pods.mount`. Several pods
+find the first by a headless Service. Where they train together, one that fails ends the job; where they are a Ray, it ends with
+the stage, which runs in the first, and a pod that dies is made again, up to three times. A pod that the cluster evicts or
+preempts is made again as well, and the stage goes on where it stood; of those that train together, not the first, which keeps
+the meeting point.
 """
 
 import json
@@ -16,13 +17,22 @@ from typing import Any
 
 from perceptio_core.params.curves import VARIABLE as CURVES
 from perceptio_core.params.shard_source import VARIABLE
-from pipeline.launch.job import Job, State, python_command, told_by
+from pipeline.launch.job import Job, State, python_command, together, told_by
 from pipeline.machine import Launch, Pods
 
 _PORT = 29500
 _LONGEST = 56  # of a name: a pod's host name, of at most 63 characters, adds its index
 _FORGET_AFTER_S = 7 * 24 * 3600
 _LABEL = "app.kubernetes.io/name"
+
+_DISRUPTED = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+_ENDS_WITH_THE_FIRST = {
+    "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+    "backoffLimitPerIndex": 3,
+    "maxFailedIndexes": 0,
+}
+# A pod that was killed (137: SIGKILL, as when its memory is short) is made again; only the stage ends with another code.
+_STAGE_FAILED = {"action": "FailJob", "onExitCodes": {"containerName": "stage", "operator": "NotIn", "values": [137]}}
 
 # Paths are relative to the checkout, which lies elsewhere in the pods than on this machine.
 _SCRIPT = """cd {checkout} || exit 1
@@ -79,8 +89,13 @@ def name_of(job: Job) -> str:
     return f"{start[: _LONGEST - len(inputs) - 1].rstrip('-')}-{inputs}"
 
 
+def _cores(pods: Pods) -> int:
+    """Whole cores that a pod has asked for, at least 1."""
+    return max(1, int(pods.cpu.removesuffix("m")) // 1000 if pods.cpu.endswith("m") else int(float(pods.cpu)))
+
+
 def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> list[dict[str, Any]]:
-    """The Indexed Job and, for nodes that need one another, the headless Service by which they find the first.
+    """The Indexed Job and, for several nodes, the headless Service by which they find the first.
 
     Args:
         job: its files lie below the present folder, the checkout.
@@ -90,12 +105,12 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
     """
     name, here = name_of(job), Path.cwd()
     folder, out = (Path(os.path.relpath(path, here)) for path in (job.folder, job.out))
-    inside = Job(folder=folder, out=out, workers=job.workers)
-    together = launch.nodes > 1 and job.workers == 1
-    endpoint = f"{name}-0.{name}:{_PORT}"
-    command = python_command(inside, stage, launch, python=pods.python, rank="JOB_COMPLETION_INDEX", endpoint=endpoint)
-    keeping = inside.keeping("$JOB_COMPLETION_INDEX") if job.workers > 1 else inside.keeping()
-    if together:
+    inside = Job(folder=folder, out=out)
+    several, ray = launch.nodes > 1, launch.nodes > 1 and not together(stage)
+    where = {"rank": "JOB_COMPLETION_INDEX", "endpoint": f"{name}-0.{name}:{_PORT}", "cores": str(_cores(pods))}
+    command = python_command(inside, stage, launch, python=pods.python, **where)
+    keeping = inside.keeping()
+    if several:
         keeping = f'[ "$JOB_COMPLETION_INDEX" = 0 ] || exit $code\n{keeping}'
     script = _SCRIPT.format(
         checkout=shlex.quote(pods.mount), log=shlex.quote(str(inside.log)), command=command, keeping=keeping
@@ -129,7 +144,7 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}},
         ],
     }
-    if together:
+    if several:
         spec["subdomain"] = name
     indexed = {
         "apiVersion": "batch/v1",
@@ -139,11 +154,8 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
             "completionMode": "Indexed",
             "completions": launch.nodes,
             "parallelism": launch.nodes,
-            # A failing worker is not tried again, and its pod's failure is not the others'.
-            **({"backoffLimitPerIndex": 0} if job.workers > 1 else {"backoffLimit": 0}),
-            "podFailurePolicy": {
-                "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
-            },
+            **(_ENDS_WITH_THE_FIRST if ray else {"backoffLimit": 0}),
+            "podFailurePolicy": {"rules": [_DISRUPTED, *([_STAGE_FAILED] if ray else [])]},
             "ttlSecondsAfterFinished": _FORGET_AFTER_S,
             "template": {"metadata": {"labels": {_LABEL: name}}, "spec": spec},
         },
@@ -155,4 +167,4 @@ def manifests(job: Job, stage: Sequence[str], launch: Launch, pods: Pods) -> lis
         # The pods look for the first one before it is ready.
         "spec": {"clusterIP": "None", "selector": {_LABEL: name}, "publishNotReadyAddresses": True},
     }
-    return [service, indexed] if together else [indexed]
+    return [service, indexed] if several else [indexed]

@@ -1,8 +1,8 @@
-"""Slurm: a stage as a batch job, or an array of them, a task per worker. A node needs Python's environment at the same path
-as this machine.
+"""Slurm: a stage as a batch job. A node needs Python's environment at the same path as this machine.
 
-A job that loses a node, or has to make room for another, goes back into the queue under its number, and the stage goes on where
-it stood. A process of a training that dies is started again inside the job.
+A job that has to make room for another, or whose nodes train together and that loses one, goes back into the queue under its
+number, and the stage goes on where it stood. A process of a training that dies is started again inside the job. A Ray goes on
+without a node that it loses, unless it is the first.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.launch.job import Job, State, python_command, told_by
+from pipeline.launch.job import Job, State, python_command, together, told_by
 from pipeline.machine import Launch
 
 _ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD", "RESIZING"}
@@ -37,13 +37,17 @@ code=$?
 {keeping}exit $code
 """
 
-
-_WORKER = """#!/bin/sh
+# The first node runs the stage, and ends the job with it, whatever the others do.
+_RAY = """#!/bin/sh
 cd {checkout} || exit 1
-number=$SLURM_ARRAY_TASK_ID
-log={log}; [ "$number" = 0 ] || log="$log-$number"
-srun {command} >> "$log" 2>&1
+FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+FIRST=$(scontrol show node "$FIRST" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
+PORT=$((20000 + SLURM_JOB_ID % 10000))
+export FIRST PORT
+srun --no-kill --nodes={others} --ntasks={others} --relative=1 {command} > {log}-others 2>&1 &
+SLURM_NODEID=0 {command}
 code=$?
+kill $!
 {keeping}exit $code
 """
 
@@ -60,20 +64,21 @@ class Slurm:
             raise ValueError("machine.yaml: launcher: slurm, but there is no sbatch on the PATH of this machine")
 
     def submit(self, job: Job, stage: Sequence[str], launch: Launch) -> str:  # noqa: D102 (see the protocol)
-        where = {"rank": "SLURM_NODEID", "endpoint": "$FIRST:$PORT"}
+        where = {"rank": "SLURM_NODEID", "endpoint": "$FIRST:$PORT", "cores": "$(nproc)"}
         command = python_command(job, stage, launch, python=sys.executable, **where)
-        checkout = shlex.quote(str(Path.cwd()))
-        options = ["--parsable", f"--job-name={job.name}", "--open-mode=append", "--requeue"]
-        if job.workers > 1:
-            log = shlex.quote(str(job.log))
-            text = _WORKER.format(checkout=checkout, log=log, command=command, keeping=_MAKING_ROOM + job.keeping("$number"))
-            options += [f"--output={job.folder / 'slurm-%a'}", f"--array=0-{job.workers - 1}", "--nodes=1", "--ntasks=1"]
-        else:
-            if launch.nodes > 1:
-                command = shlex.join(["sh", "-c", f"exec {command}"])  # the variables are each node's own
-            text = _SCRIPT.format(checkout=checkout, command=command, keeping=_MAKING_ROOM + job.keeping())
-            shape = [f"--nodes={launch.nodes}", f"--ntasks={launch.nodes}", "--ntasks-per-node=1"]
-            options += [f"--output={job.log}", *shape]
+        if launch.nodes > 1:
+            command = shlex.join(["sh", "-c", f"exec {command}"])  # the variables are each node's own
+        ray = launch.nodes > 1 and not together(stage)
+        text = (_RAY if ray else _SCRIPT).format(
+            checkout=shlex.quote(str(Path.cwd())),
+            command=command,
+            keeping=_MAKING_ROOM + job.keeping(),
+            others=launch.nodes - 1,
+            log=shlex.quote(str(job.log)),
+        )
+        options = ["--parsable", f"--job-name={job.name}", "--open-mode=append", "--requeue", f"--output={job.log}"]
+        options += [f"--nodes={launch.nodes}", f"--ntasks={launch.nodes}", "--ntasks-per-node=1"]
+        options += ["--no-kill"] if ray else []
         script = job.folder / "job.sh"
         script.write_text(text, encoding="utf-8")
         # What DVC tells a stage that it starts itself is not for one on another machine.
@@ -92,7 +97,5 @@ class Slurm:
         known = [(int(number), state) for number, state in map(str.split, lines)]
         # Slurm remembers for some minutes what an earlier attempt of this name came to.
         listed = [state for number, state in known if number == max(known)[0]]
-        # Of the tasks of an array, the one that says most: alive, or dead by no fault of its own.
-        telling = (state for kind in (_ALIVE, _PASSING) for state in listed if state in kind)
-        told = next(telling, listed[-1] if listed else "")
+        told = listed[-1] if listed else ""
         return State(told=told, alive=told in _ALIVE, passing=told in _PASSING)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,7 @@ from perceptio_core.data.manifest.scratch_records import ScratchRecords
 from perceptio_core.data.readers.kinds import read_dataset
 from perceptio_core.data.records import Numbers, Record, Refused
 from perceptio_core.data.rle import area
+from perceptio_core.engine import Engine
 from perceptio_core.files import stamp
 from perceptio_core.params.sources import DatasetParams
 from perceptio_core.progress import track
@@ -31,6 +32,7 @@ MAX_CHARACTERS = 32_768
 """Of all turns of a record: about the 8192 tokens that Sa2VA cuts a sample to; one far longer would exhaust the memory."""
 OF_ITS_IMAGE = "its image is quarantined"
 """Why a record is left out whose image is."""
+_CHECKED = 256  # images that a worker looks at before it says what they are
 _Kind = tuple[str, str, str]  # split, task and data set
 
 DROPPED = {BY_ID: "held_out_by_id", BY_LOOK: "held_out_by_look", AMONG_VAL: "among_val"}
@@ -46,6 +48,7 @@ def collect(
     out: Path,
     max_pixels: int,
     workers: int,
+    engine: Engine,
     held_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Read the data sets below `root` and write their manifest.
@@ -62,7 +65,8 @@ def collect(
             with other data sets or test images, but the same root and `max_pixels`, look at new pictures alone.
         out: folder of the manifest's three files.
         max_pixels: larger images are refused.
-        workers: threads that check images.
+        workers: threads that look at test images.
+        engine: checks all other images.
         held_out: where the test images are (`read_held_out`).
 
     Returns:
@@ -98,7 +102,7 @@ def collect(
         # Val first: where two data sets share a file, it is a val image.
         for number in sorted(range(len(datasets)), key=lambda number: datasets[number].split != "val"):
             catalogue.add(read[number].images())
-        _check(catalogue, root=root, journal=journals / "checked.jsonl", max_pixels=max_pixels, workers=workers)
+        _check(catalogue, root=root, journal=journals / "checked.jsonl", max_pixels=max_pixels, engine=engine)
         for row in tests.refused:
             refused.add(row)
         catalogue.leave_out(reasons_to_leave_out(catalogue.train_looks, tests))
@@ -176,7 +180,7 @@ def _unfit(record: Record, image: ImageRow) -> str | None:
     return None
 
 
-def _check(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels: int, workers: int) -> None:
+def _check(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels: int, engine: Engine) -> None:
     """Look at every image once; what the journal has is not done again."""
     with journal.open("a+", encoding="utf-8") as stream:
         stream.seek(0)
@@ -187,25 +191,32 @@ def _check(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels: int, 
                     catalogue.check(row["path"], row["reason"] if row["facts"] is None else ImageFacts(**row["facts"]))
             except (ValueError, KeyError, TypeError):  # the line that a killed run left half written
                 continue
-
-    def check(path: str) -> tuple[str, ImageFacts | str]:
-        try:
-            return path, inspect_image(root / path, max_pixels=max_pixels)
-        except ValueError as error:
-            return path, str(error).replace(f"{root / path}: ", "")
-
     left = catalogue.count_unchecked()
     if not left:
         return
-    with journal.open("a", encoding="utf-8") as stream, ThreadPoolExecutor(workers) as pool:
+    units = (tuple(page[start : start + _CHECKED]) for page in catalogue.unchecked() for start in range(0, len(page), _CHECKED))
+    with journal.open("a", encoding="utf-8") as stream:
         stream.write("\n")  # ends a half-written line
-        checked = (found for paths in catalogue.unchecked() for found in pool.map(check, paths))
-        for path, facts in track(checked, total=left, label="checking images", unit="images"):
+        checked = (row for _, rows in engine.map(partial(_checker, root, max_pixels), units) for row in rows)
+        for path, seen, facts in track(checked, total=left, label="checking images", unit="images"):
             row = {
                 "path": path,
-                "stamp": stamp(root / path),
+                "stamp": seen,
                 "facts": asdict(facts) if isinstance(facts, ImageFacts) else None,
                 "reason": facts if isinstance(facts, str) else None,
             }
             stream.write(json.dumps(row) + "\n")
             catalogue.check(path, facts)
+
+
+def _checker(root: Path, max_pixels: int) -> Callable[[Sequence[str]], list[tuple[str, list[int] | None, ImageFacts | str]]]:
+    """What looks at some images by their paths, and gives the stamp of each, and what it is or why it cannot be read."""
+
+    def check(path: str) -> ImageFacts | str:
+        try:
+            return inspect_image(root / path, max_pixels=max_pixels)
+        except ValueError as error:
+            return str(error).replace(f"{root / path}: ", "")
+
+    # The stamp first: of a file that changes meanwhile, it is another the next time.
+    return lambda paths: [(path, stamp(root / path), check(path)) for path in paths]

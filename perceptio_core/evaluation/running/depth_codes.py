@@ -12,10 +12,9 @@ that answers as well with random codes has not read them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,82 +32,58 @@ Encode = Callable[[Sequence[Image.Image]], Codes]
 """Codes (B, N) in [0, K), row-major, of the teacher's depth maps of some pictures."""
 
 
-class CodeSource(Protocol):
-    """Where the codes of a benchmark's answers come from."""
+def pictured(replacement: Replacement, items: Sequence[Item]) -> list[Item | None]:
+    """For each item of a benchmark, the one whose picture its codes are of; None where they are of none.
 
-    def pictured(self, item: Item) -> Item | None:
-        """The item whose picture the codes of `item` are of; None if they are of none."""
-        ...
-
-    def codes(self, items: Sequence[Item], pictures: Sequence[Image.Image]) -> Codes:
-        """(B, N) codes for some items; `pictures` are those that `pictured` names, empty if it names none."""
-        ...
-
-
-class TeacherCodes:
-    """Codes of what the depth teacher sees in the item's own picture, or in another one.
-
-    Args:
-        encode: gives the codes of pictures.
-        items: all of a benchmark.
-        other: each item gets the codes of the nearest later item (the first comes after the last) with another picture.
+    With "other" that is the nearest later item (the first comes after the last) with another picture.
 
     Raises:
         ValueError: another picture is wanted and all items have the same.
     """
-
-    def __init__(self, encode: Encode, *, items: Sequence[Item], other: bool) -> None:
-        self._encode = encode
-        self._pictured = {item.item_id: item for item in items}
-        if other:
-            # Backwards, twice around: the item after a run of one picture is the other picture of the whole run.
-            following, last = None, items[0]
-            for item in [*reversed(items), *reversed(items)]:
-                if (item.unmarked or item.image) != (last.unmarked or last.image):
-                    following = last
-                if following is not None:
-                    self._pictured[item.item_id] = following
-                last = item
-            if following is None:
-                raise ValueError("codes of another picture need at least two pictures; all questions are about one")
-
-    def pictured(self, item: Item) -> Item:  # noqa: D102 (see the protocol)
-        shown = self._pictured[item.item_id]
-        return replace(shown, image=shown.unmarked) if shown.unmarked else shown
-
-    def codes(self, items: Sequence[Item], pictures: Sequence[Image.Image]) -> Codes:  # noqa: ARG002, D102 (see the protocol)
-        return self._encode(pictures)
+    if replacement not in ("oracle", "other"):
+        return [None] * len(items)
+    shown = {item.item_id: item for item in items}
+    if replacement == "other":
+        # Backwards, twice around: the item after a run of one picture is the other picture of the whole run.
+        following, last = None, items[0]
+        for item in [*reversed(items), *reversed(items)]:
+            if (item.unmarked or item.image) != (last.unmarked or last.image):
+                following = last
+            if following is not None:
+                shown[item.item_id] = following
+            last = item
+        if following is None:
+            raise ValueError("codes of another picture need at least two pictures; all questions are about one")
+    found = (shown[item.item_id] for item in items)
+    return [replace(item, image=item.unmarked) if item.unmarked else item for item in found]
 
 
-class DrawnCodes:
-    """Codes that are of no picture.
+@dataclass(frozen=True, kw_only=True)
+class CodeMaker:
+    """Makes what stands in for a model's depth codes.
 
-    Args:
-        num_codes: K; each code is drawn from [0, K), by seed and item. 1 gives code 0 everywhere.
+    Attributes:
+        encode: gives the codes of pictures; called for "oracle" and "other" alone.
+        num_codes: K.
         depth_tokens: N.
-        seed: of the draws.
+        seed: of the codes that are drawn, each from [0, K), by seed and item.
     """
 
-    def __init__(self, *, num_codes: int, depth_tokens: int, seed: int) -> None:
-        self._num_codes, self._depth_tokens, self._seed = num_codes, depth_tokens, seed
+    encode: Encode
+    num_codes: int
+    depth_tokens: int
+    seed: int
 
-    def pictured(self, item: Item) -> None:  # noqa: ARG002, D102 (see the protocol)
-        return None
-
-    def codes(self, items: Sequence[Item], pictures: Sequence[Image.Image]) -> Codes:  # noqa: ARG002, D102 (see the protocol)
-        drawn = (np.random.default_rng(derived_seed("codes", self._seed, item.item_id)) for item in items)
-        return np.stack([rng.integers(self._num_codes, size=self._depth_tokens) for rng in drawn])
-
-
-def code_source(
-    replacement: Replacement, *, items: Sequence[Item], encode: Encode, num_codes: int, depth_tokens: int, seed: int
-) -> CodeSource:
-    """What a replacement stands for; `encode` is called for oracle and other alone."""
-    match replacement:
-        case "oracle" | "other":
-            return TeacherCodes(encode, items=items, other=replacement == "other")
-        case "random" | "zeroed":
-            return DrawnCodes(num_codes=num_codes if replacement == "random" else 1, depth_tokens=depth_tokens, seed=seed)
+    def codes(self, replacement: Replacement, items: Sequence[Item], pictures: Sequence[Image.Image]) -> Codes:
+        """(B, N) codes for some items; `pictures` are those of the items that `pictured` names."""
+        match replacement:
+            case "oracle" | "other":
+                return self.encode(pictures)
+            case "zeroed":
+                return np.zeros((len(items), self.depth_tokens), np.int64)
+            case "random":
+                drawn = (np.random.default_rng(derived_seed("codes", self.seed, item.item_id)) for item in items)
+                return np.stack([rng.integers(self.num_codes, size=self.depth_tokens) for rng in drawn])
 
 
 class TeacherEncoder:

@@ -1,13 +1,14 @@
 """Asking a model every question of a benchmark, in batches, so that a killed run goes on where it stood.
 
 The batches are the same in every run (a batched generation may depend on its batch in the last bit), so a batch is
-either recorded whole or asked again. Answers are appended to a file of JSON lines as they come.
+either recorded whole or asked again. Answers are appended to a file of JSON lines as they come, in whatever order.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +18,11 @@ from PIL import Image
 
 from perceptio_core.data.images import open_with_format
 from perceptio_core.data.rle import encode
+from perceptio_core.engine import Engine
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item
 from perceptio_core.evaluation.running.answer_rows import from_row, to_row
-from perceptio_core.evaluation.running.depth_codes import CodeSource
+from perceptio_core.evaluation.running.depth_codes import Codes
 from perceptio_core.grammar import strip_perception
-from perceptio_core.progress import track
 
 
 class Prediction(Protocol):
@@ -70,78 +71,88 @@ class Predict(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Questions that are asked at once.
+
+    Attributes:
+        label: of the benchmark.
+        items: the questions.
+        pictured: the item whose picture the depth codes of each are of, where they are of one.
+    """
+
+    label: str
+    items: tuple[Item, ...]
+    pictured: tuple[Item | None, ...]
+
+
 def ask(
-    items: Sequence[Item],
-    predict: Predict,
-    *,
-    journal: Path,
-    label: str,
-    batch_size: int,
-    max_new_tokens: int,
-    max_pixels: int,
-    segment: bool | None = None,
-    depth: bool | None = None,
-    codes: CodeSource | None = None,
-) -> list[Answer]:
-    """The answers to `items`, in their order.
+    engine: Engine, make: Callable[[], Callable[[Batch], list[Answer]]], batches: Iterable[Batch], *, journals: Path
+) -> Iterator[Answer]:
+    """Have all batches answered, and keep the answers in ``journals/<label>.jsonl``, in the order in which they come.
 
     Args:
-        items: the questions.
-        predict: the model.
-        journal: file of the answers so far; made if absent, continued if not.
-        label: names the benchmark in the progress lines.
-        batch_size: questions per call.
-        max_new_tokens: length of the answer text in tokens.
-        max_pixels: larger images are refused by their header: an answer with `Answer.error`, scored as wrong.
-        segment: force (True) or forbid (False) masks.
-        depth: force or forbid depth codes.
-        codes: what stands in the depth spans in place of the model's own codes.
+        engine: asks the batches, wherever; this process alone writes.
+        make: gives what answers a batch (`ask_batch`).
+        batches: of some benchmarks.
+        journals: a folder.
     """
-    answers = _resume(journal)
-    batches = [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
-    todo = [batch for batch in batches if any(item.item_id not in answers for item in batch)]
-
-    def run() -> Iterator[Answer]:
-        with journal.open("a", encoding="utf-8") as stream:
-            for batch in todo:
-                given = _ask_batch(
-                    batch,
-                    predict,
-                    max_pixels=max_pixels,
-                    segment=segment,
-                    depth=depth,
-                    codes=codes,
-                    max_new_tokens=max_new_tokens,
-                )
-                stream.write("".join(json.dumps(to_row(answer)) + "\n" for answer in given))
-                stream.flush()
-                yield from given
-
-    for answer in track(run(), total=sum(map(len, todo)), label=label, unit="questions"):
-        answers[answer.item_id] = answer
-    return [answers[item.item_id] for item in items]
+    for batch, answers in engine.map(make, batches):
+        with (journals / f"{batch.label}.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write("".join(json.dumps(to_row(answer)) + "\n" for answer in answers))
+        yield from answers
 
 
-def _ask_batch(
-    batch: Sequence[Item], predict: Predict, *, max_pixels: int, codes: CodeSource | None, **options: Any
+def unanswered(
+    label: str, items: Sequence[Item], pictured: Sequence[Item | None], *, journals: Path, batch_size: int
+) -> list[Batch]:
+    """The batches of a benchmark that its journal does not have whole."""
+    known = answers_of(label, journals=journals).keys()
+    batches = (
+        Batch(
+            label=label,
+            items=tuple(items[start : start + batch_size]),
+            pictured=tuple(pictured[start : start + batch_size]),
+        )
+        for start in range(0, len(items), batch_size)
+    )
+    return [batch for batch in batches if any(item.item_id not in known for item in batch.items)]
+
+
+def ask_batch(
+    batch: Batch,
+    predict: Predict,
+    *,
+    max_pixels: int,
+    codes: Callable[[Sequence[Item], Sequence[Image.Image]], Codes] | None = None,
+    **options: Any,
 ) -> list[Answer]:
+    """The answers to a batch, in its order.
+
+    Args:
+        batch: the questions.
+        predict: the model.
+        max_pixels: larger images are refused by their header: an answer with `Answer.error`, scored as wrong.
+        codes: gives what stands in the depth spans in place of the model's own codes, of items and the pictures that they name.
+        options: further ones of `predict`.
+    """
     answers: dict[str, Answer] = {}
     images, asked, pictures = [], [], []
-    for item in batch:
+    for item, pictured in zip(batch.items, batch.pictured, strict=True):
         try:
             image = _picture(item, max_pixels)
             if item.truth is not None and list(item.truth["size"]) != [image.height, image.width]:
                 raise ValueError(
                     f"{item.item_id}: height and width of the image are not the annotated {list(item.truth['size'])}"
                 )
-            if codes and (pictured := codes.pictured(item)):
-                pictures.append(image if pictured is item else _picture(pictured, max_pixels))
+            if pictured is not None:
+                pictures.append(image if pictured == item else _picture(pictured, max_pixels))
             images.append(image)
             asked.append(item)
         except ValueError as error:
             answers[item.item_id] = Answer(item_id=item.item_id, raw="", text="", error=str(error))
     if codes and asked:
-        options["depth_codes"] = codes.codes(asked, pictures)
+        options["depth_codes"] = codes(asked, pictures)
     predictions = predict(images, [item.question for item in asked], **options) if asked else []
     for item, prediction in zip(asked, predictions, strict=True):
         written = prediction.depth_codes
@@ -153,7 +164,7 @@ def _ask_batch(
             depth_codes=None if written is None else tuple(int(code) for code in written),
             passes=prediction.passes,
         )
-    return [answers[item.item_id] for item in batch]
+    return [answers[item.item_id] for item in batch.items]
 
 
 def _picture(item: Item, max_pixels: int) -> Image.Image:
@@ -162,8 +173,9 @@ def _picture(item: Item, max_pixels: int) -> Image.Image:
     return open_with_format(item.image, max_pixels=max_pixels, name=name).image
 
 
-def _resume(journal: Path) -> dict[str, Answer]:
+def answers_of(label: str, *, journals: Path) -> dict[str, Answer]:
     """The answers recorded so far; a last line without its end, torn by a kill, is cut off."""
+    journal = journals / f"{label}.jsonl"
     if not journal.exists():
         return {}
     content = journal.read_bytes()

@@ -5,29 +5,59 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from perceptio_core.data.images import MAX_PIXELS
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Item, Scores, unparsed_share
+from perceptio_core.engine import Engine
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Scores, unparsed_share
 from perceptio_core.evaluation.benchmarks.load import load_benchmark
 from perceptio_core.evaluation.interchange.jsonl import write_jsonl
 from perceptio_core.evaluation.running.answer_rows import to_row
-from perceptio_core.evaluation.running.depth_codes import CodeSource
+from perceptio_core.evaluation.running.depth_codes import CodeMaker, pictured
 from perceptio_core.evaluation.running.panels import panel_rows
-from perceptio_core.evaluation.running.runner import Predict, ask
+from perceptio_core.evaluation.running.runner import Batch, Predict, answers_of, ask, ask_batch, unanswered
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.metrics import Metric
-from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams, Replacement
+from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams
+from perceptio_core.progress import track
 
 _log = logging.getLogger(__name__)
 
 
+class Asker:
+    """Answers batches of benchmarks, each as its entry in the parameters has it.
+
+    Args:
+        predict: the model.
+        params: which benchmarks, and how.
+        codes: what stands in for the model's depth codes where an entry wants it.
+    """
+
+    def __init__(self, predict: Predict, params: EvaluateParams, codes: CodeMaker) -> None:
+        self._predict, self._params, self._codes = predict, params, codes
+        self._entries = {entry.label: entry for entry in params.benchmarks}
+
+    def __call__(self, batch: Batch) -> list[Answer]:
+        """The answers to a batch, in its order."""
+        entry = self._entries[batch.label]
+        return ask_batch(
+            batch,
+            self._predict,
+            max_pixels=MAX_PIXELS,
+            codes=None if entry.codes == "predicted" else partial(self._codes.codes, entry.codes),
+            segment=entry.segment,
+            depth=entry.depth if entry.codes == "predicted" else True,
+            max_new_tokens=self._params.max_new_tokens,
+        )
+
+
 def evaluate(
-    predict: Predict,
+    engine: Engine,
+    make: Callable[[], Callable[[Batch], list[Answer]]],
     params: EvaluateParams,
     *,
-    codes: Callable[[Replacement, Sequence[Item]], CodeSource],
     variant: str,
     root: Path,
     journals: Path,
@@ -36,9 +66,9 @@ def evaluate(
     """Run the suite and write predictions/, quarantine.jsonl, breakdown.json's rows and panels.jsonl into `out`.
 
     Args:
-        predict: the model.
+        engine: asks the questions.
+        make: gives what answers a batch: an `Asker`.
         params: which benchmarks, and how.
-        codes: makes what stands in for the model's depth codes in a benchmark's items, where an entry wants it.
         variant: name of the model's variant; benchmarks that are not meant for it are left out.
         root: data root, below which the benchmarks lie.
         journals: folder of the answers so far; survives a kill.
@@ -50,6 +80,14 @@ def evaluate(
     chosen = [entry for entry in params.benchmarks if entry.is_for(variant)]
     # All files are read before the first question is asked: a broken one is found now, not in an hour.
     benchmarks = [(entry, load_benchmark(entry, root=root)) for entry in chosen]
+    batches: list[Batch] = []
+    for entry, benchmark in benchmarks:
+        shown = [None] * len(benchmark.items) if entry.codes == "predicted" else pictured(entry.codes, benchmark.items)
+        batches += unanswered(entry.label, benchmark.items, shown, journals=journals, batch_size=params.batch_size)
+    if batches:
+        left = sum(len(batch.items) for batch in batches)
+        for _ in track(ask(engine, make, batches, journals=journals), total=left, label="evaluate", unit="questions"):
+            pass
     bootstrap = Bootstrap(samples=params.bootstrap_samples, seed=params.seed)
     (out / "predictions").mkdir(parents=True, exist_ok=True)
     headline: list[Metric] = []
@@ -59,18 +97,8 @@ def evaluate(
     quarantine: list[dict[str, Any]] = []
     panels: list[dict[str, Any]] = []
     for entry, benchmark in benchmarks:
-        given = ask(
-            benchmark.items,
-            predict,
-            journal=journals / f"{entry.label}.jsonl",
-            label=entry.label,
-            batch_size=params.batch_size,
-            max_new_tokens=params.max_new_tokens,
-            max_pixels=MAX_PIXELS,
-            segment=entry.segment,
-            depth=entry.depth if entry.codes == "predicted" else True,
-            codes=None if entry.codes == "predicted" else codes(entry.codes, benchmark.items),
-        )
+        known = answers_of(entry.label, journals=journals)
+        given = [known[item.item_id] for item in benchmark.items]
         answers = {answer.item_id: answer for answer in given}
         score = benchmark.score(answers, bootstrap=bootstrap)
         if entry.is_control:
