@@ -216,7 +216,7 @@ def fake_pipeline(root: Path) -> FakePipeline:
     ):
         source = REPOSITORY / name
         if source.is_dir():
-            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("cache", "tmp"))
         else:
             shutil.copy(source, root / name)
     for stage in SECTIONS:

@@ -153,8 +153,10 @@ def test_activations_are_what_autograd_saves(tmp_path: Path, size: tuple[int, in
     assert sum(estimate.values()) == pytest.approx(saved.bytes, rel=0.05)
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
-@pytest.mark.parametrize(("masks", "images"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("bf16", "masks", "images"),
+    [(False, 1, 1), (False, 3, 2), (True, 1, 1)],  # a processor without bf16 takes most of a minute for more of it
+)
 def test_mask_decoder_at_its_real_size(bf16: bool, masks: int, images: int) -> None:
     """The published decoder on 64 x 64 places of 256 channels: within 5 %. The encoder before it saves nothing."""
     bridge = SegmentationBridge(sam=build_sam2(official_config("sam2.1_hiera_t")), hidden_dim=64).train()
@@ -217,7 +219,7 @@ def test_weights_gradients_and_optimizer_are_exact(tmp_path: Path, half: bool) -
     ("order", "mode", "vision", "size", "copies"),
     [
         (("depth",), "float32", False, (64, 4, 64), 2),
-        (("depth",), "bf16 weights", False, (128, 4, 128), 4),
+        (("depth",), "bf16 weights", False, (128, 4, 128), 1),
         (PAPER_ORDER, "float32", True, (64, 4, 64), 1),
         (PAPER_ORDER, "bf16 weights", False, (64, 4, 64), 1),
     ],
