@@ -294,6 +294,12 @@ def test_three_clicks_lead_from_the_report_to_the_teacher_and_back(finished: Fak
                 tab.wait_for(f"{heading} === 'report'")
                 assert tab.wait_for("document.querySelector('[data-testid=markdown-display] img').naturalWidth === 2")
 
+                tab.click("[data-testid=markdown-display] a", "The report of the last run")
+                tab.wait_for("location.pathname === '/v2/reports/mini.html' && document.body.innerText.includes('knob')")
+                tab.open(f"http://127.0.0.1:{port}/v2/artifacts/key/mini-report")
+                tab.click("a[href*='/artifacts/artifact/']", "")
+                tab.wait_for(f"{heading} === 'report'")
+
                 tab.click("[data-testid=markdown-display] svg a", "evaluate@full")  # one: to what measured a number
                 tab.wait_for(f"{heading} === 'evaluate@full'")
                 tab.click("[data-testid=markdown-display] svg a", "depth_codebook")  # two

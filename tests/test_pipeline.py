@@ -405,7 +405,7 @@ def test_cancel_in_the_ui_ends_the_work_within_ten_seconds(
         assert all(gone(pid, within_s=10) for pid in pids)
         output, _ = driver.communicate(timeout=60)
         assert driver.returncode != 0
-    assert "stopped; the same command goes on where this one stood" in output
+    assert "stopped; the same command goes on where this one stood" in output, output
     assert asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)[0]["state_type"] == "CANCELLED"
 
 
@@ -488,7 +488,7 @@ def test_stopping_the_driver_stops_the_stage(
         output, _ = driver.communicate(timeout=60)
         assert driver.returncode != 0
     if number != signal.SIGKILL:
-        assert "stopped; the same command goes on where this one stood" in output
+        assert "stopped; the same command goes on where this one stood" in output, output
 
 
 def test_without_a_server_the_flow_brings_its_own_past_a_proxy_and_a_shell_that_runs_nothing(

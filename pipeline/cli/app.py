@@ -29,10 +29,12 @@ def main() -> None:
         _show_whole_lines(command)
         code = command.main(prog_name="perceptio", standalone_mode=False)
         sys.stdout.flush()
+        if code == 128 + signal.SIGINT:  # what Typer makes of it
+            raise KeyboardInterrupt
         if code:  # of a command that said so by `typer.Exit`
             sys.exit(code)
         return
-    except (KeyboardInterrupt, typer.Abort):  # the second is what Typer makes of the first
+    except KeyboardInterrupt:
         _say("stopped; the same command goes on where this one stood")
         sys.exit(1)
     except TyperException as error:
@@ -49,12 +51,11 @@ def main() -> None:
     sys.exit(2)
 
 
-def _show_whole_lines(group: typer.core.TyperCommand | typer.core.TyperGroup) -> None:
+def _show_whole_lines(group: object) -> None:
     """In lists of commands show all of each command's first sentence, which else is cut at the terminal's width."""
-    for command in group.commands.values():
+    for command in group.commands.values() if isinstance(group, typer.core.TyperGroup) else ():
         command.short_help = command.short_help or (command.help or "").partition(". ")[0].removesuffix(".")
-        if isinstance(command, typer.core.TyperGroup):
-            _show_whole_lines(command)
+        _show_whole_lines(command)
 
 
 def _explain(error: TyperException) -> None:
