@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from perceptio_core.params.values import PARAMS, Values, read_values
 from pipeline.page.models import Models
 from pipeline.server import HOST
+from pipeline.settings import loopback_past_proxies
 from stages.common import StagePaths
 
 PORT = 7860
@@ -60,6 +62,7 @@ def _trained(values: Values) -> dict[str, str | Path]:
 
 def _serve(models: Models | None, values: Values | None, *, port: int, stage: str | None) -> None:
     with tempfile.TemporaryDirectory(prefix="perceptio-page-") as folder:
+        loopback_past_proxies()
         # Read when Gradio is imported: what is uploaded goes when the page goes, and nobody is told of it.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "HF_HUB_DISABLE_TELEMETRY": "1"}
         try:
@@ -69,6 +72,7 @@ def _serve(models: Models | None, values: Values | None, *, port: int, stage: st
         from pipeline.page.app import build, launch
 
         page = build(models, values, stage=stage, folder=Path(folder))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C, so that what was uploaded goes
         launch(page, port=port)
         print(f"Perceptio: http://{HOST}:{port}   Stop with Ctrl-C.", flush=True)
         page.block_thread()
