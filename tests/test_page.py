@@ -442,8 +442,9 @@ def test_a_mistake_is_one_sentence(
 
 def test_without_gradio(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    code, err = run(checkout, "look", "--port", 7999, monkeypatch=monkeypatch, capsys=capsys)
-    assert (code, err) == (2, "perceptio: the page needs Gradio: pip install 'perceptio[page]'\n")
+    for command in ("look", "page"):
+        code, err = run(checkout, command, "--port", 7999, monkeypatch=monkeypatch, capsys=capsys)
+        assert (code, err) == (2, "perceptio: the page needs Gradio: pip install 'perceptio[page]'\n")
 
 
 def test_the_command_serves_on_loopback_and_stops(tmp_path: Path, checkpoint: Path, picture: Path) -> None:
