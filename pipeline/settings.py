@@ -145,16 +145,20 @@ def answers(api: str) -> bool:
         return False
 
 
+def loopback_past_proxies() -> None:
+    """What we start talks to itself on loopback: never by way of a proxy."""
+    for name in ("NO_PROXY", "no_proxy"):
+        named = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join([*named, *(host for host in ("127.0.0.1", "localhost") if host not in named)])
+
+
 def prepare_environment() -> None:
     """Set what must be in the environment before DVC or Prefect is imported; what the user has set stays, but the shell."""
     # Stage commands say `python`: it must be the one that runs now, also where .venv is not activated.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # DVC runs stage commands in the user's shell, which may be one that runs none, or that reads its own settings first.
     os.environ["SHELL"] = "/bin/sh"
-    # What we start talks to itself on loopback: never by way of a proxy.
-    for name in ("NO_PROXY", "no_proxy"):
-        named = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join([*named, *(host for host in ("127.0.0.1", "localhost") if host not in named)])
+    loopback_past_proxies()
     # Prefect's database and settings stay in the checkout, apart from other uses of Prefect on the machine.
     os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").absolute()))
     if "PREFECT_API_URL" not in os.environ and (api := running_server()):

@@ -348,7 +348,7 @@ def test_samples_of_every_stage(checkout: Path, monkeypatch: pytest.MonkeyPatch)
     row = row | {"item_id": item.item_id, "masks": [mask], "depth_codes": None, "correct": 0.15}
     (evaluated / "masks.jsonl").write_text(json.dumps(row) + "\n")
     (made / "evaluate/full/quarantine.jsonl").write_text("")
-    assert samples.stages() == ["sources", "foundations", "teacher_depth", "depth_codebook", "joint_shards", "evaluate@full"]
+    assert samples.stages() == ["sources", "teacher_depth", "depth_codebook", "joint_shards", "evaluate@full"]
 
     kinds = samples.kinds("sources")
     assert {name: kind.count for name, kind in kinds.items()} == {"conversation": 24, "referring": 96, "quarantine": 1}
@@ -430,7 +430,7 @@ def test_a_mistake_is_one_sentence(
         (tmp_path, "page"): "there is no params.yaml here that says which model was trained: name one by --checkpoint",
         (checkout, "page"): "artifacts/t/cotrain/full/checkpoint: no trained model here; `perceptio repro` trains one",
         (checkout, "page", "--checkpoint", tmp_path): f"{tmp_path}: no trained model here",
-        (checkout, "look", "report"): "report has made nothing to look at; there are sources, foundations, ",
+        (checkout, "look", "report"): "report has made nothing to look at; there are sources, teacher_depth, ",
         (tmp_path, "look"): "there is no params.yaml here",
     }
     for (folder, *arguments), sentence in wrong.items():
@@ -442,8 +442,9 @@ def test_a_mistake_is_one_sentence(
 
 def test_without_gradio(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    code, err = run(checkout, "look", "--port", 7999, monkeypatch=monkeypatch, capsys=capsys)
-    assert (code, err) == (2, "perceptio: the page needs Gradio: pip install 'perceptio[page]'\n")
+    for command in ("look", "page"):
+        code, err = run(checkout, command, "--port", 7999, monkeypatch=monkeypatch, capsys=capsys)
+        assert (code, err) == (2, "perceptio: the page needs Gradio: pip install 'perceptio[page]'\n")
 
 
 def test_the_command_serves_on_loopback_and_stops(tmp_path: Path, checkpoint: Path, picture: Path) -> None:
@@ -451,9 +452,8 @@ def test_the_command_serves_on_loopback_and_stops(tmp_path: Path, checkpoint: Pa
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "pipeline.cli", "page", "--checkpoint", checkpoint, "--device", "cpu", "--port", str(port)]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment() | {"TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, text=True
-    ) as served:
+    settings = environment() | {"TMPDIR": str(tmp_path)} | dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+    with subprocess.Popen(command, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, text=True) as served:
         try:
             assert served.stdout is not None
             assert next(served.stdout) == f"Perceptio: http://127.0.0.1:{port}   Stop with Ctrl-C.\n"

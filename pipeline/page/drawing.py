@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import matplotlib
@@ -15,9 +15,11 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image
 
-from perceptio_core.model.inference import Prediction
 from perceptio_core.report.panels import extent, spans
 from perceptio_core.report.pictures import DEPTH_COLOURS, MASKS, data_uri, depth_picture, overlay, shrink
+
+if TYPE_CHECKING:
+    from perceptio_core.model.inference import Prediction  # brings the model's code, which takes seconds
 
 SIDE = 448
 """Most pixels of a picture that is shown, wide and high (ours)."""

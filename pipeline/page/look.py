@@ -60,8 +60,8 @@ def look_tab(opened: Any, samples: Samples, *, stage: str | None) -> None:
     looking = Looking(samples)
     stages = samples.stages()
     with gr.Row():
-        chosen = gr.Dropdown(stages, value=stage or stages[0], label="Stage", min_width=160)
-        kind = gr.Dropdown([], label="Samples", min_width=200)
+        chosen = gr.Dropdown(stages, value=stage or stages[0], label="Stage", filterable=False, min_width=160)
+        kind = gr.Dropdown([], label="Samples", filterable=False, min_width=200)
         place = gr.Number(1, label="From", precision=0, minimum=1, min_width=80)
     with gr.Row():
         earlier = gr.Button("Earlier", size="sm", scale=0, min_width=120)

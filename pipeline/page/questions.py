@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -17,11 +18,13 @@ from perceptio_core.evaluation.benchmarks.load import load_benchmark
 from perceptio_core.evaluation.interchange.jsonl import read_jsonl
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.grammar import strip_perception
-from perceptio_core.model.inference import Prediction
 from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import Values
 from stages.common import StagePaths
+
+if TYPE_CHECKING:
+    from perceptio_core.model.inference import Prediction  # brings the model's code, which takes seconds
 
 LISTED = 400
 """Most questions of a benchmark that the page lists (ours): a browser has to hold them all."""

@@ -37,6 +37,7 @@ from pipeline.page.questions import Questions, picture_of
 from stages.common import StagePaths
 
 SIDE = 320
+_SHOWN = [section for section in SECTIONS if section != "foundations"]  # which are weights
 _VARIED = ("cotrain", "evaluate")
 
 
@@ -78,7 +79,7 @@ class Samples:
         """Those that have made something, in the order of the pipeline, as in ``evaluate@full``."""
         names = [
             f"{section}@{variant}" if section in _VARIED else section
-            for section in SECTIONS
+            for section in _SHOWN
             for variant in (self._values.plain["variants"] if section in _VARIED else [""])
         ]
         return [name for name in names if self._out(name).is_dir()]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perceptio_core.params.values import PARAMS, Values, read_values
-from pipeline.page.models import Models
 from pipeline.server import HOST
+from pipeline.settings import loopback_past_proxies
 from stages.common import StagePaths
 
-PORT = 7860
-"""Gradio's own."""
+if TYPE_CHECKING:
+    from pipeline.page.models import Models
 
 
 def serve_page(*, checkpoints: Sequence[str], port: int, device: str | None, dtype: str | None) -> None:
@@ -29,10 +32,12 @@ def serve_page(*, checkpoints: Sequence[str], port: int, device: str | None, dty
     Raises:
         ValueError: there is no model, or it cannot be loaded, Gradio is not installed, or the port is taken.
     """
-    _refuse_a_taken_port(port)
+    _look_ahead(port)
     values = read_values() if PARAMS.is_file() else None
     if values is None and not checkpoints:
         raise ValueError(f"there is no {PARAMS} here that says which model was trained: name one by --checkpoint")
+    from pipeline.page.models import Models  # brings the model's code, which takes seconds
+
     trained = {} if values is None else _trained(values)
     named: dict[str, str | Path] = {name: name for name in checkpoints}
     models = Models(named | trained, values=values, device=device, dtype=dtype)
@@ -46,7 +51,7 @@ def serve_samples(*, stage: str | None, port: int) -> None:
     Raises:
         ValueError: the stage has made nothing, Gradio is not installed, or the port is taken.
     """
-    _refuse_a_taken_port(port)
+    _look_ahead(port)
     _serve(None, read_values(), port=port, stage=stage)
 
 
@@ -60,21 +65,21 @@ def _trained(values: Values) -> dict[str, str | Path]:
 
 def _serve(models: Models | None, values: Values | None, *, port: int, stage: str | None) -> None:
     with tempfile.TemporaryDirectory(prefix="perceptio-page-") as folder:
+        loopback_past_proxies()
         # Read when Gradio is imported: what is uploaded goes when the page goes, and nobody is told of it.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder, "HF_HUB_DISABLE_TELEMETRY": "1"}
-        try:
-            import gradio  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise ValueError("the page needs Gradio: pip install 'perceptio[page]'") from error
         from pipeline.page.app import build, launch
 
         page = build(models, values, stage=stage, folder=Path(folder))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C, so that what was uploaded goes
         launch(page, port=port)
         print(f"Perceptio: http://{HOST}:{port}   Stop with Ctrl-C.", flush=True)
         page.block_thread()
 
 
-def _refuse_a_taken_port(port: int) -> None:
+def _look_ahead(port: int) -> None:
+    if find_spec("gradio") is None:
+        raise ValueError("the page needs Gradio: pip install 'perceptio[page]'")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server binds: closed connections do not count
         try:
