@@ -135,8 +135,8 @@ def _missing(found: Mapping[str, Found]) -> list[str]:
     return ["", "Not measured:", "", *lines] if lines else []
 
 
-def fill(page: Path, text: str) -> None:
-    """Put `text` between the marks of a page.
+def fill(page: Path, text: str, *, start: str = START, end: str = END) -> None:
+    """Put `text` between the marks `start` and `end` of a page.
 
     Raises:
         ValueError: the page is missing, or lacks the marks.
@@ -144,9 +144,9 @@ def fill(page: Path, text: str) -> None:
     if not page.is_file():
         raise ValueError(f"{page}: not found; it holds the words around the tables")
     old = page.read_text(encoding="utf-8")
-    if (old.count(START), old.count(END)) != (1, 1) or old.index(START) > old.index(END):
-        raise ValueError(f"{page}: expected {START} and, after it, {END}, each once")
-    page.write_text(f"{old[: old.index(START)]}{START}\n{text}{old[old.index(END) :]}", encoding="utf-8")
+    if (old.count(start), old.count(end)) != (1, 1) or old.index(start) > old.index(end):
+        raise ValueError(f"{page}: expected {start} and, after it, {end}, each once")
+    page.write_text(f"{old[: old.index(start)]}{start}\n{text}{old[old.index(end) :]}", encoding="utf-8")
 
 
 def main() -> None:

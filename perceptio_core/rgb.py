@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB; 16-bit gray is scaled to 8.
+    """The picture in RGB, itself where it is that already; 16-bit gray is scaled to 8.
 
     Raises:
         ValueError: its pixels are floating-point numbers, or integers of more than 16 bits.
@@ -22,4 +22,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # 16-bit gray: Pillow's own conversion clips at 255 instead of scaling.
         return image.convert("I").point(lambda value: value * (1 / 256.0)).convert("L").convert("RGB")
     image.load()
-    return image if type(image) is Image.Image and image.mode == "RGB" else image.convert("RGB").copy()
+    return image if image.mode == "RGB" else image.convert("RGB")

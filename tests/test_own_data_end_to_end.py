@@ -130,7 +130,7 @@ def test_the_reports_figures_follow_from_the_answers_and_the_users_own_files(dat
 def test_the_page_shows_them_beside_the_control(report: Path) -> None:
     page = (report / "report/report.html").read_text()
     assert "Your own validation pictures" in page
-    row = re.search(r'<th title="questions_exact">.*?</tr>', page)
+    row = re.search(r'<th scope="row" id="metric-questions_exact">.*?</tr>', page, re.DOTALL)
     assert row
     assert len(re.findall('class="num value"', row[0])) == 2
     assert "your questions · questions/" in page

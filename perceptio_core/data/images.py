@@ -135,6 +135,7 @@ def open_with_format(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name
         mode, format_, still = image.mode, image.format, getattr(image, "n_frames", 1) == 1
         image.load()  # turns a TIFF by its orientation, and takes that out; others Pillow leaves as they are
         turn = _UPRIGHT.get(_orientation(image))
+        image.info.pop("exif", None)  # or whoever turns pictures by it would turn this one again
         upright = to_rgb(image)
         if turn is not None:
             upright = upright.transpose(turn)
@@ -203,9 +204,9 @@ def _unknown(source: Path | bytes) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where there is none or it cannot be read: damaged EXIF is no damaged picture."""
+    """Take out the EXIF orientation; 1 (upright) where there is none, or EXIF is damaged, which is no damaged picture."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().pop(_ORIENTATION, 1))
     except Exception:
         return 1
 

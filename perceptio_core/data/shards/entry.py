@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from PIL import Image
@@ -47,7 +47,8 @@ class Annotation:
     def to_json(self) -> dict[str, Any]:
         """Plain values in the form of the manifest's columns: a turn is {question, answer}, a point {letter, x, y}."""
         turns = [{"question": question, "answer": answer} for question, answer in self.turns]
-        return asdict(self) | {"turns": turns, "points": [point._asdict() for point in self.points]}
+        said = {field.name: getattr(self, field.name) for field in fields(Annotation)}
+        return said | {"turns": turns, "points": [point._asdict() for point in self.points]}
 
 
 @dataclass(frozen=True, kw_only=True)
