@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from fake_pipeline import REPOSITORY, environment
+from perceptio_core.files import whole
 from stages.on_ray import closed
 from test_two_hosts import hosts, may_make_namespaces
 
@@ -36,7 +37,8 @@ def maker(out):
     def make(name):
         with open("made.log", "a") as log:
             print(name, os.getpid(), os.readlink("/proc/self/ns/net"), time.time(), file=log)
-        time.sleep(0.5)
+        with open("seconds") as told:
+            time.sleep(float(told.read()))
         with whole(out / name) as unfinished:
             unfinished.write_text(name * 100)
         return name
@@ -58,7 +60,13 @@ class Hosts:
         self.names, self.checkout = names, checkout
         self.nodes: dict[int, subprocess.Popen[bytes]] = {}
         (checkout / "stages_of_test.py").write_text(STAGE)
+        self.take(0.5)
         self.environment = environment() | {"PYTHONPATH": f"{checkout}:{REPOSITORY}", "OMP_NUM_THREADS": "1"}
+
+    def take(self, seconds: float) -> None:
+        """How long a unit takes from now on."""
+        with whole(self.checkout / "seconds") as unfinished:
+            unfinished.write_text(str(seconds))
 
     def start(self, number: int) -> None:
         """Node 0 with the stage, or node 1."""
@@ -128,6 +136,14 @@ WHOLE = {f"shard-{number:02d}": f"shard-{number:02d}" * 100 for number in range(
 WHOLE |= {"index": "".join(sorted(WHOLE))}
 
 
+def doubled(two: Hosts) -> float:
+    """Seconds between the two beginnings of the unit that was begun twice."""
+    begun: dict[str, list[float]] = {}
+    for name, _, _, when in two.made():
+        begun.setdefault(name, []).append(float(when))
+    return max(max(times) - min(times) for times in begun.values())
+
+
 def ends_well(two: Hosts) -> None:
     two.wait(lambda: two.nodes[0].poll() is not None)
     assert two.nodes[0].returncode == 0, two.said()
@@ -140,23 +156,28 @@ def test_a_lost_worker_costs_one_unit(two: Hosts) -> None:
     os.kill(worker, signal.SIGKILL)
     ends_well(two)
     assert len(two.made()) <= UNITS + 1
+    print(f"its unit was begun again {doubled(two):.1f} s after it was begun first")
 
 
 def test_a_lost_node_costs_what_it_was_at_and_is_used_when_it_comes_back(two: Hosts) -> None:
+    two.take(5)
     two.lose(1)
     lost = time.time()
     two.wait(lambda: len(two.networks(since=lost)) == 1)
     two.start(1)
     two.wait(lambda: two.both_at_work(since=lost + 1))
-    print(f"a node came back after {time.time() - lost:.0f} s")
+    print(f"a node that was started again was used {time.time() - lost:.0f} s after its loss")
+    two.take(0.2)
     ends_well(two)
     assert len(two.made()) <= UNITS + 1
+    print(f"its unit was begun again {doubled(two):.1f} s after it was begun first")
 
 
 def test_a_cut_network_costs_what_the_node_was_at(two: Hosts) -> None:
     subprocess.run(["ip", "-n", two.names[1], "link", "set", "wire", "down"], check=True)
     ends_well(two)
     assert len(two.made()) <= UNITS + 2
+    print(f"its unit was begun again {doubled(two):.1f} s after it was begun first")
 
 
 def test_a_killed_driver_goes_on_where_it_stood(two: Hosts) -> None:
