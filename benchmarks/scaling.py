@@ -23,7 +23,7 @@ from perceptio_core.data.records import Record
 from perceptio_core.data.shards import tars
 from perceptio_core.data.shards.plan import Plan, write_plan
 from perceptio_core.depth import store
-from perceptio_core.depth.store import DepthRow, DepthStore
+from perceptio_core.depth.store import DepthRow
 from perceptio_core.params.joint_shards import JointShardsParams
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -107,9 +107,9 @@ def read_the_manifest(folder: Path, count: int) -> None:
 
 
 def plan_the_shards(folder: Path, count: int) -> None:
-    """What the first worker of `joint_shards` does."""
+    """What `joint_shards` does first."""
     del count
-    write_plan(folder / "plan", sources=folder, params=PARAMS)
+    write_plan(folder / "plan", sources=folder, depth=folder, params=PARAMS)
 
 
 def index_the_maps(folder: Path, count: int) -> None:
@@ -141,12 +141,12 @@ def index_the_maps(folder: Path, count: int) -> None:
 
 def join(folder: Path, count: int) -> None:
     """What the workers of `joint_shards` do but for pictures: each shard's images, records and places of maps by key."""
-    plan, maps = Plan(folder / "plan", params=PARAMS), DepthStore(folder)
+    plan = Plan(folder / "plan", params=PARAMS)
     found = 0
     for name in plan.shards:
-        for image, own in plan.job(name).images:
-            assert image.image_key in maps
-            found += len(own)
+        job = plan.job(name)
+        assert all(size for _, _, size, *_ in job.maps)
+        found += sum(len(own) for _, own in job.images)
     assert found == 2 * count
 
 

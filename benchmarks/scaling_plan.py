@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from perceptio_core.data.units import BEATS, STALE_AFTER_S
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
+from perceptio_core.data.manifest.collect import CHECKED_AT_ONCE
 from perceptio_core.params.profile import load_profile
 
 
@@ -38,11 +38,10 @@ RATE = Known(
     unit="operations a second of one GPU, teacher in float32",
     source="assumed: 45 % of the 67e12 of an H100's data sheet",
 )
-STORE = Known(value=48, unit="bytes of memory a picture, in each process of `joint_shards`", source="counted: `DepthStore`")
 PLAN = Known(
-    value=56, unit="bytes of memory a picture with two records, where the plan is made", source="counted: `write_plan`"
+    value=88, unit="bytes of memory a picture with two records, where the plan is made", source="counted: `write_plan`"
 )
-KNOWN = (PICTURE, MAP, ANNOTATED, MANIFEST, CHECKED, JOINED, RATE, STORE, PLAN)
+KNOWN = (PICTURE, MAP, ANNOTATED, MANIFEST, CHECKED, JOINED, RATE, PLAN)
 
 
 def dry_run(counts: Sequence[int], *, profile: str) -> str:
@@ -51,7 +50,6 @@ def dry_run(counts: Sequence[int], *, profile: str) -> str:
     teacher, joint = parameters.teacher_depth, parameters.joint_shards
     operations = teacher_operations()
     map_bytes = MAP.value * teacher.long_side**2 * 3 / 4  # pictures of 4:3
-    beats = STALE_AFTER_S / BEATS
     rows: dict[str, list[str]] = {}
 
     def row(name: str, text: str) -> None:
@@ -67,15 +65,14 @@ def dry_run(counts: Sequence[int], *, profile: str) -> str:
         row("joint shards", _bytes(count * (PICTURE.value + ANNOTATED.value)))
         row("manifest", _bytes(count * MANIFEST.value))
         row("reads of a picture (`sources`, teacher, join) or a map", f"{4 * count:.2g}")
-        row("files written (claim, part and tar of each unit)", f"{3 * (shards + tars):,}")
-        row("heartbeats", f"{(gpu_s + join_s) / beats:.2g}")
+        row("units of `sources`", f"{math.ceil(count / CHECKED_AT_ONCE):,} of {CHECKED_AT_ONCE}")
+        row("files written (part and tar of each shard)", f"{2 * (shards + tars):,}")
         row("GPU hours of `teacher_depth`", _hours(gpu_s))
         row("with 8 / 64 GPUs", f"{_hours(gpu_s / 8)} / {_hours(gpu_s / 64)}")
         row("core hours of `joint_shards`", _hours(join_s))
         row("with 16 / 1,024 cores", f"{_hours(join_s / 16)} / {_hours(join_s / 1024)}")
-        row("core hours of `sources`, one machine", _hours(count / CHECKED.value))
-        row("memory of a process of `joint_shards`", _bytes(count * STORE.value))
-        row("memory of the worker that plans", _bytes(count * PLAN.value))
+        row("core hours of `sources`", _hours(count / CHECKED.value))
+        row("memory of the process that plans", _bytes(count * PLAN.value))
     head = " | ".join(f"{count:,} images" for count in counts)
     table = [f"| profile {profile} | {head} |", f"|---|{'---:|' * len(counts)}"]
     table += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]

@@ -54,7 +54,7 @@ def main() -> None:
     with ShardWork(paths, "joint_shards", key) as work:
         planned = work.folder / "plan"
         if not planned.is_dir():
-            write_plan(planned, sources=sources, params=params)
+            write_plan(planned, sources=sources, depth=depth, params=params)
         shards = Plan(planned, params=params).shards
         make = partial(_maker, root, depth, codebook, params, planned, work.out)
         work.make(shards, make, keep=save_part, label="joint shards", workers=params.workers or cores())

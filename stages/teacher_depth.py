@@ -12,7 +12,16 @@ import torch
 from perceptio_core.data.images import open_image
 from perceptio_core.data.manifest.manifest import IMAGES, QUARANTINE, ImageRow, data_root, read_image_range, write_quarantine
 from perceptio_core.data.records import Refused
-from perceptio_core.depth.store import DepthRow, EncodedDepth, encode_depth, load_part, save_part, write_index, write_shard
+from perceptio_core.depth.store import (
+    DepthRow,
+    EncodedDepth,
+    encode_depth,
+    load_part,
+    save_part,
+    shard_name,
+    write_index,
+    write_shard,
+)
 from perceptio_core.depth.teacher import Teacher, batches, stored_size
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
@@ -47,7 +56,7 @@ def main() -> None:
     key = fingerprint(params, str(root), sources / IMAGES, checkpoint)
     with ShardWork(paths, "teacher_depth", key) as work:
         images, size = count_rows(sources / IMAGES), params.images_per_shard
-        shards = {_name(number): min(size, images - start) for number, start in enumerate(range(0, images, size))}
+        shards = {shard_name(number): min(size, images - start) for number, start in enumerate(range(0, images, size))}
         make = partial(_maker, checkpoint, sources, images, root, params, work.out)
         work.make(shards, make, keep=lambda path, part: save_part(path, *part), label="teacher depth", gpu=True)
         refused = 0
@@ -65,10 +74,6 @@ def main() -> None:
         write_metrics(work.out / "metrics.json", {"images": maps, "quarantined": refused, "shards": len(shards)})
         work.publish()
     logging.getLogger("teacher_depth").info("%d maps, %d images in quarantine", maps, refused)
-
-
-def _name(number: int) -> str:
-    return f"depth-{number:05d}.tar"
 
 
 def _maker(

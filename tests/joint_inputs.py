@@ -126,7 +126,7 @@ def train_samples(
         latents_BND = codebook.latents(codebook.normalise(next(iter(depth.values())))[None])
         codebook.quantizer.embedding.copy_(latents_BND[0, ::2])
     codebook.save_pretrained(root / "codebook")
-    write_plan(root / "plan", sources=root / "sources", params=params)
+    write_plan(root / "plan", sources=root / "sources", depth=root / "depth", params=params)
     job = Plan(root / "plan", params=params).job("train-00000")
     maker = ShardMaker(root=root, depth=root / "depth", codebook=root / "codebook", params=params, reasons={})
     tars.write_index(

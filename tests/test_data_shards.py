@@ -28,7 +28,7 @@ from perceptio_core.data.shards.markers import QUESTION
 from perceptio_core.data.shards.plan import Plan, ShardJob, write_plan
 from perceptio_core.data.shards.tars import write_index
 from perceptio_core.depth.codebook import DepthCodebook
-from perceptio_core.depth.store import DepthStore
+from perceptio_core.depth.store import DepthStore, places
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -186,7 +186,8 @@ def test_the_index_counts_and_checks_everything(inputs, finished, tmp_path):
 
 def _chosen(inputs, folder):
     """The referring records of the refused image that the plan had drawn."""
-    write_plan(folder / "plan", sources=inputs / "artifacts/t/sources", params=PARAMS)
+    made = inputs / "artifacts/t"
+    write_plan(folder / "plan", sources=made / "sources", depth=made / "teacher_depth", params=PARAMS)
     plan = Plan(folder / "plan", params=PARAMS)
     jobs = [plan.job(name) for name in plan.shards]
     assert plan.shards == {job.name: len(job.images) for job in jobs}
@@ -291,7 +292,8 @@ def test_an_image_that_changed_is_refused(inputs, tmp_path):
     row = ImageRow(image_key="set/0004", path="pictures/4.png", width=SIZE + 1, height=SIZE, sha256="", split="train")
     gone = ImageRow(image_key="set/0005", path="pictures/none.png", width=SIZE, height=SIZE, sha256="", split="train")
     assert stages.is_dir()
-    job = ShardJob(name="train-00000", split="train", images=((row, ()), (gone, ())))
+    maps = tuple(places(stages / "teacher_depth", [row.image_key, gone.image_key]))
+    job = ShardJob(name="train-00000", split="train", images=((row, ()), (gone, ())), maps=maps)
     part = maker(inputs).make(job, folder=tmp_path)
     assert part.rows == []
     assert not list(tmp_path.iterdir())

@@ -16,12 +16,14 @@ from PIL import Image
 from perceptio_core.depth.store import (
     INDEX,
     LEVELS,
+    DepthMaps,
     DepthRow,
     DepthStore,
     decode_depth,
     encode_depth,
     load_part,
     member_name,
+    places,
     save_part,
     write_index,
     write_shard,
@@ -259,3 +261,14 @@ def test_a_shard_that_fails_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_shard(tmp_path, name=SHARDS[0], maps=failing())
     assert not list(tmp_path.iterdir())
+
+
+def test_places_of_many_images_are_found_without_the_index_in_memory(folder: Path) -> None:
+    keys = sorted([*maps(), "set/0000", "set/0003", "zzz"])
+    found = dict(zip(keys, places(folder, keys), strict=True))
+    reader, store = DepthMaps(folder), DepthStore(folder)
+    assert [key for key, place in found.items() if place[2] == 0] == [key for key in keys if key not in maps()]
+    for key in maps():
+        assert np.array_equal(reader.read(found[key], image_key=key), store[key])
+    with pytest.raises(ValueError, match="nowhere/index"):
+        list(places(folder / "nowhere", keys))

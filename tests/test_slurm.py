@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_pipeline import SHARED, environment, fake_pipeline
+from fake_pipeline import WIDE, environment, fake_pipeline
 from slurm_nodes import SlurmNodes, missing, slurm_nodes, wait_until
 from tiny_checkout import OF_THIS_REPOSITORY, REPOSITORY, assert_same_training, tiny_checkout, train_here
 
@@ -85,19 +85,16 @@ def test_a_training_outlives_a_rank_a_node_its_driver_and_another_jobs_turn(tmp_
     assert_same_training(one, two)
 
 
-def test_the_tasks_of_an_array_share_a_data_stage(tmp_path: Path, nodes: SlurmNodes) -> None:
+def test_a_wide_stage_goes_on_without_a_node_that_dies(tmp_path: Path, nodes: SlurmNodes) -> None:
     fake = fake_pipeline(tmp_path)
     fake.dvc("repro", "depth_codebook")
-    slow = SHARED.replace("FAILS", '"NOT_HERE"').replace("sleep(0.05)", "sleep(0.5)")
-    (tmp_path / "stages" / "joint_shards.py").write_text(slow)
-    with fake.start(sys.executable, "-m", "pipeline.cli", "run", "joint_shards", "--on", "slurm", "--nodes", "3") as driver:
-        claims = tmp_path / ".work/mini/joint_shards/key/claims"
-        wait_until(lambda: len(list(claims.glob("shard-*"))) > 3)
-        killed = next(process for process in nodes.processes(SLURM_ARRAY_TASK_ID="1") if "python" in process.name())
-        killed.kill()
-        output = driver.communicate(timeout=300)[0]
+    (tmp_path / "stages" / "joint_shards.py").write_text(WIDE.replace("SECONDS", "2.0"))
+    with fake.start(sys.executable, "-m", "pipeline.cli", "run", "joint_shards", "--on", "slurm", "--nodes", "2") as driver:
+        log = tmp_path / "made.log"
+        wait_until(lambda: log.exists() and len(nodes.processes(SLURMD_NODENAME="n2")) > 4, within_s=240)
+        nodes.lose_node("n2")
+        output = driver.communicate(timeout=600)[0]
     assert driver.returncode == 0, output
-    assert {line for line in output.splitlines() if line.startswith("makes")} == {f"makes shard-{n}" for n in range(12)}
-    assert output.count("assembles") == 1
+    assert {line.split()[0] for line in log.read_text().splitlines()} == {f"shard-{number}" for number in range(12)}
     assert (tmp_path / "artifacts/mini/joint_shards/index.json").is_file()
-    assert set(told("squeue", "--noheader", "--states=all", "--format=%N").split()) == {"n1", "n2"}
+    assert "Restarts=0" in told("scontrol", "show", "job", "1")

@@ -34,6 +34,17 @@ if __name__ == "__main__":
     list(Local(2).map(make, [600, 600, 600]))
 """
 
+RAY = """
+import time
+from stages.on_ray import OnRay
+
+def make():
+    return time.sleep
+
+if __name__ == "__main__":
+    list(OnRay("local", gpu=False).map(make, [600, 600, 600]))
+"""
+
 SCENES = """
 import time
 from pathlib import Path
@@ -96,6 +107,14 @@ def test_children_end_with_a_driver_that_is_killed_as_they_start(tmp_path: Path,
     marked = Marked([sys.executable, "driver.py"], folder=tmp_path, environment=HERE)
     marked.wait_for(child)
     time.sleep(moment_s)
+    marked.kill(group=False)
+    assert marked.survivors() == {}
+
+
+def test_a_ray_of_this_machine_ends_with_its_driver(tmp_path: Path) -> None:
+    (tmp_path / "driver.py").write_text(RAY)
+    marked = Marked([sys.executable, "driver.py"], folder=tmp_path, environment=HERE)
+    marked.wait_for("ray::Worker")
     marked.kill(group=False)
     assert marked.survivors() == {}
 

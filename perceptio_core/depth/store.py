@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from perceptio_core.tables import Keys, ascending, column, find_twice, read_batc
 
 INDEX = "index.parquet"
 LEVELS = 65535
-_SHARD_NAME = re.compile(r"^depth-\d{5,}\.tar$")
+_SHARD_NAME = re.compile(r"^depth-(\d{5,})\.tar$")
 _BLOCK = 512  # bytes; tar pads to it
 _INDEX = pa.schema(
     [
@@ -41,7 +41,8 @@ _INDEX = pa.schema(
         ("scale", pa.float64()),
     ]
 )
-_PLACE = np.dtype([("offset", "i8"), ("scale", "f8"), ("size", "i4"), ("shard", "i4"), ("height", "i4"), ("width", "i4")])
+PLACE = np.dtype([("offset", "i8"), ("scale", "f8"), ("size", "i4"), ("shard", "i4"), ("height", "i4"), ("width", "i4")])
+"""Where a map lies: `size` bytes of PNG at `offset` of a shard, by its number; inverse depth = value * scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,63 +168,84 @@ def write_index(folder: Path, rows: Iterable[DepthRow]) -> int:
     return count
 
 
-class DepthStore:
-    """Random access to the maps of a folder that the stage `teacher_depth` wrote; 48 bytes of memory a map.
+def places(folder: Path, image_keys: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    """Where the map of each image lies, in the order of `PLACE`, without holding the index; size 0 where there is no map.
 
-    ``store[image_key]`` is inverse depth (H, W) float32, near = high: 1/m for a metric teacher, else relative. May be
-    pickled and forked: each process opens the shards for itself.
+    Args:
+        folder: that the stage `teacher_depth` wrote.
+        image_keys: ascending, as the index is.
 
     Raises:
-        ValueError: the index is absent or of another schema, or names a shard outside the folder.
+        ValueError: what `DepthStore` raises.
+    """
+    batches = (_places(batch, folder) for batch in read_batches(_index(folder), _INDEX))
+    maps = (row for keys, rows in batches for row in zip(keys, rows.tolist(), strict=True))
+    key, place = next(maps, (None, ()))
+    for image_key in image_keys:
+        while key is not None and key < image_key:
+            key, place = next(maps, (None, ()))
+        yield place if key == image_key else (0, 0.0, 0, 0, 0, 0)
+
+
+def _index(folder: Path) -> Path:
+    path = folder / INDEX
+    if not path.is_file():
+        raise ValueError(f"{path}: not found; the stage teacher_depth writes it")
+    return path
+
+
+def _places(batch: pa.RecordBatch, folder: Path) -> tuple[list[str], NDArray[Any]]:
+    """Keys and places of some rows of the index."""
+    some = np.empty(batch.num_rows, PLACE)
+    for name in ("offset", "size", "height", "width", "scale"):
+        some[name] = batch.column(name).to_numpy()
+    names = batch.column("shard").dictionary_encode()
+    numbers = [_shard_number(name, folder) for name in names.dictionary.to_pylist()]
+    some["shard"] = np.array(numbers, np.int32)[names.indices.to_numpy()]
+    return batch.column("image_key").to_pylist(), some
+
+
+def shard_name(number: int) -> str:
+    """What a shard is called: ``depth-00012.tar``."""
+    return f"depth-{number:05d}.tar"
+
+
+def _shard_number(name: str, folder: Path) -> int:
+    match = _SHARD_NAME.match(name)
+    if match is None or shard_name(int(match[1])) != name:
+        raise ValueError(f"{folder / INDEX}: {name!r} is no name of a shard")
+    return int(match[1])
+
+
+class DepthMaps:
+    """Reads maps of a folder that the stage `teacher_depth` wrote by their places.
+
+    May be pickled and forked: each process opens the shards for itself.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        path = self.folder / INDEX
-        if not path.is_file():
-            raise ValueError(f"{path}: not found; the stage teacher_depth writes it")
-        self._keys = Keys(column(path, _INDEX, "image_key"), named=path)
-        self._places_N = np.empty(len(self._keys), _PLACE)
-        shards: dict[str, int] = {}
-        start = 0
-        for batch in read_batches(path, _INDEX):
-            some = self._places_N[start : start + batch.num_rows]
-            start += batch.num_rows
-            for name in ("offset", "size", "height", "width", "scale"):
-                some[name] = batch.column(name).to_numpy()
-            names = batch.column("shard").dictionary_encode()
-            numbers = [shards.setdefault(name, len(shards)) for name in names.dictionary.to_pylist()]
-            some["shard"] = np.array(numbers, np.int32)[names.indices.to_numpy()]
-        for shard in shards:
-            if not _SHARD_NAME.match(shard):
-                raise ValueError(f"{path}: {shard!r} is no name of a shard")
-        self._names = list(shards)
-        self._files: dict[str, int] = {}
+        self._files: dict[int, int] = {}
         self._process = os.getpid()
 
-    def __len__(self) -> int:
-        return len(self._keys)
+    def read(self, place: tuple[Any, ...], *, image_key: str) -> NDArray[np.float32]:
+        """Inverse depth (H, W), near = high: 1/m for a metric teacher, else relative.
 
-    def __contains__(self, image_key: str) -> bool:
-        return bool(self._keys.places([image_key])[0] >= 0)
-
-    def __getitem__(self, image_key: str) -> NDArray[np.float32]:
-        number = int(self._keys.places([image_key])[0])
-        if number < 0:
-            raise KeyError(image_key)
-        offset, scale, size, shard_number, height, width = self._places_N[number].item()  # in _PLACE's order
-        shard = self._names[shard_number]
+        Raises:
+            ValueError: the map is damaged; names its shard.
+        """
+        offset, scale, size, shard, height, width = place
         png = os.pread(self._file(shard), size, offset)
         try:
             return decode_depth(png, height=height, width=width, scale=scale)
         except ValueError as error:
-            raise ValueError(f"{self.folder / shard}: {member_name(image_key)}: {error}") from error
+            raise ValueError(f"{self.folder / shard_name(shard)}: {member_name(image_key)}: {error}") from error
 
-    def _file(self, shard: str) -> int:
+    def _file(self, shard: int) -> int:
         if self._process != os.getpid():  # a fork: descriptors are shared, but closing them is each process's own affair
             self._files, self._process = {}, os.getpid()
         if shard not in self._files:
-            self._files[shard] = os.open(self.folder / shard, os.O_RDONLY | os.O_CLOEXEC)
+            self._files[shard] = os.open(self.folder / shard_name(shard), os.O_RDONLY | os.O_CLOEXEC)
         return self._files[shard]
 
     def close(self) -> None:
@@ -239,3 +261,33 @@ class DepthStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}, "_process": -1}
+
+
+class DepthStore(DepthMaps):
+    """Random access to the maps by their images' keys, ``store[image_key]``; 48 bytes of memory a map.
+
+    Raises:
+        ValueError: the index is absent or of another schema, or names a shard outside the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        path = _index(self.folder)
+        self._keys = Keys(column(path, _INDEX, "image_key"), named=path)
+        self._places_N = np.empty(len(self._keys), PLACE)
+        start = 0
+        for batch in read_batches(path, _INDEX):
+            _, self._places_N[start : start + batch.num_rows] = _places(batch, self.folder)
+            start += batch.num_rows
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, image_key: str) -> bool:
+        return bool(self._keys.places([image_key])[0] >= 0)
+
+    def __getitem__(self, image_key: str) -> NDArray[np.float32]:
+        number = int(self._keys.places([image_key])[0])
+        if number < 0:
+            raise KeyError(image_key)
+        return self.read(self._places_N[number].item(), image_key=image_key)

@@ -32,7 +32,8 @@ MAX_CHARACTERS = 32_768
 """Of all turns of a record: about the 8192 tokens that Sa2VA cuts a sample to; one far longer would exhaust the memory."""
 OF_ITS_IMAGE = "its image is quarantined"
 """Why a record is left out whose image is."""
-_CHECKED = 256  # images that a worker looks at before it says what they are
+CHECKED_AT_ONCE = 256
+"""Images that a worker looks at before it says what they are."""
 _Kind = tuple[str, str, str]  # split, task and data set
 
 DROPPED = {BY_ID: "held_out_by_id", BY_LOOK: "held_out_by_look", AMONG_VAL: "among_val"}
@@ -194,7 +195,11 @@ def _check(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels: int, 
     left = catalogue.count_unchecked()
     if not left:
         return
-    units = (tuple(page[start : start + _CHECKED]) for page in catalogue.unchecked() for start in range(0, len(page), _CHECKED))
+    units = (
+        tuple(page[start : start + CHECKED_AT_ONCE])
+        for page in catalogue.unchecked()
+        for start in range(0, len(page), CHECKED_AT_ONCE)
+    )
     with journal.open("a", encoding="utf-8") as stream:
         stream.write("\n")  # ends a half-written line
         checked = (row for _, rows in engine.map(partial(_checker, root, max_pixels), units) for row in rows)

@@ -31,7 +31,7 @@ from perceptio_core.data.shards.markers import QUESTION, Marker, answer, compari
 from perceptio_core.data.shards.plan import ShardJob, stream
 from perceptio_core.data.shards.tars import ShardPart, write_shard
 from perceptio_core.depth.codebook import DepthCodebook
-from perceptio_core.depth.store import DepthStore
+from perceptio_core.depth.store import DepthMaps
 from perceptio_core.params.joint_shards import JointShardsParams
 
 TEACHER = "teacher_depth"
@@ -73,7 +73,7 @@ class ShardMaker:
         self, *, root: Path, depth: Path, codebook: Path, params: JointShardsParams, reasons: Mapping[str, str]
     ) -> None:
         self._root, self._params, self._reasons = root, params, reasons
-        self._store = DepthStore(depth)
+        self._maps = DepthMaps(depth)
         self._codebook = DepthCodebook.from_pretrained(codebook).eval()
 
     def make(self, job: ShardJob, *, folder: Path) -> ShardPart:
@@ -103,15 +103,15 @@ class ShardMaker:
 
     def _load(self, job: ShardJob, refused: list[Refused]) -> Iterator[_Loaded]:
         """The images that can be used; of the others every record is refused with the reason."""
-        for row, records in job.images:
+        for (row, records), place in zip(job.images, job.maps, strict=True):
             try:
-                yield self._load_one(row, records)
+                yield self._load_one(row, records, place)
             except ValueError as error:
                 refused.append(Refused(file=row.path, reason=str(error)))
                 refused += [Refused(file=f"{row.path}#{r.record_id}", reason=str(error)) for r in records]
 
-    def _load_one(self, row: ImageRow, records: tuple[Record, ...]) -> _Loaded:
-        if row.image_key not in self._store:
+    def _load_one(self, row: ImageRow, records: tuple[Record, ...], place: tuple[Any, ...]) -> _Loaded:
+        if place[2] == 0:
             known = self._reasons.get(row.path) or self._reasons.get(row.image_key)
             raise ValueError(f"no depth map: {known}" if known else "the teacher has no depth map of it")
         try:
@@ -124,7 +124,7 @@ class ShardMaker:
         extension: Literal["jpg", "png"] = "jpg" if opened.extension == "jpg" else "png"
         if opened.extension is None:
             encoded = _png(opened.image)
-        depth_HW = np.asarray(self._store[row.image_key], np.float32)
+        depth_HW = self._maps.read(place, image_key=row.image_key)
         normalised_1RR = self._codebook.normalise(depth_HW)
         step = max(1, -(-max(depth_HW.shape) // _BIGGEST_MAP))
         return _Loaded(

@@ -1,7 +1,7 @@
 """Which images and records go into which shard: images at random, records of an image by the parameters' limits.
 
 The plan is a folder, made once in a pass over the manifest; whoever makes a shard reads its rows and no others. Making it
-takes 24 bytes of memory an image and 16 a record, and a copy of the manifest on disk, from which rows are read in any order.
+takes 56 bytes of memory an image and 16 a record, and a copy of the manifest on disk, from which rows are read in any order.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from perceptio_core.data.manifest.manifest import (
     record_of,
 )
 from perceptio_core.data.records import Record
+from perceptio_core.depth.store import PLACE, places
 from perceptio_core.files import whole_folder
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.tables import Keys, column, read_batches
@@ -44,29 +45,33 @@ class ShardJob:
     name: str
     split: str
     images: tuple[tuple[ImageRow, tuple[Record, ...]], ...]
+    maps: tuple[tuple[Any, ...], ...]
+    """Where each image's depth map lies (`perceptio_core.depth.store.PLACE`); size 0 where there is none."""
 
 
-def write_plan(folder: Path, *, sources: Path, params: JointShardsParams) -> None:
+def write_plan(folder: Path, *, sources: Path, depth: Path, params: JointShardsParams) -> None:
     """Plan the shards of a manifest.
 
     Args:
-        folder: made; holds the manifest's rows for random access, the images of each split in the order of the shards, and
-            the records of each image.
+        folder: made; holds the manifest's rows for random access, the images of each split in the order of the shards, the
+            records of each image, and where its depth map lies.
         sources: output of the stage `sources`.
+        depth: output of the stage `teacher_depth`.
         params: the `joint_shards` section.
 
     Raises:
         ValueError: a file of the manifest is absent or malformed, or an image key occurs twice.
     """
     with whole_folder(folder) as unfinished:
-        _write(unfinished, sources, params)
+        _write(unfinished, sources, depth, params)
 
 
-def _write(folder: Path, sources: Path, params: JointShardsParams) -> None:
+def _write(folder: Path, sources: Path, depth: Path, params: JointShardsParams) -> None:
     images, records = sources / IMAGES, sources / RECORDS
     _copy(read_batches(images, IMAGES_SCHEMA), folder / "images.arrow", IMAGES_SCHEMA)
     _copy(read_batches(records, RECORDS_SCHEMA, columns=_RECORDS_SCHEMA.names), folder / "records.arrow", _RECORDS_SCHEMA)
     keys = Keys((image.image_key for image in read_images(sources)), named=images)
+    np.save(folder / "maps.npy", np.fromiter(places(depth, (image.image_key for image in read_images(sources))), PLACE))
     split_N = np.fromiter(map(SPLITS.index, column(images, IMAGES_SCHEMA, "split")), np.int8)
     for number, split in enumerate(SPLITS):
         rows = np.flatnonzero(split_N == number)
@@ -92,6 +97,7 @@ class Plan:
         self._params = params
         self._images, self._records = _Rows(folder / "images.arrow"), _Rows(folder / "records.arrow")
         self._order = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+        self._maps_N = np.load(folder / "maps.npy", mmap_mode="r")
         self._by_image_M = np.load(folder / "records.npy", mmap_mode="r")
         self._first_N = np.load(folder / "first_record.npy", mmap_mode="r")
         self.shards = {
@@ -113,7 +119,7 @@ class Plan:
             rest = {"image": image.path, "image_name": None, "split": image.split}
             own = [record_of(row | rest) for row in islice(records, len(span)) if row["image_key"] == image.image_key]
             images.append((image, _choose(own, image_key=image.image_key, params=self._params)))
-        return ShardJob(name=name, split=split, images=tuple(images))
+        return ShardJob(name=name, split=split, images=tuple(images), maps=tuple(self._maps_N[rows].tolist()))
 
 
 def _choose(records: Sequence[Record], *, image_key: str, params: JointShardsParams) -> tuple[Record, ...]:
