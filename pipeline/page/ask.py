@@ -19,6 +19,7 @@ from perceptio_core.evaluation.benchmarks.benchmark import Item
 from pipeline.page import drawing
 from pipeline.page.models import OWN, Models
 from pipeline.page.questions import Questions, picture_of
+from pipeline.page.refusals import shown_if_refused
 
 CODES = {
     "its own": OWN,
@@ -202,7 +203,7 @@ class Asking:
             return gr.update(choices=[], value=None)
         right = {ALL: None, RIGHT: True, WRONG: False}[which]
         questions = self._questions
-        found = _sentence(lambda: questions.listed(label, variant=model, right=right))
+        found = shown_if_refused(questions.listed, label, variant=model, right=right)
         return gr.update(choices=[(one.label, one.item.item_id) for one in found], value=None, info=f"{len(found)} questions")
 
     def chosen(self, label: str, item_id: str | None, session: Session | None) -> tuple[Any, ...]:
@@ -210,8 +211,8 @@ class Asking:
         if item_id is None or self._questions is None:
             return gr.skip(), gr.skip(), session
         questions = self._questions
-        item = _sentence(lambda: questions.item(label, item_id))
-        image = _sentence(lambda: picture_of(item))
+        item = shown_if_refused(questions.item, label, item_id)
+        image = shown_if_refused(picture_of, item)
         session = session or Session()
         session.item = (label, item)
         return image, item.question, session
@@ -299,11 +300,3 @@ def _opened(path: str | None) -> Image.Image:
     if path is None:
         raise ValueError("there is no picture yet: drop one, or take an example")
     return open_with_format(Path(path), name=Path(path).name).image
-
-
-def _sentence(make: Any) -> Any:
-    """What `make` gives; what it refuses is shown on the page as its sentence."""
-    try:
-        return make()
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from pipeline.page.drawing import TEMPLATES
+from pipeline.page.refusals import shown_if_refused
 from pipeline.page.samples import Samples
 
 AT_ONCE = 6
@@ -26,24 +27,24 @@ class Looking:
 
     def kinds(self, stage: str) -> tuple[Any, int, str]:
         """The kinds of a stage's samples for their list, the first place, and the first samples as HTML."""
-        kinds = _sentence(self._samples.kinds, stage)
+        kinds = shown_if_refused(self._samples.kinds, stage)
         choices = [(f"{name} ({kind.count:,})", name) for name, kind in kinds.items()]
         first = next(iter(kinds), None)
         return gr.update(choices=choices, value=first), 1, self.shown(stage, first, 1)
 
     def shown(self, stage: str, kind: str | None, start: float) -> str:
         """Samples from a place on (from 1) as HTML."""
-        kinds = _sentence(self._samples.kinds, stage)
+        kinds = shown_if_refused(self._samples.kinds, stage)
         if kind not in kinds:
             return "<p class='soft'>This stage has no samples to show.</p>"
         found, first = kinds[kind], max(1, int(start or 1))
         stop = min(found.count, first + AT_ONCE - 1)
-        made = [_sentence(found.make, number) for number in range(first - 1, stop)]
+        made = [shown_if_refused(found.make, number) for number in range(first - 1, stop)]
         return TEMPLATES.get_template("samples.html").render(samples=made, first=first, stop=stop, count=found.count, kind=kind)
 
     def moved(self, by: int, stage: str, kind: str | None, start: float) -> tuple[int, str]:
         """The place `by` further, inside what there is, and the samples from there on."""
-        kinds = _sentence(self._samples.kinds, stage)
+        kinds = shown_if_refused(self._samples.kinds, stage)
         last = max(1, kinds[kind].count - AT_ONCE + 1) if kind in kinds else 1
         place = min(max(1, int(start or 1) + by), last)
         return place, self.shown(stage, kind, place)
@@ -73,11 +74,3 @@ def look_tab(opened: Any, samples: Samples, *, stage: str | None) -> None:
     place.submit(looking.shown, inputs, shown, api_visibility="private")
     earlier.click(partial(looking.moved, -AT_ONCE), inputs, [place, shown], api_visibility="private")
     later.click(partial(looking.moved, AT_ONCE), inputs, [place, shown], api_visibility="private")
-
-
-def _sentence(make: Any, *given: Any) -> Any:
-    """What `make` gives; what it refuses is shown on the page as its sentence."""
-    try:
-        return make(*given)
-    except (ValueError, OSError, KeyError) as error:
-        raise gr.Error(str(error), print_exception=False) from error
