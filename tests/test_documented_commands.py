@@ -114,7 +114,7 @@ PROGRAMS: dict[str, Callable[[Sequence[str]], None]] = {
     "python": is_python,
     "pytest": is_pytest,
     "sh": is_in_the_repository,
-    **dict.fromkeys(("docker", "prefect", "torchrun", "apt-get", "export", "pip", "ray"), needs_what_is_not_here),
+    **dict.fromkeys(("docker", "prefect", "torchrun", "apt-get", "export", "pip", "ray", "(umask"), needs_what_is_not_here),
 }
 
 

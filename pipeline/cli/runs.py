@@ -169,7 +169,9 @@ def run(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Of a Ray that is there (default: one for the stage alone, on this machine)."),
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="Of the cluster: for cotrain, and for all stages that Ray can take.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Of the cluster: for cotrain, and for all stages that Ray can take.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run it even if nothing has changed.")] = False,
     verbose: Verbose = False,
 ) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from perceptio_core.evaluation.benchmarks.benchmark import Item
-from perceptio_core.evaluation.running.depth_codes import DrawnCodes, TeacherEncoder
+from perceptio_core.evaluation.running.depth_codes import CodeMaker, TeacherEncoder
 from perceptio_core.model.inference import Perceptor, Prediction
 from perceptio_core.params.evaluate import Replacement
 from perceptio_core.params.teacher_depth import TeacherDepthParams
@@ -95,24 +95,23 @@ class Models:
         if codes != OWN:
             if depth is False:
                 raise ValueError("depth tokens are switched off, so there is no place for other codes; switch them on")
-            depth, given = True, self._codes(codes, model=model, picture=codes_of)
+            depth, given = True, self._codes(cast("Replacement", codes), model=model, picture=codes_of)
         return model.predicting(
             image, question, history=history, segment=segment, depth=depth, depth_codes=given, max_new_tokens=max_new_tokens
         )
 
-    def _codes(self, codes: str, *, model: Perceptor, picture: Image.Image | None) -> NDArray[np.int64]:
-        config = model.model.config
-        if codes in ("oracle", "other"):
-            if picture is None:
-                raise ValueError("another picture's codes need another picture: drop one below Codes")
-            return self._teacher(model)([picture])[0]
+    def _codes(self, codes: Replacement, *, model: Perceptor, picture: Image.Image | None) -> NDArray[np.int64]:
+        if codes in ("oracle", "other") and picture is None:
+            raise ValueError("another picture's codes need another picture: drop one below Codes")
         self._draws += 1  # each time other codes
-        drawn = DrawnCodes(
-            num_codes=config.vocabulary.num_codes if codes == "random" else 1,
-            depth_tokens=config.depth_tokens,
+        maker = CodeMaker(
+            encode=lambda pictures: self._teacher(model)(pictures),
+            num_codes=model.model.config.vocabulary.num_codes,
+            depth_tokens=model.model.config.depth_tokens,
             seed=self._draws,
         )
-        row: NDArray[np.int64] = drawn.codes([Item(item_id="", image=b"", question="", expected="")], [])[0]
+        asked = Item(item_id="", image=b"", question="", expected="")
+        row: NDArray[np.int64] = maker.codes(codes, [asked], [picture] if picture else [])[0]
         return row
 
     def _teacher(self, model: Perceptor) -> TeacherEncoder:
