@@ -80,6 +80,8 @@ class _Lines(Screen):
         self._live = Live(console=self._console, get_renderable=self._running, refresh_per_second=4, transient=True)
         later = len(plan.stages) - len(plan.asked)
         self._head = f"profile {profile}: {len(plan.asked)} stages to run" + (f", {later} up to date" if later else "")
+        if server := os.environ.get("PREFECT_API_URL"):
+            self._head += f"; also at {server.removesuffix('/api')}"
 
     def __enter__(self) -> Self:
         self._console.print(self._head)

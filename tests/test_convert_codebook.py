@@ -145,8 +145,7 @@ def test_the_command_converts_and_tells_its_mistakes(tmp_path, monkeypatch, caps
     assert "exists already" in capsys.readouterr().err
     for help_of, told in (([], "sa2va"), (["sam2"], "SOURCE")):
         monkeypatch.setattr(sys, "argv", ["perceptio", "convert", *help_of, "--help"])
-        with pytest.raises(SystemExit):
-            main()
+        main()
         assert told in capsys.readouterr().out
 
 

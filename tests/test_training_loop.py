@@ -249,6 +249,7 @@ def test_curves_are_shown_by_weights_and_biases_as_well(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERCEPTIO_CURVES", "wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    start_accelerator()
     curves = Curves(folder=Path(".work/toy/cotrain/full-0123/curves"), step=0)
     curves.log(step=1, metrics={"train/total": 1.0})
     curves.close()
