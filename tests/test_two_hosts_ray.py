@@ -70,6 +70,9 @@ class Hosts:
 
     def start(self, number: int) -> None:
         """Node 0 with the stage, or node 1."""
+        if number == 0:
+            # The hosts see each other's processes here, and Ray would take the other's raylet for a Ray of this host's.
+            self.wait(lambda: not any(process.name() == "raylet" for process in self.processes(1)))
         command = [sys.executable, "-m", "pipeline.launch.ray_node", str(number), HEAD, "token", "1", "stages_of_test"]
         self.nodes[number] = self.run(number, command, f"node-{number}.log")
 
