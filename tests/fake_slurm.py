@@ -57,8 +57,8 @@ elif name == "scontrol":
     print("NodeAddr=localhost " if rest[:2] == ["show", "node"] else "localhost")
 elif name == "srun":
     command = list(itertools.dropwhile(lambda part: part.startswith("--"), arguments))
-    first, count = int(options.get("relative", 0)), int(options.get("nodes", os.environ["FAKE_NODES"]))
-    nodes = [subprocess.Popen(command, env=os.environ | {"SLURM_NODEID": str(first + n)}) for n in range(count)]
+    count = int(options.get("nodes", os.environ["FAKE_NODES"]))
+    nodes = [subprocess.Popen(command, env=os.environ | {"SLURM_NODEID": str(n)}) for n in range(count)]  # of the step
     signal.signal(signal.SIGTERM, lambda *_: [node.kill() for node in nodes])
     sys.exit(max(node.wait() for node in nodes))
 """

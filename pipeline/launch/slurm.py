@@ -44,8 +44,8 @@ FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 FIRST=$(scontrol show node "$FIRST" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
 PORT=$((20000 + SLURM_JOB_ID % 10000))
 export FIRST PORT
-srun --no-kill --nodes={others} --ntasks={others} --relative=1 {command} > {log}-others 2>&1 &
-SLURM_NODEID=0 {command}
+PERCEPTIO_NODE=1 srun --no-kill --nodes={others} --ntasks={others} --relative=1 {command} > {log}-others 2>&1 &
+PERCEPTIO_NODE=0 {command}
 code=$?
 kill $!
 {keeping}exit $code
@@ -64,11 +64,12 @@ class Slurm:
             raise ValueError("machine.yaml: launcher: slurm, but there is no sbatch on the PATH of this machine")
 
     def submit(self, job: Job, stage: Sequence[str], launch: Launch) -> str:  # noqa: D102 (see the protocol)
-        where = {"rank": "SLURM_NODEID", "endpoint": "$FIRST:$PORT", "cores": "$(nproc)"}
+        ray = launch.nodes > 1 and not together(stage)
+        # SLURM_NODEID counts the nodes of a step, and a Ray's other nodes are a step of their own.
+        where = {"rank": "PERCEPTIO_NODE" if ray else "SLURM_NODEID", "endpoint": "$FIRST:$PORT", "cores": "$(nproc)"}
         command = python_command(job, stage, launch, python=sys.executable, **where)
         if launch.nodes > 1:
             command = shlex.join(["sh", "-c", f"exec {command}"])  # the variables are each node's own
-        ray = launch.nodes > 1 and not together(stage)
         text = (_RAY if ray else _SCRIPT).format(
             checkout=shlex.quote(str(Path.cwd())),
             command=command,
