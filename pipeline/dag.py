@@ -160,9 +160,10 @@ def locked() -> Iterator[None]:
 @contextlib.contextmanager
 def _repo() -> Iterator[Repo]:
     """DVC's view of the checkout. Raises ValueError with DVC's own sentence where it has none."""
-    for library in ("dvc", "dvc_data", "dvc_objects"):  # their warnings and bars belong to `dvc` on the command line
-        logging.getLogger(library).setLevel(logging.CRITICAL)
+    loud = {log: log.level for log in map(logging.getLogger, ("dvc", "dvc_data", "dvc_objects"))}
     try:
+        for log in loud:  # their warnings and bars belong to `dvc` on the command line
+            log.setLevel(logging.CRITICAL)
         with contextlib.closing(Repo(_wait_for_lock=True)) as repo:
             _see_that_links_reach(repo)
             yield repo
@@ -172,3 +173,6 @@ def _repo() -> Iterator[Repo]:
         raise ValueError(f"{error}, which DVC needs: `git init` makes it; or `dvc config --local core.no_scm true`") from error
     except DvcException as error:  # such as a dvc.lock that a merge has left with marks in it
         raise ValueError(f"dvc: {error}") from error
+    finally:
+        for log, level in loud.items():
+            log.setLevel(level)

@@ -85,7 +85,7 @@ def good() -> dict[str, bytes]:
         "deep_big_endian.tif": encoded(Image.fromarray(np.asarray(deep).astype(">u2")), "TIFF"),
         "bits.png": encoded(plain.convert("1"), "PNG"),
         "bits.tif": encoded(plain.convert("1"), "TIFF", compression="group4"),
-        "ycc.tif": encoded(plain.convert("YCbCr"), "TIFF"),
+        "ycc.tif": encoded(plain.convert("YCbCr"), "TIFF", compression="jpeg"),  # uncompressed only Pillow 13 reads it
         "packed.tif": encoded(plain, "TIFF", compression="tiff_lzw"),
         "plain.bmp": encoded(plain, "BMP"),
         "moves.gif": encoded(plain, "GIF", save_all=True, append_images=rest),

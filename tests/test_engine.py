@@ -118,6 +118,7 @@ def test_without_ray_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 ON_RAY = """
 import os, signal, subprocess, sys
 import psutil
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from stages.engines import engine
@@ -156,12 +157,10 @@ for make, units in ((squares, [12, 13]), (partial(squares, fail=True), [1])):
     except ValueError as error:
         print(error)
 
-listening = [
-    connection.laddr.ip
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
-    for connection in process.net_connections("inet")
-    if connection.status == psutil.CONN_LISTEN
-]
+listening = []
+for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+    with suppress(psutil.NoSuchProcess):  # one that has just ended
+        listening += [one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
 print("ports", len(listening) > 3, {ip.removeprefix("::ffff:") for ip in listening})
 print("token", oct(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).stat().st_mode)[-3:], os.environ["RAY_USAGE_STATS_ENABLED"])
 import ray

@@ -77,7 +77,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = top / "artifacts/t"
     root, shards = made / "sources/root", made / "joint_shards"
     shards.mkdir()
-    write_plan(top / "plan", sources=made / "sources", params=PARAMS)
+    write_plan(top / "plan", sources=made / "sources", depth=made / "teacher_depth", params=PARAMS)
     maker = ShardMaker(root=root, depth=made / "teacher_depth", codebook=made / "depth_codebook", params=PARAMS, reasons={})
     plan = Plan(top / "plan", params=PARAMS)
     parts = [maker.make(plan.job(name), folder=shards) for name in ("train-00000", "val-00000")]

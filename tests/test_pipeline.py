@@ -446,18 +446,18 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines(
     assert output.count("no space left for jokes") <= 4, "as it came, in the task's and the run's state, and at the end"
     assert "depth_codebook" not in fake.ran()
     fake.behave()
-    fake.run(*PERCEPTIO, "repro")
-    assert fake.ran()[0] == "teacher_depth"
+    fake.run(*PERCEPTIO, "repro", "teacher_depth")
+    assert fake.ran() == ["teacher_depth"]
 
 
 @pytest.mark.parametrize(
     ("fails", "status"),
     [
-        (r"POST /api/flow_runs/$", 503),
-        (r"POST /api/flow_runs/\S+/set_state", 500),
-        (r"POST /api/flow_runs/\S+/set_state", "twice"),
         (r"POST /api/artifacts/latest/filter", 500),
-        (r"POST /api/artifacts/$", 0),
+        pytest.param(r"POST /api/flow_runs/$", 503, marks=pytest.mark.on_request),
+        pytest.param(r"POST /api/flow_runs/\S+/set_state", 500, marks=pytest.mark.on_request),
+        pytest.param(r"POST /api/flow_runs/\S+/set_state", "twice", marks=pytest.mark.on_request),
+        pytest.param(r"POST /api/artifacts/$", 0, marks=pytest.mark.on_request),
         (r"/api/(?!health|admin/version)", 503),
     ],
 )
@@ -572,7 +572,7 @@ def test_a_server_that_does_not_answer_is_named(fake: FakePipeline, monkeypatch:
         (("predict", f"{REPOSITORY}/docs/figure.png", "What?"), "no trained model here; `perceptio repro` trains one"),
         (("ui", "--port", "65536"), "perceptio: Invalid value for '--port': Input should be less than or equal to 65535"),
         (("repro", "--jobs"), "perceptio: No such option: --jobs (`perceptio repro --help` lists all)"),
-        (("repro", "--forse"), "perceptio: No such option: --forse (Possible options: --force)"),
+        (("repro", "--forse"), "perceptio: No such option: --forse (Possible options: --force"),
         (("rerpo",), "perceptio: No such command 'rerpo'. Did you mean 'repro', 'report'?"),
         (("data", "chek"), "perceptio: No such command 'chek'. Did you mean 'check'?"),
         (("run",), "perceptio: Missing argument 'STAGE'"),

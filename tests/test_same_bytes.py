@@ -1,4 +1,7 @@
-"""`teacher_depth` and `joint_shards` by one worker and by several, here and on a Ray: the same files, byte for byte."""
+"""`teacher_depth` and `joint_shards` by one worker and by several, here and on a Ray: the same files, byte for byte.
+
+``pytest -m on_request tests/test_same_bytes.py``: minutes.
+"""
 
 import os
 import subprocess
@@ -13,6 +16,7 @@ from joint_inputs import PARAMS, joint_inputs
 from perceptio_core.foundations.depth_anything import image_processor, mini_config
 from stages.engines import VARIABLE
 
+pytestmark = pytest.mark.on_request
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = """
 import sys
@@ -84,12 +88,10 @@ def test_two_processes(tmp_path: Path, inputs: Path, alone: dict[str, bytes]) ->
     assert made_by(2, tmp_path, inputs) == alone
 
 
-@pytest.mark.on_request
 def test_seven_processes(tmp_path: Path, inputs: Path, alone: dict[str, bytes]) -> None:
     assert made_by(7, tmp_path, inputs) == alone
 
 
-@pytest.mark.on_request
 @pytest.mark.parametrize("cores", [1, 2, 7])
 def test_a_ray(tmp_path: Path, inputs: Path, alone: dict[str, bytes], cores: int) -> None:
     settings = {VARIABLE: "local", "RAY_OVERRIDE_RESOURCES": f'{{"CPU": {cores}}}', "CUDA_VISIBLE_DEVICES": ""}

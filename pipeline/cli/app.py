@@ -7,7 +7,7 @@ import runpy
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -41,14 +41,23 @@ def main() -> None:
         _explain(error)
     except (ValueError, FileNotFoundError) as error:
         _say(str(error))
-    except BrokenPipeError:  # as `| head` leaves; what Python would still flush at its end goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    except BrokenPipeError:
+        _leave_the_pipe()
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        _leave_the_pipe()  # within a command Typer makes 1 of it
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         _say(f"{error.filename}: {error.strerror}; whoever runs this must be able to write there")
     sys.exit(2)
+
+
+def _leave_the_pipe() -> NoReturn:
+    """End as `| head` wants it; what Python would still flush at its end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def _show_whole_lines(group: object) -> None:
