@@ -2,6 +2,7 @@
 and a bad network between.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def test_a_fresh_clone_pulls_what_was_pushed_and_has_nothing_to_run(
         assert (code != 0) == fails, said
         return said
 
+    caplog.set_level(logging.INFO, logger="dvc")  # DVCLive, in other tests of this process, takes it down
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     first, clone = tmp_path / "first", tmp_path / "clone"
     first.mkdir()
