@@ -453,7 +453,9 @@ def test_the_command_serves_on_loopback_and_stops(tmp_path: Path, checkpoint: Pa
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "pipeline.cli", "page", "--checkpoint", checkpoint, "--device", "cpu", "--port", str(port)]
     settings = environment() | {"TMPDIR": str(tmp_path)} | dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
-    with subprocess.Popen(command, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, text=True) as served:
+    # Of a shell's background jobs, among which the tests may be, the children ignore Ctrl-C.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(command, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, text=True, preexec_fn=heed) as served:
         try:
             assert served.stdout is not None
             assert next(served.stdout) == f"Perceptio: http://127.0.0.1:{port}   Stop with Ctrl-C.\n"
@@ -462,9 +464,10 @@ def test_the_command_serves_on_loopback_and_stops(tmp_path: Path, checkpoint: Pa
             )
             assert said(html)[0].strip() == predicted(checkpoint, picture).text
             assert len(list(tmp_path.glob("perceptio-page-*"))) == 1
-        finally:
             served.send_signal(signal.SIGINT)
-        assert served.wait(timeout=30) == 0
+            assert served.wait(timeout=30) == 0
+        finally:
+            served.kill()
     assert list(tmp_path.glob("perceptio-page-*")) == [], "uploads are gone"
 
 
