@@ -9,6 +9,7 @@ import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def compare(what: str, *, unit: str, ours: Program, peers: Sequence[Program], co
     Raises:
         RuntimeError: one failed, or did not read what the others did.
     """
+    commit = _commit()  # before this writes into the checkout
     rates: dict[str, list[float]] = {program.peer: [] for program in (ours, *peers)}
     results: dict[str, Any] = {}
     for turn in range(repeats):
@@ -84,10 +86,11 @@ def compare(what: str, *, unit: str, ours: Program, peers: Sequence[Program], co
             ratio=mine / theirs,
             spread=(min(ratios), max(ratios)),
             machine=f"{os.cpu_count()} cores, {platform.machine()}",
-            commit=_commit(),
+            commit=commit,
         )
 
 
+@cache
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

@@ -37,7 +37,7 @@ def text(said: dict[str, Any]) -> bytes:
 
 def pixels(encoded: bytes, said: bytes) -> int:
     """Decode one entry, both parts; the picture's pixels."""
-    assert json.loads(said)
+    assert json.loads(bytes(said))
     image = Image.open(io.BytesIO(encoded)).convert("RGB")
     return image.width * image.height
 
