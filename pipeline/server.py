@@ -81,6 +81,16 @@ def _pages() -> Path:
     return Path(os.environ["PREFECT_HOME"]).absolute() / "pages"
 
 
+def refuse_a_taken_port(port: int) -> None:
+    """Raise ValueError where another program listens on a port of loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server binds: closed connections do not count
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ValueError(f"port {port} of {HOST} is taken; --port names another ({error})") from error
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))

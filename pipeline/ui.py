@@ -8,11 +8,10 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.server import HOST, serving
+from pipeline.server import HOST, refuse_a_taken_port, serving
 from pipeline.settings import running_server, server_file
 
 
@@ -24,12 +23,7 @@ def serve(*, profile: str, port: int) -> None:
     """
     if (running := running_server()) is not None:
         raise ValueError(f"it runs already: {running.removesuffix('/api')}")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server binds: closed connections do not count
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ValueError(f"port {port} of {HOST} is taken; --port names another ({error})") from error
+    refuse_a_taken_port(port)
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), serving(port=port) as (api, server):
         server_file().write_text(api, encoding="utf-8")

@@ -16,8 +16,6 @@ PACKAGES = {
     "pillow": None,
     "litdata": "litdata==0.2.76",
     "mosaicml-streaming": "mosaicml-streaming==0.13.0",
-    "vector-quantize-pytorch": None,
-    "transformers": None,
 }
 """What pip installs for each; None: the project's own environment has it."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perceptio_core.params.values import PARAMS, Values, read_values
-from pipeline.server import HOST
+from pipeline.server import HOST, refuse_a_taken_port
 from pipeline.settings import loopback_past_proxies
 from stages.common import StagePaths
 
@@ -80,9 +79,4 @@ def _serve(models: Models | None, values: Values | None, *, port: int, stage: st
 def _look_ahead(port: int) -> None:
     if find_spec("gradio") is None:
         raise ValueError("the page needs Gradio: pip install 'perceptio[page]'")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server binds: closed connections do not count
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ValueError(f"port {port} of {HOST} is taken; --port names another ({error})") from error
+    refuse_a_taken_port(port)

@@ -21,7 +21,7 @@ def _write(folder: Path, pictures: Path, count: int) -> None:
 
 def _read(folder: Path, workers: int) -> Iterable[int]:
     files = [str(file) for file in sorted(folder.glob("*.tar"))]
-    dataset = webdataset.WebDataset(files, shardshuffle=100, seed=0).shuffle(SHUFFLED)
+    dataset = webdataset.WebDataset(files, shardshuffle=100, seed=0, empty_check=False).shuffle(SHUFFLED)
     dataset = dataset.map(lambda entry: pixels(entry["jpg"], entry["json"]))
     return DataLoader(dataset, batch_size=None, num_workers=workers)
 
