@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from perceptio_core.files import whole
+from perceptio_core.guard import guard
 
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Keeps every port of a Ray on 127.0.0.1; ``--node-ip-address=127.0.0.1`` is silently replaced (Ray 2.60)."""
@@ -59,6 +60,7 @@ class OnRay:
             self._folder = tempfile.TemporaryDirectory(prefix="perceptio-ray-")
             token = Path(self._folder.name) / "token"
             write_token(token)
+            guard()
             os.environ |= LOOPBACK | closed(token)
         try:
             import ray

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -20,6 +21,8 @@ PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
 HERE = environment() | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
 MOMENTS_S = (0.0, 0.05, 0.4)
 """After the first sign of a child."""
+AT_ONCE_S = 5.0
+"""By when the processes of a Ray are gone; Ray's own agents would take a minute."""
 
 SLEEPING = "import time\ntime.sleep(600)\n"
 
@@ -111,13 +114,30 @@ def test_children_end_with_a_driver_that_is_killed_as_they_start(tmp_path: Path,
     assert marked.survivors() == {}
 
 
-@pytest.mark.on_request  # over a minute
-def test_a_ray_of_this_machine_ends_with_its_driver(tmp_path: Path) -> None:
-    (tmp_path / "driver.py").write_text(RAY)
-    marked = Marked([sys.executable, "driver.py"], folder=tmp_path, environment=HERE)
-    marked.wait_for("ray::Worker")
+@pytest.fixture(scope="module")
+def another_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Marked]:
+    """One that is at work beside those of the tests, by the same user."""
+    folder = tmp_path_factory.mktemp("another")
+    (folder / "driver.py").write_text(RAY)
+    marked = Marked([sys.executable, "driver.py"], folder=folder, environment=HERE)
+    marked.wait_for("ray::Worker", count=2)
+    yield marked
     marked.kill(group=False)
-    assert marked.survivors(within_s=240) == {}, "Ray's agents look for a minute for whom to tell that the rest is gone"
+    assert marked.survivors(within_s=AT_ONCE_S) == {}
+
+
+@pytest.mark.parametrize(("sign", "moment_s"), [("perceptio_core.guard", 0.0), ("raylet/raylet", 0.3), ("ray::Worker", 0.0)])
+def test_a_ray_of_this_machine_ends_with_its_driver_and_no_other_does(
+    tmp_path: Path, another_ray: Marked, sign: str, moment_s: float
+) -> None:
+    (tmp_path / "driver.py").write_text(RAY)
+    others = another_ray.running()
+    marked = Marked([sys.executable, "driver.py"], folder=tmp_path, environment=HERE)
+    marked.wait_for(sign)
+    time.sleep(moment_s)
+    marked.kill(group=True)
+    assert marked.survivors(within_s=AT_ONCE_S) == {}
+    assert another_ray.running().keys() == others.keys()
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.1])
