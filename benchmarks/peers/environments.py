@@ -17,7 +17,7 @@ PACKAGES = {
     "transformers": None,
     "litdata": "litdata==0.2.76",
     "mosaicml-streaming": "mosaicml-streaming==0.13.0",
-    "vector-quantize-pytorch": "vector-quantize-pytorch==1.32.0",
+    "vector-quantize-pytorch": None,
 }
 """What pip installs for each; None: the project's own environment has it."""
 
