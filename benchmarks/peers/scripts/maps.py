@@ -4,7 +4,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from sys import argv
 
@@ -27,7 +26,7 @@ Train = Callable[[DepthCodebookParams, DepthStore, list[str], Path], tuple[Depth
 def main(train: Train) -> None:
     """``ARTIFACTS STEPS``: prints seconds, the error on maps of the validation split, and the share of codes in use there."""
     artifacts, steps = Path(argv[1]), int(argv[2])
-    params = replace(load_profile(artifacts.name).depth_codebook, steps=steps)
+    params = load_profile(artifacts.name).depth_codebook.model_copy(update={"steps": steps})
     store = DepthStore(artifacts / "teacher_depth")
     keys: dict[str, list[str]] = {"train": [], "val": []}
     for row in read_images(artifacts / "sources"):
