@@ -27,13 +27,15 @@ from benchmarks.padding import padded_flops
 from benchmarks.real_mix import TILE_TOKENS, TILES, Length, draw_lengths
 from benchmarks.res_errors import nearest_object
 from benchmarks.results import END, START, fill, tables
+from benchmarks.unconstrained import Kept, kept
 from perceptio_core.data import rle
-from perceptio_core.grammar import Role
+from perceptio_core.grammar import Grammar, Role
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.model.packed_attention import PACKED
 from perceptio_core.params.profile import load_profile
 from perceptio_core.params.values import PROFILES
 from perceptio_core.segmentation.sam2 import mini_config
+from perceptio_core.vocabulary import Vocabulary
 from tiny import tiny_internvl, tiny_perceptio, tiny_sample
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -311,3 +313,25 @@ def test_the_object_that_a_mask_lies_on() -> None:
     assert nearest_object(columns(3, 8), objects, target=7) == 8
     assert nearest_object(columns(8, 12), objects, target=7) is None
     assert nearest_object(columns(0, 0), objects, target=7) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("S ( 0 1 2 ) t .", Kept(parsable=True, opened=True, counted=True, closed=True)),
+        ("( 0 1 2 ) .  t ( 0", Kept(parsable=True, opened=True, counted=True, closed=True)),
+        ("t t .", Kept(parsable=True, opened=False, counted=False, closed=False)),
+        ("( 0 1 ) t .", Kept(parsable=False, opened=True, counted=False, closed=True)),
+        ("( 0 1 2 0 ) t .", Kept(parsable=False, opened=True, counted=False, closed=True)),
+        ("( 0 1 2 t .", Kept(parsable=False, opened=True, counted=True, closed=False)),
+        ("( 0 1 2 ) t t", Kept(parsable=False, opened=True, counted=True, closed=True)),
+        ("( 0 1 2", Kept(parsable=False, opened=True, counted=True, closed=False)),
+        ("t S .", Kept(parsable=False, opened=False, counted=False, closed=False)),
+    ],
+)
+def test_what_an_answer_keeps_of_the_grammar_by_itself(written: str, expected: Kept) -> None:
+    """Three codes a span; S is [SEG], brackets open and close the span, t is text, and the stop ends the answer."""
+    vocabulary = Vocabulary(seg=10, depth_start=11, depth_end=12, first_code=20, num_codes=3)
+    ids = {"S": 10, "(": 11, ")": 12, "0": 20, "1": 21, "2": 22, "t": 5, ".": 1}
+    found = kept([ids[one] for one in written.split()], grammar=Grammar(depth_tokens=3), vocabulary=vocabulary, end_id=1)
+    assert found == expected

@@ -1,5 +1,6 @@
 """What all stages share: fingerprints, publishing whole folders, dying with DVC, progress lines, bundled models."""
 
+import functools
 import hashlib
 import json
 import os
@@ -181,7 +182,11 @@ def test_progress_lines_say_how_far_and_how_long_still(capsys: pytest.CaptureFix
         == "depth: 50/200 images, 5 images/s, 30s left"
     )
     assert progress.line(label="depth", unit="images", done=200, total=200, seconds=40).endswith("5 images/s, 40s in all")
-    assert progress.line(label="depth", unit="images", done=50, total=None, seconds=10) == "depth: 50 images, 5 images/s, 10s"
+    assert progress.line(label="depth", unit="images", done=50, total=None, seconds=10).endswith("5 images/s, 10s so far")
+    starting = functools.partial(progress.line, label="depth", unit="images", total=101, first=20)
+    assert starting(done=1, seconds=20) == "depth: 1/101 images, 20s so far"  # and not 33m left
+    assert starting(done=51, seconds=30) == "depth: 51/101 images, 5 images/s, 10s left"
+    assert starting(done=101, seconds=40) == "depth: 101/101 images, 2.52 images/s, 40s in all"
     assert [progress.duration(s) for s in (4.2, 125, 3725)] == ["4s", "2m05s", "1h02m"]
     assert list(progress.track([1, 2, 3], label="depth", unit="images")) == [1, 2, 3]
     assert capsys.readouterr().err.startswith("depth: 3/3 images")
