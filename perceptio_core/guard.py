@@ -26,7 +26,7 @@ def guard() -> None:
     if sys.platform != "linux":
         return
     mark = secrets.token_hex(16)
-    end, kept = os.pipe()  # no child inherits them; the kernel closes `kept` with this process
+    end, _ = os.pipe()  # no child inherits the other end, which the kernel closes with this process
     unmarked = {name: value for name, value in os.environ.items() if name != _MARK}
     # A session of its own: what is sent to the group of this process does not end it.
     subprocess.Popen(
