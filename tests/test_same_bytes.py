@@ -1,4 +1,4 @@
-"""`sources`, `teacher_depth` and `joint_shards` by one worker and by several, here and on a Ray: the same files, byte for byte.
+"""The wide stages by one worker and by several, here and on a Ray: the same files, byte for byte.
 
 ``pytest -m on_request tests/test_same_bytes.py``: minutes.
 """
@@ -17,9 +17,12 @@ from PIL import Image
 from transformers import DepthAnythingForDepthEstimation
 
 from joint_inputs import PARAMS, joint_inputs
+from official_files import write_refer
 from perceptio_core.data.manifest.collect import CHECKED_AT_ONCE
 from perceptio_core.foundations.depth_anything import image_processor, mini_config
 from stages.engines import VARIABLE
+from test_evaluation_suite import write_seed
+from tiny import lively, tiny_perceptio
 
 pytestmark = pytest.mark.on_request
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -27,15 +30,19 @@ STAGES = """
 import sys
 from types import SimpleNamespace
 from parameters import given
+from perceptio_core.params.evaluate import EvaluateParams
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.params.render import RenderParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
-from stages import joint_shards, sources, teacher_depth
+from stages import evaluate, joint_shards, sources, teacher_depth
 
 if __name__ == "__main__":
-    stage = dict(sources=sources, teacher_depth=teacher_depth, joint_shards=joint_shards)[sys.argv[1]]
-    params = JointShardsParams.model_validate_json(sys.argv.pop())
+    stage = dict(sources=sources, teacher_depth=teacher_depth, joint_shards=joint_shards, evaluate=evaluate)[sys.argv[1]]
+    params = JointShardsParams.model_validate_json(sys.argv[2])
+    same = dict(batch_size=2, max_new_tokens=4, bootstrap_samples=50)
+    refer = dict(kind="refer", path="refcoco", split="test", segment=True, depth=True, panels=1)
+    seed = dict(kind="seedbench", path="seed/SEED-Bench.json", panels=1)
     render = RenderParams(train=1, val=1, test=1)
     data = [dict(name="set", kind="coco", path="set", split="train")]
     pictures = [dict(name=split, kind="llava", path=f"{split}.json", split=split) for split in ("train", "val")]
@@ -45,19 +52,20 @@ if __name__ == "__main__":
             sources=SourcesParams(render=render, root=None, datasets=data),
             teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=3, workers=1),
             joint_shards=params,
+            evaluate=EvaluateParams.from_mapping(dict(same, benchmarks=[refer, seed]), where="test"),
         ),
     }
     # The look at what every stage reads is another process, and its parameters are a file's.
     sources.subprocess = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=0))
     stage.read_values = lambda _: profiles["many" if stage is sources else "t"]
-    del sys.argv[1:]
+    sys.argv[1:] = ["--variant", "full"] if stage is evaluate else []
     stage.main()
 """
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the two stages read, with a picture for the quarantine."""
+    """What the stages after `sources` read, with a picture for the quarantine."""
     top = tmp_path_factory.mktemp("inputs")
     joint_inputs(top)
     made = top / "artifacts/t"
@@ -65,6 +73,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     DepthAnythingForDepthEstimation(mini_config()).save_pretrained(made / "foundations/depth_anything")
     image_processor().save_pretrained(made / "foundations/depth_anything")
+    write_refer(made / "sources/root/refcoco")
+    write_seed(made / "sources/root", questions=14)
+    model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"))
+    lively(model).save_pretrained(made / "cotrain/full/checkpoint")
+    processor.save_pretrained(made / "cotrain/full/checkpoint")
     return made
 
 
@@ -92,9 +105,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made_by(workers: int, top: Path, inputs: Path, many: Path, **more: str) -> dict[str, bytes]:
-    """The output of the three stages. GPUs that are not there are a process each: their models compute on the CPU."""
+    """The output of the four stages. GPUs that are not there are a process each: their models compute on the CPU."""
     (top / "artifacts/t").mkdir(parents=True)
-    for stage in ("sources", "foundations", "depth_codebook"):
+    for stage in ("sources", "foundations", "depth_codebook", "cotrain"):
         (top / "artifacts/t" / stage).symlink_to(inputs / stage)
     (top / "many").symlink_to(many)
     (top / "run.py").write_text(STAGES)
@@ -104,7 +117,7 @@ def made_by(workers: int, top: Path, inputs: Path, many: Path, **more: str) -> d
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(workers))) if workers > 1 else "",
     }
-    outs = {"sources": "many", "teacher_depth": "t", "joint_shards": "t"}
+    outs = {"sources": "many", "teacher_depth": "t", "joint_shards": "t", "evaluate": "t"}
     for stage, profile in outs.items():
         command = [sys.executable, "run.py", stage, params.model_dump_json()]
         run = subprocess.run(
@@ -112,23 +125,21 @@ def made_by(workers: int, top: Path, inputs: Path, many: Path, **more: str) -> d
         )
         assert run.returncode == 0, run.stderr[-4000:]
         assert (stage == "sources") or not any((top / ".work" / profile / stage).iterdir())
-    return {
-        f"{stage}/{path.name}": path.read_bytes()
-        for stage, profile in outs.items()
-        for path in sorted((top / "artifacts" / profile / stage).iterdir())
-    }
+    made = [path for stage, profile in outs.items() for path in (top / "artifacts" / profile / stage).rglob("*")]
+    return {str(path.relative_to(top / "artifacts")): path.read_bytes() for path in made if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, inputs: Path, many: Path) -> dict[str, bytes]:
     made = made_by(1, tmp_path_factory.mktemp("alone"), inputs, many)
-    assert len(made) == 4 + 8 + 3 + 9 + 4
-    counts = json.loads(made["sources/metrics.json"])
+    assert len(made) == 4 + 8 + 3 + 9 + 4 + 7
+    assert len(made["t/evaluate/full/predictions/seedbench.jsonl"].splitlines()) == 14
+    counts = json.loads(made["many/sources/metrics.json"])
     assert counts["data"]["train"]["conversation"]["train"]["dropped"] == {"among_val": 16, "quarantined": 32}
     assert counts["shared_files"] == 16
-    assert made["sources/quarantine.jsonl"].count(b"cut") == 16
-    assert b"7.png" in made["teacher_depth/quarantine.jsonl"]
-    assert b"7.png" in made["joint_shards/quarantine.jsonl"]
+    assert made["many/sources/quarantine.jsonl"].count(b"cut") == 16
+    assert b"7.png" in made["t/teacher_depth/quarantine.jsonl"]
+    assert b"7.png" in made["t/joint_shards/quarantine.jsonl"]
     return made
 
 
