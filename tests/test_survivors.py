@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -143,6 +144,18 @@ def test_a_ray_of_this_machine_ends_with_its_driver_and_no_other_does(
     marked.kill(group=True)
     assert marked.survivors(within_s=AT_ONCE_S) == {}
     assert another_ray.running().keys() == others.keys()
+
+
+@pytest.mark.on_request  # this Ray listens on all of the machine's addresses, if with a token
+def test_the_node_of_a_job_takes_its_ray_with_it(tmp_path: Path) -> None:
+    (tmp_path / "sleeping.py").write_text(SLEEPING)
+    address = f"{socket.gethostbyname(socket.gethostname())}:29700"
+    node = [sys.executable, "-m", "pipeline.launch.ray_node", "0", address, "token", "1", "sleeping"]
+    marked = Marked(node, folder=tmp_path, environment=HERE)
+    marked.wait_for("tied " + str(marked.driver.pid) + " sleeping")
+    marked.wait_for("ray::DashboardAgent")
+    marked.kill(group=False)
+    assert marked.survivors(within_s=AT_ONCE_S) == {}
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.1])
