@@ -27,6 +27,7 @@ from perceptio_core.report.pictures import data_uri
 from perceptio_core.report.plots import read_curves
 from perceptio_core.report.published import read_published
 from perceptio_core.report.readme_figure import readme_figure
+from perceptio_core.report.tables import CONTROLS
 from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Make the report of a run.
@@ -97,7 +98,7 @@ def main() -> None:
         caveat=params.caveat,
         profile=values.profile,
         metrics=metrics,
-        control="control" if "control" in variants else None,
+        controls=[control for control in CONTROLS if control.variant in variants],
         parts={
             name: [Metric(**row) for row in read_jsonl(path / "breakdown.jsonl", keys=("name", "value"))]
             for name, path in evaluations.items()
