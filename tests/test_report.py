@@ -312,7 +312,7 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
         assert text in words
     assert html.count('<article class="panel">') == 5
     bare = replace(content, controls=[], panels=[], inputs=[], usage=[], training={}, curves={"full": {}}, caveat="")
-    assert "was not part of this run" in page(bare)
+    assert "No control, the same training without perception tokens, was part of this run." in page(bare)
 
 
 def test_every_table_has_a_caption_and_scoped_heads_and_every_picture_a_text(tmp_path: Path) -> None:
