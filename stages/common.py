@@ -203,11 +203,6 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         sys.__excepthook__(kind, error, trace)
 
 
-def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON with sorted keys; a metric that is not a finite number is an error, not a NaN in a file."""
-    path.write_text(json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def write_measured(path: Path, measured: Mapping[str, Any]) -> None:
     """Write what was measured of a run: seconds, memory, throughput."""
     path.parent.mkdir(exist_ok=True)

@@ -129,7 +129,7 @@ def content(folder: Path) -> Content:
         "drawn_referring": 11520, "epochs_referring": 1.536, "drawn_marker": 7680, "epochs_marker": 0.96,
         "share_referring": 0.6, "wanted_share_referring": 0.6, "share_marker": 0.4, "wanted_share_marker": 0.4,
     }  # fmt: skip
-    data = {
+    counts = {
         "images_train": 4800, "images_val": 160,
         "held_out_by_id": 31, "held_out_by_look": 7, "shared_files": 1204, "quarantined": 42,
     }  # fmt: skip
@@ -148,7 +148,7 @@ def content(folder: Path) -> Content:
         controls=CONTROLS,
         parts={"full": [metric("hardblink_majority_3", 36.1, n=122)], "control": []},
         published=read_published(PUBLISHED),
-        data=data,
+        counts=counts,
         realised=realised,
         curves={
             "full": curves(seed=0),

@@ -52,15 +52,6 @@ DECIDES, YES, NO, OWN = "up to the model", "yes", "no", "its own"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"), tied=False)
-    lively(model).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that was trained without perception tokens."""
     folder = tmp_path_factory.mktemp("plain")

@@ -15,6 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from claiming import claiming
 from perceptio_core import progress
 from perceptio_core.params.base import Section
 from perceptio_core.params.foundations import FoundationsParams
@@ -96,24 +97,6 @@ def test_work_in_progress_is_found_again(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (StagePaths("tiny").work("s", "f") / "half").write_text("done")
     assert (StagePaths("tiny").work("s", "f") / "half").read_text() == "done"
-
-
-CLAIM = """
-import sys, time
-from stages import common
-common._CLAIM_WITHIN_S, common._ASK_EVERY_S = 1, 0.1
-common.logging.basicConfig(format="%(message)s", stream=sys.stdout)
-common.StagePaths("tiny").claim("cotrain", "full")
-print("has it", flush=True)
-time.sleep(float(sys.argv[1]))
-"""
-
-
-def claiming(folder: Path, *, seconds: float, rank: str = "0") -> subprocess.Popen[str]:
-    """A process that claims a stage's work, and has it for so long."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "RANK": rank}
-    command = [sys.executable, "-c", CLAIM, str(seconds)]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def test_of_two_processes_at_one_stages_work_the_second_waits_and_refuses(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jinja2
 
@@ -71,7 +70,7 @@ class Content:
         controls: those that were evaluated.
         parts: per variant, the parts of its metrics.
         published: what others published.
-        data: what the stage sources counted.
+        counts: what the stage `sources` counted, by name.
         realised: samples, records and dropped ones per split, task and data set, as the joint shards' index says.
         curves: per variant, its training curves.
         training: per variant, the metrics of its training by name.
@@ -88,7 +87,7 @@ class Content:
     controls: Sequence[Control]
     parts: Mapping[str, Sequence[Metric]]
     published: Published
-    data: Mapping[str, Any]
+    counts: Mapping[str, float]
     realised: Realised
     curves: Mapping[str, Mapping[str, Curve]]
     training: Mapping[str, Mapping[str, float]]
@@ -108,7 +107,7 @@ def page(content: Content) -> str:
         models=beside(content.metrics, content.published),
         parts=parts_table(content.parts) if any(content.parts.values()) else None,
         colours={"predicted": PREDICTED, "outline": TRUE},
-        images=images_table(content.data),
+        images=images_table(content.counts),
         samples=samples_table(content.realised),
         drawn=drawn_table(content.training),
         curve_colours=list(zip(content.curves, COLOURS, strict=False)),
