@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class Metric:
     def to_json(self) -> dict[str, Any]:
         """The metric as it stands in metrics.json, its numbers to six digits."""
         return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in asdict(self).items()}
+
+
+def counted(counts: Mapping[str, float]) -> list[Metric]:
+    """Metrics of what was counted, with nothing to estimate and nothing to guess."""
+    return [Metric(name=name, value=value, protocol="counted") for name, value in counts.items()]
 
 
 def read_metrics(path: Path) -> list[Metric]:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from perceptio_core.progress import duration
 from stages.common import StagePaths
@@ -30,18 +29,9 @@ def headline(profile: str) -> str:
     return "\n".join([*lines, "", f"report: {(report / 'report.html').absolute()}"])
 
 
-def metrics_of(folder: Path) -> dict[str, float]:
-    """The numbers of an output by name: ``summary.json`` or else ``metrics.json``, nested keys joined by dots."""
-    file = next((folder / name for name in ("summary.json", "metrics.json") if (folder / name).is_file()), None)
-    return {} if file is None else numbers_in(file)
-
-
 def numbers_in(file: Path) -> dict[str, float]:
-    """The numbers of a JSON object by name, nested keys joined by dots; none where there is no such file."""
-    return dict(_numbers(json.loads(file.read_text(encoding="utf-8")), "")) if file.is_file() else {}
-
-
-def _numbers(value: Any, name: str) -> list[tuple[str, float]]:
-    if isinstance(value, dict):
-        return [row for key, inner in value.items() for row in _numbers(inner, f"{name}.{key}" if name else str(key))]
-    return [(name, value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+    """The numbers of a JSON object by name, as in ``summary.json``; none where there is no such file."""
+    if not file.is_file():
+        return {}
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}

@@ -203,13 +203,8 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         sys.__excepthook__(kind, error, trace)
 
 
-def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Write a mapping as JSON with sorted keys; a metric that is not a finite number is an error, not a NaN in a file."""
-    path.write_text(json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def write_measured(path: Path, measured: Mapping[str, Any]) -> None:
     """Write what was measured of a run: seconds, memory, throughput."""
     path.parent.mkdir(exist_ok=True)
     rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in measured.items()}
-    path.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(rounded, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 from perceptio_core.hub import HubUnreachableError, download, verify
+from perceptio_core.metrics import counted, write_metrics
 from perceptio_core.params.base import expanded
 from perceptio_core.params.foundations import FoundationsParams, HubModel, HubSam2
 from perceptio_core.params.values import read_values
-from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Lay out the pretrained models.
 
@@ -24,7 +25,7 @@ Writes  artifacts/<profile>/foundations/
           internvl/        Hugging Face folder with tokenizer and processor
           sam2/            config.json, model.safetensors
           depth_anything/  Hugging Face folder
-          metrics.json     bytes per model
+          metrics.json, summary.json   bytes per model
 """
 CHECKSUMS = "SHA256SUMS"
 MODELS = ("internvl", "sam2", "depth_anything")
@@ -50,7 +51,7 @@ def main() -> None:
         except HubUnreachableError as error:
             log.error("%s", error)
             sys.exit(os.EX_TEMPFAIL)  # whoever runs the stage may try again
-    write_metrics(work / "metrics.json", {f"{name}_bytes": _bytes_below(work / name) for name in MODELS})
+    write_metrics(work, counted({f"{name}_bytes": _bytes_below(work / name) for name in MODELS}))
     publish(work, paths.out("foundations"))
 
 

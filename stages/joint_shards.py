@@ -8,17 +8,18 @@ from pathlib import Path
 
 import torch
 
-from perceptio_core.data.manifest.manifest import IMAGES, QUARANTINE, RECORDS, data_root, read_quarantine
+from perceptio_core.data.manifest.manifest import DATA, IMAGES, QUARANTINE, RECORDS, data_root, read_quarantine
 from perceptio_core.data.shards.joint import ShardMaker
 from perceptio_core.data.shards.plan import Plan, write_plan
 from perceptio_core.data.shards.tars import ShardPart, load_part, save_part, write_index
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.engine import cores
+from perceptio_core.metrics import counted, write_metrics
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
 from perceptio_core.progress import amount
-from stages.common import StagePaths, fingerprint, stage_arguments, write_metrics
+from stages.common import StagePaths, fingerprint, stage_arguments
 from stages.shards import ShardWork
 
 DESCRIPTION = """Join images, masks, texts and depth codes by image key into training shards.
@@ -35,7 +36,7 @@ Writes  artifacts/<profile>/joint_shards/
                                                    data set the samples, the records in them, and the records that were
                                                    dropped by reason
           quarantine.jsonl                         {file, reason} for every image and record that was left out
-          metrics.json                             counts; bytes of the tars, and of the pictures and annotations in them
+          metrics.json, summary.json               counts; bytes of the tars, and of the pictures and annotations in them
 """
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     params, paths = values.section("joint_shards", JointShardsParams), StagePaths(values.profile)
     sources, depth, codebook = paths.made("sources"), paths.made("teacher_depth"), paths.made("depth_codebook")
     root = data_root(values.section("sources", SourcesParams), sources)
-    manifest = [sources / IMAGES, sources / RECORDS, sources / "metrics.json"]
+    manifest = [sources / IMAGES, sources / RECORDS, sources / DATA]
     # The index stands for the depth maps, the weights for the codebook: each changes with what it stands for.
     key = fingerprint(
         params, str(root), *manifest, depth / "index.parquet", codebook / "config.json", codebook / "model.safetensors"
@@ -63,10 +64,10 @@ def main() -> None:
             work.out,
             (load_part(work.part(name)) for name in shards),
             quarantine=read_quarantine(sources / QUARANTINE),
-            manifest=json.loads((sources / "metrics.json").read_text(encoding="utf-8"))["data"],
+            manifest=json.loads((sources / DATA).read_text(encoding="utf-8")),
             about={"num_codes": facts.num_codes, "depth_tokens": facts.grid**2},
         )
-        write_metrics(work.out / "metrics.json", counts)
+        write_metrics(work.out, counted(counts))
         work.publish()
     log = logging.getLogger("joint_shards")
     log.info(", ".join(f"{name} {count}" for name, count in counts.items() if not name.startswith("shard_")))

@@ -15,7 +15,7 @@ from PIL import Image
 from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher
-from perceptio_core.evaluation.interchange.jsonl import read_jsonl
+from perceptio_core.jsonl import read_jsonl
 from perceptio_core.metrics import Metric, read_metrics, write_metrics
 from perceptio_core.params.report import ReportParams
 from perceptio_core.params.sources import SourcesParams
@@ -27,6 +27,7 @@ from perceptio_core.report.pictures import data_uri
 from perceptio_core.report.plots import read_curves
 from perceptio_core.report.published import read_published
 from perceptio_core.report.readme_figure import readme_figure
+from perceptio_core.report.tables import CONTROLS
 from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Make the report of a run.
@@ -82,7 +83,7 @@ def main() -> None:
     with Image.open(folder / "samples.png") as image:
         samples = data_uri(image.convert("RGB"))
     gives = {
-        sources / "metrics.json": "what the data are",
+        sources / "metrics.json": "how many images there are",
         folder / "metrics.json": "metrics of the codebook",
         folder / "plots" / "codes.csv": "uses of its codes",
         shards / "index.json": "what training drew from",
@@ -97,13 +98,13 @@ def main() -> None:
         caveat=params.caveat,
         profile=values.profile,
         metrics=metrics,
-        control="control" if "control" in variants else None,
+        controls=[control for control in CONTROLS if control.variant in variants],
         parts={
             name: [Metric(**row) for row in read_jsonl(path / "breakdown.jsonl", keys=("name", "value"))]
             for name, path in evaluations.items()
         },
         published=read_published(PUBLISHED),
-        data=json.loads((sources / "metrics.json").read_text(encoding="utf-8")),
+        counts=_by_name(sources / "metrics.json"),
         realised=json.loads((shards / "index.json").read_text(encoding="utf-8"))["data"],
         curves={name: read_curves(path / "curves") for name, path in trained.items()},
         training={name: _by_name(path / "metrics.json") for name, path in trained.items()},

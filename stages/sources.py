@@ -1,5 +1,6 @@
 """Stage `sources`: the manifest of all images and records, of the rendered world or of the user's folders."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -11,11 +12,13 @@ import PIL
 from perceptio_core import rgb
 from perceptio_core.data import images
 from perceptio_core.data.manifest.collect import collect
+from perceptio_core.data.manifest.manifest import DATA
 from perceptio_core.engine import cores
+from perceptio_core.metrics import counted, write_metrics
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
 from perceptio_core.scenes.writers import write_world
-from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_metrics
+from stages.common import StagePaths, fingerprint, publish, stage_arguments
 from stages.engines import engine
 
 DESCRIPTION = """Make the manifest of all training images and records.
@@ -31,7 +34,8 @@ Writes  artifacts/<profile>/sources/
           images.parquet    image_key, path below the data root, width, height, sha256, split
           records.parquet   record_id, image_key, split, task, turns, expression, masks (RLE), source
           quarantine.jsonl  {file, reason} for everything that was left out
-          metrics.json      counts; below "data", per split, task and data set, what was kept and what was left out and why
+          data.json         per split, task and data set the records that were kept, and those left out by reason
+          metrics.json, summary.json   counts
 """
 
 
@@ -70,10 +74,12 @@ def main() -> None:
         engine=engine(workers=workers),
         held_out=params.held_out,
     )
-    write_metrics(out / "metrics.json", counts)
+    data = counts.pop("data")
+    (out / DATA).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    write_metrics(out, counted(dict(sorted(counts.items()))))
     publish(out, paths.out("sources"))
     shutil.rmtree(work)
-    logging.getLogger("sources").info(", ".join(f"{name} {count}" for name, count in sorted(counts.items()) if name != "data"))
+    logging.getLogger("sources").info(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
 
 
 if __name__ == "__main__":

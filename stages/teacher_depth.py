@@ -23,12 +23,13 @@ from perceptio_core.depth.store import (
     write_shard,
 )
 from perceptio_core.depth.teacher import Teacher, batches, stored_size
+from perceptio_core.metrics import counted, write_metrics
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
 from perceptio_core.params.values import read_values
 from perceptio_core.progress import track
 from perceptio_core.tables import count_rows
-from stages.common import StagePaths, fingerprint, stage_arguments, write_metrics
+from stages.common import StagePaths, fingerprint, stage_arguments
 from stages.shards import ShardWork
 
 DESCRIPTION = """Run the depth teacher (Depth Anything V2) over every image of the manifest.
@@ -42,7 +43,7 @@ Writes  artifacts/<profile>/teacher_depth/
           depth-00000.tar ...   16-bit PNGs
           index.parquet         image_key, shard, member, byte range, size, scale
           quarantine.jsonl      {file, reason}
-          metrics.json          counts
+          metrics.json, summary.json   counts
 """
 
 
@@ -71,7 +72,7 @@ def main() -> None:
                     yield from index
 
         maps = write_index(work.out, rows())
-        write_metrics(work.out / "metrics.json", {"images": maps, "quarantined": refused, "shards": len(shards)})
+        write_metrics(work.out, counted({"images": maps, "quarantined": refused, "shards": len(shards)}))
         work.publish()
     logging.getLogger("teacher_depth").info("%d maps, %d images in quarantine", maps, refused)
 

@@ -45,6 +45,18 @@ def up_to_codebook(tmp_path_factory: pytest.TempPathFactory) -> FakePipeline:
     return made
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Perceptio, saved, whose answers differ from question to question; not to be changed."""
+    from tiny import lively, tiny_perceptio  # brings torch, which takes seconds
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"), tied=False)
+    lively(model).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     """A local hub of models, for `huggingface_hub` in this process."""

@@ -22,7 +22,7 @@ from pipeline.settings import write_params
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 FILES = {
-    "sources": ["images.parquet", "records.parquet", "quarantine.jsonl", "metrics.json"],
+    "sources": ["images.parquet", "records.parquet", "quarantine.jsonl", "data.json"],
     "foundations": ["depth_anything/model", "internvl/model", "sam2/model"],
     "teacher_depth": ["index.parquet"],
     "depth_codebook": ["config.json", "model.safetensors"],
@@ -78,8 +78,7 @@ for name in FILES:
     if name == "figure.png":
         (out / name).write_bytes(base64.b64decode(PICTURE))
         continue
-    figures = name == "metrics.json" and "STAGE" != "sources"
-    content = [metric] if figures else {"res_ciou": 51.25} if name == "summary.json" else section
+    content = [metric] if name == "metrics.json" else {"res_ciou": 51.25} if name == "summary.json" else section
     (out / name).write_text(json.dumps(content))
 """
 

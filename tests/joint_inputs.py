@@ -93,7 +93,7 @@ def joint_inputs(top: Path) -> Path:
         return {"referring": referring, "conversation": {"talk": {"records": scenes, "dropped": {}}}}
 
     data = {"train": counted(SCENES - VAL), "val": counted(VAL)}
-    (stages / "sources/metrics.json").write_text(json.dumps({"data": data}))
+    (stages / "sources/data.json").write_text(json.dumps(data))
     depth = stages / "teacher_depth"
     depth.mkdir()
     write_index(depth, write_shard(depth, name="depth-00000.tar", maps=maps))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import os
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import InternVLConfig, InternVLProcessor
 
-from benchmarks import packing
+from benchmarks import gpu, packing
 from benchmarks.architectures import processor_of
 from benchmarks.attention import Shape, compare
 from benchmarks.balance import first_fit
@@ -335,3 +339,37 @@ def test_what_an_answer_keeps_of_the_grammar_by_itself(written: str, expected: K
     ids = {"S": 10, "(": 11, ")": 12, "0": 20, "1": 21, "2": 22, "t": 5, ".": 1}
     found = kept([ids[one] for one in written.split()], grammar=Grammar(depth_tokens=3), vocabulary=vocabulary, end_id=1)
     assert found == expected
+
+
+def test_a_borrowed_gpu_is_given_back_in_time_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In turn; what fails, what is missing and what takes too long does not take the others' results away."""
+    monkeypatch.setattr(gpu, "_END_S", 0.0)
+    monkeypatch.setattr(gpu, "_LEAST_S", 1.0)
+    begin = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(sys.argv[2]); "
+    measurements = [
+        gpu.Measurement("good", ("-c", begin, "{out}", "{seconds}")),
+        gpu.Measurement("bad", ("-c", begin + "raise SystemExit(3)", "{out}", "{seconds}")),
+        gpu.Measurement("absent", ("-c", begin, "{out}", "{seconds}"), needs=tmp_path / "nowhere"),
+        gpu.Measurement("long", ("-c", begin + "time.sleep(600)", "{out}", "{seconds}")),
+        gpu.Measurement("late", ("-c", begin, "{out}", "{seconds}")),
+    ]
+    started = time.monotonic()
+    ended = gpu.measure(measurements, out=tmp_path / "out", seconds=8)
+    assert time.monotonic() - started < 60
+    assert ended["good"].startswith("done after")
+    assert ended["bad"].startswith("failed with exit code 3")
+    assert ended["absent"] == f"left out: {tmp_path / 'nowhere'} is not there"
+    assert ended["long"].startswith("ended when the time was over")
+    assert ended["late"] == "no time left"
+    assert json.loads((tmp_path / "out" / "ended.json").read_text()) == ended
+    assert {file.stem for file in (tmp_path / "out").glob("*.json")} == {"good", "bad", "long", "ended"}
+    assert 0 < float((tmp_path / "out" / "long.json").read_text()) < 8
+
+
+@pytest.mark.parametrize("one", gpu.MEASUREMENTS, ids=lambda one: one.name)
+def test_what_a_borrowed_gpu_would_run_takes_its_arguments(one: gpu.Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, module, *rest = (argument.format(out="x.json", seconds="9") for argument in one.arguments)
+    monkeypatch.setattr(sys, "argv", [module, *rest, "--nonsense"])
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
+        importlib.import_module(module).main()
+    assert said.getvalue().endswith("error: unrecognized arguments: --nonsense\n")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from claiming import claiming
 from pipeline.clean import clean
 from stages.common import StagePaths
-from test_stages_common import claiming
 
 HOUR = 3600
 

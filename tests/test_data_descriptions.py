@@ -110,7 +110,7 @@ def test_a_captioners_file_describes_references(tmp_path):
     ("line", "told"),
     [
         ('{"ref_id": 3', "line 2: not JSON: Expecting"),
-        ("[3]", "line 2: ref_id must be a whole number of 64 bits, got None"),
+        ("[3]", "line 2: the line is not an object"),
         ('{"ref_id": "3", "description": "x"}', "line 2: ref_id must be a whole number of 64 bits, got '3'"),
         ('{"ref_id": 3, "description": " . "}', "line 2: description must be a text that is not empty"),
         ('{"ref_id": 3}', "line 2: description must be a text that is not empty, got None"),

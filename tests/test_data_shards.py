@@ -181,7 +181,7 @@ def test_the_index_counts_and_checks_everything(inputs, finished, tmp_path):
         last: "no depth map: not decodable",
         **{f"{last}#{name}": "no depth map: not decodable" for name in (f"talk/{SCENES - 1}", *_chosen(inputs, tmp_path))},
     }
-    assert json.loads(finished["metrics.json"])["quarantined"] == len(rows)
+    assert json.loads(finished["summary.json"])["quarantined"] == len(rows)
 
 
 def _chosen(inputs, folder):
@@ -214,7 +214,7 @@ def test_a_picture_lies_in_the_shards_once_with_all_that_is_said_about_it(inputs
         for said in entry["json"]["annotations"]:
             names = {"record_id", "task", "source", "turns", "masks", "mask_turns", "points", "draw_points"}
             assert set(said) == names
-    metrics = json.loads(finished["metrics.json"])
+    metrics = json.loads(finished["summary.json"])
     bytes_of = {name: metrics[name] for name in ("shard_bytes", "picture_bytes", "annotation_bytes")}
     assert bytes_of == {
         "shard_bytes": sum(len(content) for name, content in finished.items() if name.endswith(".tar")),

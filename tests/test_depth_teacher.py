@@ -310,7 +310,7 @@ def test_pictures_of_any_size_and_mode_have_maps_and_bad_files_a_reason(checkout
     assert refused["gone.png"] == "gone.png: No such file or directory"
     # No limit of its own: what `sources` let in may not grow.
     assert refused["vast.png"] == "vast.png: 400 x 300 pixels, at most 119600 are allowed"
-    assert json.loads((out / "metrics.json").read_text()) == {"images": 8, "quarantined": 3, "shards": 4}
+    assert json.loads((out / "summary.json").read_text()) == {"images": 8, "quarantined": 3, "shards": 4}
     assert sorted(file.name for file in out.glob("*.tar")) == [f"depth-{number:05d}.tar" for number in range(4)]
 
     store = DepthStore(out)
@@ -346,7 +346,7 @@ def test_a_map_that_is_not_finite_is_one_pictures_loss(checkout: Path, monkeypat
     out = checkout / "artifacts/t/teacher_depth"
     (row,) = map(json.loads, (out / "quarantine.jsonl").read_text().splitlines())
     assert row == {"file": "2.png", "reason": "set/2.png: the depth map holds values that are not finite"}
-    assert json.loads((out / "metrics.json").read_text()) == {"images": 3, "quarantined": 1, "shards": 2}
+    assert json.loads((out / "summary.json").read_text()) == {"images": 3, "quarantined": 1, "shards": 2}
     assert "set/2.png" not in DepthStore(out)
 
 
@@ -467,7 +467,7 @@ def test_a_killed_stage_goes_on_with_the_shards_that_are_missing(checkout: Path)
         {path.name: path.read_bytes() for path in (checkout / top / "artifacts/t/teacher_depth").iterdir()}
         for top in ("killed", "whole")
     )
-    assert killed.keys() == {*shards, "index.parquet", "quarantine.jsonl", "metrics.json"}
+    assert killed.keys() == {*shards, "index.parquet", "quarantine.jsonl", "metrics.json", "summary.json"}
     assert killed == whole
     assert b'"1.png"' in whole["quarantine.jsonl"]
     assert not list((checkout / "killed/.work/t/teacher_depth").iterdir())

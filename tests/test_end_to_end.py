@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fake_pipeline import REPOSITORY, as_cloned, environment, gone
+from stages import report as report_stage
 
 pytestmark = [
     pytest.mark.end_to_end,
@@ -67,13 +68,15 @@ def test_the_smoke_profile_survives_kills_and_completes(checkout: Path) -> None:
     assert not any((checkout / ".work" / "smoke").glob("*/*/*")), "finished work leaves nothing behind"
 
 
-def test_the_report_is_a_function_of_its_inputs(checkout: Path) -> None:
+def test_the_report_is_a_function_of_its_inputs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process, on another commit, writes the same bytes."""
     report = checkout / "artifacts" / "smoke" / "report"
     before = {file.name: file.read_bytes() for file in report.iterdir()}
     commit = ("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "--allow-empty", "-m", "another")
     subprocess.run(["git", *commit], cwd=checkout, check=True)
-    command = [sys.executable, "-m", "stages.report"]
-    subprocess.run(command, cwd=checkout, env=environment(), check=True, capture_output=True)
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr(sys, "argv", ["report"])
+    report_stage.main()
     assert {file.name: file.read_bytes() for file in report.iterdir()} == before
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from asking import run_suite
 from official_files import (
     gref_columns,
     reason_mask,
@@ -23,7 +24,6 @@ from perceptio_core.evaluation.interchange.predictions import read_predictions
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.params.evaluate import EvaluateParams
 from pipeline.cli import main
-from test_evaluation_suite import run_suite
 
 BOOTSTRAP = Bootstrap(samples=50)
 

@@ -3,53 +3,16 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from asking import ask_here
-from perceptio_core.engine import Local
+from asking import RAW, Fake, ask_here, run_suite
 from perceptio_core.evaluation.benchmarks.benchmark import Item
-from perceptio_core.evaluation.running.depth_codes import CodeMaker
-from perceptio_core.evaluation.running.suite import Asker, evaluate
 from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams
-
-RAW = "[SEG]<depth_start><depth_3><depth_0><depth_end>"
-
-
-@dataclass(frozen=True)
-class Said:
-    raw: str
-    text: str
-    masks: list[NDArray[np.bool_]] = field(default_factory=list)
-    depth_codes: NDArray[np.int64] | None = None
-    passes: int = 3
-
-
-@dataclass
-class Fake:
-    """Says B, with perception tokens, and a mask that covers the left half; dies after `lives` calls."""
-
-    lives: int = 10**9
-    calls: list[list[str]] = field(default_factory=list)
-    options: list[dict[str, Any]] = field(default_factory=list)
-
-    def __call__(self, images: list[Image.Image], questions: list[str], **options: Any) -> list[Said]:
-        if len(self.calls) == self.lives:
-            raise KeyboardInterrupt
-        self.calls.append(questions)
-        self.options.append(options)
-        said = []
-        for image in images:
-            mask = np.zeros((image.height, image.width), dtype=bool)
-            mask[:, : image.width // 2] = True
-            said.append(Said(raw=f"{RAW} B", text=f"{RAW} B", masks=[mask], depth_codes=np.array([3, 0])))
-        return said
 
 
 def pictures(folder: Path, count: int) -> list[Item]:
@@ -133,20 +96,6 @@ PARAMS: dict[str, Any] = {
     "bootstrap_samples": 50,
     "benchmarks": [{"kind": "seedbench", "path": "seed/SEED-Bench.json", "panels": 2, "except_variants": ["other"]}],
 }
-
-
-def run_suite(params: EvaluateParams, *, root: Path, out: str, variant: str = "full", predict: Any = None) -> list[Any]:
-    """The suite with codes of two places that both say how bright a picture is."""
-
-    def brightness(pictures: Sequence[Image.Image]) -> NDArray[np.int64]:
-        return np.array([[picture.getpixel((0, 0))[0]] * 2 for picture in pictures])
-
-    codes = CodeMaker(encode=brightness, num_codes=4, depth_tokens=2, seed=0)
-
-    def make() -> Asker:
-        return Asker(predict or Fake(), params, codes)
-
-    return evaluate(Local(), make, params, variant=variant, root=root, journals=root / "j", out=root / out)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,6 @@ from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.params.profile import load_profile
 from pipeline import cli
 from pipeline.publish import publish
-from tiny import lively, tiny_perceptio
 
 COUNTS = {
     "train": {
@@ -102,11 +101,10 @@ def test_scores_take_the_place_of_none() -> None:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"), tied=False)
-    lively(model).save_pretrained(folder)
-    processor.save_pretrained(folder)
+def checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared one, with a card."""
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     (folder / "README.md").write_text(card_of("mini"), encoding="utf-8")
     return folder
 

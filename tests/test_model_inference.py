@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -278,17 +276,6 @@ def test_the_readme_example_runs(
     answer = runpy.run_path("example.py")["answer"]
     assert capsys.readouterr().out.startswith(f"{answer.text} [")
     assert answer.raw
-
-
-def test_a_fresh_process_knows_a_checkpoint_after_one_import(perceptor: Perceptor, tmp_path: Path) -> None:
-    perceptor.model.save_pretrained(tmp_path)
-    perceptor.processor.save_pretrained(tmp_path)
-    code = (
-        "import sys; from transformers import AutoModel, AutoProcessor; import perceptio_core.model.modeling;"
-        "print([type(auto.from_pretrained(sys.argv[1])).__name__ for auto in (AutoModel, AutoProcessor)])"
-    )
-    said = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
-    assert said.splitlines()[-1] == "['PerceptioForConditionalGeneration', 'PerceptioProcessor']"
 
 
 def test_a_processor_comes_back_without_its_model(perceptor: Perceptor, images: list[Image.Image], tmp_path: Path) -> None:

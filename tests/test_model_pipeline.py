@@ -126,13 +126,16 @@ def test_a_fresh_process_answers_after_one_import(
 ) -> None:
     pictures[0].save(tmp_path / "picture.png")
     code = (
-        "import sys; from transformers import pipeline; import perceptio_core.model.modeling;"
+        "import sys; from transformers import AutoModel, pipeline; import perceptio_core.model.modeling;"
+        "print(type(AutoModel.from_pretrained(sys.argv[1])).__name__);"
         "pipe = pipeline('image-text-to-text', model=sys.argv[1], device='cpu');"
+        "print(type(pipe.processor).__name__);"
         f"print(pipe(images=sys.argv[2], text=sys.argv[3], return_full_text=False, **{asked()}))"
     )
     command = [sys.executable, "-c", code, str(checkpoint), str(tmp_path / "picture.png"), QUESTIONS[0]]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert repr(expected[0].text) in said.splitlines()[-1]
+    *_, model, processor, answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert (model, processor) == ("PerceptioForConditionalGeneration", "PerceptioProcessor")
+    assert repr(expected[0].text) in answer
 
 
 @pytest.fixture(scope="module")

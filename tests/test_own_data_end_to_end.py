@@ -138,5 +138,5 @@ def test_the_page_shows_them_beside_the_control(report: Path) -> None:
 
 
 def test_no_validation_picture_is_trained_on(report: Path) -> None:
-    counts = json.loads((report / "sources/metrics.json").read_text())
+    counts = json.loads((report / "sources/summary.json").read_text())
     assert (counts["images_train"], counts["images_val"]) == (PICTURES - 8, 8)

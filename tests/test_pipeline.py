@@ -156,10 +156,33 @@ def fake(tmp_path: Path) -> FakePipeline:
     return fake_pipeline(tmp_path)
 
 
-def test_a_change_reruns_what_it_touches_and_nothing_else(fake: FakePipeline) -> None:
-    evaluate = fake.root / "stages" / "evaluate.py"
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> FakePipeline:
+    """For tests that change nothing in it."""
+    return fake_pipeline(tmp_path_factory.mktemp("untouched"))
+
+
+@pytest.fixture
+def from_codebook(up_to_codebook: FakePipeline, tmp_path: Path) -> FakePipeline:
+    """A checkout with all up to the depth codebook made."""
+    return copy_of(up_to_codebook, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> FakePipeline:
+    """A checkout that plain `dvc repro` has run, to copy. The stand-in of `evaluate` reaches a module of the real code."""
+    made = fake_pipeline(tmp_path_factory.mktemp("by_dvc"))
+    evaluate = made.root / "stages" / "evaluate.py"
     evaluate.write_text(f"from perceptio_core import rgb\n{evaluate.read_text()}")
-    fake.dvc("repro")
+    made.dvc("repro")
+    return made
+
+
+def test_a_change_reruns_what_it_touches_and_nothing_else(
+    by_dvc: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    fake = copy_of(by_dvc, tmp_path)
     order = fake.ran()
     assert sorted(order) == sorted(s + ("@full" if s in ("cotrain", "evaluate") else "") for s in SECTIONS)
     assert (
@@ -285,12 +308,13 @@ def asked(api: str, kind: str, **body: object) -> list[dict[str, Any]]:
 
 
 def test_the_flow_runs_the_pipeline_and_publishes_it(
-    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+    from_codebook: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fake = from_codebook
     monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
     output = fake.run(*PERCEPTIO, "repro")
-    assert len(fake.ran()) == len(SECTIONS)
-    assert "teacher_depth says hello" in output
+    assert fake.ran() == ["joint_shards", "cotrain@full", "evaluate@full", "report"]
+    assert "joint_shards says hello" in output
     assert re.search(r"res_ciou\s+51\.25\s+49\.0 \.\. 53\.5\s+400", output)
     assert f"report: {fake.root / 'artifacts/mini/report/report.html'}" in output
 
@@ -305,7 +329,7 @@ def test_the_flow_runs_the_pipeline_and_publishes_it(
 
     tasks = asked(prefect_server, "task_runs")
     states = {(run["name"], run["state_name"]) for run in tasks}
-    assert {("sources", "Completed"), ("sources", "Cached"), ("evaluate@control", "Completed")} <= states
+    assert {("report", "Completed"), ("sources", "Cached"), ("evaluate@control", "Completed")} <= states
     names = {run["id"]: run["name"] for run in tasks}
     edges = {run["name"]: {names[one["id"]] for one in run["task_inputs"].get("wait_for", [])} for run in tasks}
     assert edges["sources"] == set()
@@ -348,11 +372,13 @@ UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 def test_named_stages_run_with_what_they_read_from_and_force_runs_them_alone(
-    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+    from_codebook: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fake = from_codebook
     monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    fake.change("teacher_depth", knob=2)
     output = fake.run(*PERCEPTIO, "repro", "depth_codebook")
-    assert sorted(fake.ran()) == ["depth_codebook", "foundations", "sources", "teacher_depth"]
+    assert fake.ran() == ["teacher_depth", "depth_codebook"]
     assert "depth_codebook of profile mini is up to date" in output
     assert "report.html" not in output
     assert "Nothing to do: teacher_depth of profile mini is up to date" in fake.run(*PERCEPTIO, "repro", "teacher_depth")
@@ -361,16 +387,21 @@ def test_named_stages_run_with_what_they_read_from_and_force_runs_them_alone(
 
 
 def test_stages_run_at_once_within_the_limits_and_give_what_dvc_gives(
-    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    fake: FakePipeline,
+    by_dvc: FakePipeline,
+    prefect_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server, "CUDA_VISIBLE_DEVICES": "3,5"})
+    plain = copy_of(by_dvc, tmp_path_factory.mktemp("plain"))
+    shutil.copy(plain.root / "stages" / "evaluate.py", fake.root / "stages")
     (fake.root / "machine.yaml").write_text("limits: {gpu: 2, cpu: 1}\n")
     fake.behave(sources="alone", foundations="alone", cotrain="meet")
     fake.run(*PERCEPTIO, "repro", "--variants", "full,control")
     places = [(fake.root / f"met-cotrain{variant}").read_text() for variant in ("full", "control")]
     assert sorted(places) == ["3", "5"], "each has its own GPU"
 
-    plain = fake_pipeline(tmp_path_factory.mktemp("plain"))
     (plain.root / "params.yaml").write_text((fake.root / "params.yaml").read_text())
     plain.dvc("repro")
     assert read_yaml(plain.root / "dvc.lock") == read_yaml(fake.root / "dvc.lock")
@@ -435,9 +466,11 @@ def test_mistakes_in_the_machines_file_are_explained(
 
 
 def test_a_failing_stage_fails_the_run_with_its_last_lines(
-    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+    from_codebook: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fake = from_codebook
     monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
+    fake.change("teacher_depth", knob=2)
     fake.behave(teacher_depth="fail")
     output = fake.run(*PERCEPTIO, "repro", expect=1)
     assert "perceptio: a stage failed" in output, output
@@ -451,31 +484,32 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines(
 
 
 @pytest.mark.parametrize(
-    ("fails", "status"),
+    ("fails", "fate"),
     [
-        (r"POST /api/artifacts/latest/filter", 500),
-        pytest.param(r"POST /api/flow_runs/$", 503, marks=pytest.mark.on_request),
-        pytest.param(r"POST /api/flow_runs/\S+/set_state", 500, marks=pytest.mark.on_request),
+        (r"POST /api/artifacts/latest/filter", "500"),
+        pytest.param(r"POST /api/flow_runs/$", "503", marks=pytest.mark.on_request),
+        pytest.param(r"POST /api/flow_runs/\S+/set_state", "500", marks=pytest.mark.on_request),
         pytest.param(r"POST /api/flow_runs/\S+/set_state", "twice", marks=pytest.mark.on_request),
-        pytest.param(r"POST /api/artifacts/$", 0, marks=pytest.mark.on_request),
-        (r"/api/(?!health|admin/version)", 503),
+        pytest.param(r"POST /api/artifacts/$", "reset", marks=pytest.mark.on_request),
+        (r"/api/(?!health|admin/version)", "503"),
     ],
 )
 def test_a_server_under_load_hides_nothing_of_what_happened(
-    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, fails: str, status: int | str
+    from_codebook: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, fails: str, fate: str
 ) -> None:
+    fake = from_codebook
+    fake.change("teacher_depth", knob=2)
     fake.behave(depth_codebook="fail")
-    with unsteady_api(prefect_server) as api:
-        api.fails, api.status = fails, status
-        monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": api.url, "PREFECT_CLIENT_MAX_RETRIES": "0"})
+    with unsteady_api(prefect_server, fails=fails, fate=fate) as api:
+        monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": api.api, "PREFECT_CLIENT_MAX_RETRIES": "0"})
         output = fake.run(*PERCEPTIO, "repro", "joint_shards", expect=1)
         assert api.failed
     assert "perceptio: a stage failed" in output, output
     assert "depth_codebook: depth_codebook: no space left for jokes (exit code 1)" in output, output
-    assert sorted(fake.ran()) == ["depth_codebook", "foundations", "sources", "teacher_depth"], output
+    assert fake.ran() == ["teacher_depth", "depth_codebook"], output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopping_the_driver_stops_the_stage(
     fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -569,7 +603,6 @@ def test_a_server_that_does_not_answer_is_named(fake: FakePipeline, monkeypatch:
         (("repro", "--profile", "nonesuch"), "no profile profiles/nonesuch.yaml; profiles here: "),
         (("repro", "--variants", "full,nonesuch"), "variants has no 'nonesuch'; allowed are"),
         (("predict", "absent.png", "What?"), "absent.png"),
-        (("predict", f"{REPOSITORY}/docs/figure.png", "What?"), "no trained model here; `perceptio repro` trains one"),
         (("ui", "--port", "65536"), "perceptio: Invalid value for '--port': Input should be less than or equal to 65535"),
         (("repro", "--jobs"), "perceptio: No such option: --jobs (`perceptio repro --help` lists all)"),
         (("repro", "--forse"), "perceptio: No such option: --forse (Possible options: --force"),
@@ -581,12 +614,12 @@ def test_a_server_that_does_not_answer_is_named(fake: FakePipeline, monkeypatch:
         (("lineage", "artifacts/mini/report"), "dvc.lock records no stage that wrote below artifacts/"),
     ],
 )
-def test_mistakes_on_the_command_line_are_explained(fake: FakePipeline, arguments: tuple[str, ...], message: str) -> None:
-    before = (fake.root / "params.yaml").read_text()
-    output = fake.run(*PERCEPTIO, *arguments, expect=2)
+def test_mistakes_on_the_command_line_are_explained(untouched: FakePipeline, arguments: tuple[str, ...], message: str) -> None:
+    before = untouched.params.read_text()
+    output = untouched.run(*PERCEPTIO, *arguments, expect=2)
     assert message in output, output
     assert len(output.splitlines()) == 1, output
-    assert (fake.root / "params.yaml").read_text() == before
+    assert untouched.params.read_text() == before
 
 
 def perceptio(*arguments: str, expect: int = 0, **environment: str) -> str:
@@ -650,20 +683,17 @@ def test_on_a_terminal_a_run_is_a_line_per_stage_and_ctrl_c_is_one_line(
     stand_in = fake.root / "stages" / "sources.py"
     made = "print('WARNING sources: one is gray')\nprint('INFO sources: images_train 48')\n"
     stand_in.write_text(f"{stand_in.read_text()}\n{made}")
-    shown = on_terminal(*PERCEPTIO, "repro", "sources", folder=fake.root, environment=environment())
-    assert shown.code == 0, shown.lines
+    fake.behave(teacher_depth="sleep", foundations="fail")
+    shown = on_terminal(*PERCEPTIO, "repro", folder=fake.root, environment=environment())
+    assert shown.code == 1, shown.lines
+    assert "perceptio: a stage failed; its lines above say more:" in shown.lines
+    assert "  foundations: no space left for jokes" in shown.lines, shown.lines
     assert [line for line in shown.lines if re.fullmatch(r"\+ sources +\d+s  images_train 48", line)], shown.lines
     assert "sources: one is gray" in shown.lines
     assert not re.search("Task run|Flow run|Running stage|lock file|git add|INFO|hashes", "\n".join(shown.lines)), shown.lines
     assert "> exec python -m pipeline.launch sources" in (fake.root / ".work/mini/logs/sources.log").read_text()
     verbose = on_terminal(*PERCEPTIO, "repro", "sources", "--force", "--verbose", folder=fake.root, environment=environment())
     assert re.search(r"Task run 'sources' - > exec", "\n".join(verbose.lines)), verbose.lines
-
-    fake.behave(teacher_depth="sleep", foundations="fail")
-    shown = on_terminal(*PERCEPTIO, "repro", folder=fake.root, environment=environment())
-    assert shown.code == 1
-    assert "perceptio: a stage failed; its lines above say more:" in shown.lines
-    assert "  foundations: no space left for jokes" in shown.lines, shown.lines
 
     fake.behave(foundations="sleep")
     fake.ran()
@@ -672,6 +702,7 @@ def test_on_a_terminal_a_run_is_a_line_per_stage_and_ctrl_c_is_one_line(
     assert shown.after[-1] == "perceptio: stopped; the same command goes on where this one stood"
     assert [line for line in shown.after if not re.match(r"(\^C)?> |\^C$", line)] == shown.after[-1:], "and the line at work"
     assert shown.seconds < 3
+    assert gone(started(fake, "foundations"))
     assert asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)[0]["state_type"] == "CANCELLED"
 
 

@@ -18,18 +18,8 @@ from perceptio_core.data.images import open_image
 from perceptio_core.model.inference import Perceptor
 from perceptio_core.report.pictures import overlay
 from pipeline import cli
-from tiny import lively, tiny_perceptio
 
 QUESTIONS = ["Which point is the closest to the camera?", "yes"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"), tied=False)
-    lively(model).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

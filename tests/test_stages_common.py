@@ -15,11 +15,13 @@ from unittest.mock import Mock
 
 import pytest
 
+from claiming import claiming
 from perceptio_core import progress
+from perceptio_core.metrics import counted, read_metrics, write_metrics
 from perceptio_core.params.base import Section
 from perceptio_core.params.foundations import FoundationsParams
 from stages import foundations
-from stages.common import StagePaths, fingerprint, publish, write_metrics
+from stages.common import StagePaths, fingerprint, publish, write_measured
 
 
 class Values(Section):
@@ -98,24 +100,6 @@ def test_work_in_progress_is_found_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert (StagePaths("tiny").work("s", "f") / "half").read_text() == "done"
 
 
-CLAIM = """
-import sys, time
-from stages import common
-common._CLAIM_WITHIN_S, common._ASK_EVERY_S = 1, 0.1
-common.logging.basicConfig(format="%(message)s", stream=sys.stdout)
-common.StagePaths("tiny").claim("cotrain", "full")
-print("has it", flush=True)
-time.sleep(float(sys.argv[1]))
-"""
-
-
-def claiming(folder: Path, *, seconds: float, rank: str = "0") -> subprocess.Popen[str]:
-    """A process that claims a stage's work, and has it for so long."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "RANK": rank}
-    command = [sys.executable, "-c", CLAIM, str(seconds)]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
-
-
 def test_of_two_processes_at_one_stages_work_the_second_waits_and_refuses(tmp_path: Path) -> None:
     with claiming(tmp_path, seconds=60) as first:
         assert first.stdout is not None
@@ -136,11 +120,17 @@ def test_of_two_processes_at_one_stages_work_the_second_waits_and_refuses(tmp_pa
         assert third.returncode == 0
 
 
-def test_metrics_are_finite_numbers(tmp_path: Path) -> None:
-    write_metrics(tmp_path / "m.json", {"b": 1.5, "a": 2})
-    assert (tmp_path / "m.json").read_text() == '{\n  "a": 2,\n  "b": 1.5\n}\n'
+def test_what_is_counted_and_what_is_measured_are_finite_numbers(tmp_path: Path) -> None:
+    write_metrics(tmp_path, counted({"b": 1.5, "a": 2}))
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"b": 1.5, "a": 2}
+    assert [(metric.name, metric.value, metric.low, metric.chance) for metric in read_metrics(tmp_path / "metrics.json")] == [
+        ("b", 1.5, None, None),
+        ("a", 2, None, None),
+    ]
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_metrics(tmp_path / "m.json", {"loss": float("nan")})
+        write_metrics(tmp_path, counted({"loss": float("nan")}))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_measured(tmp_path / "measured" / "m.json", {"seconds": float("inf")})
 
 
 MISTAKEN = """

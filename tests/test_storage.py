@@ -22,7 +22,7 @@ from perceptio_core.data.shards.entry import Sample
 from perceptio_core.data.shards.remote import RemoteShards, StoreError, teach_webdataset
 from perceptio_core.data.shards.tars import INDEX, SAMPLES
 from perceptio_core.params.shard_source import VARIABLE, ShardSource
-from s3_store import BUCKET, STORES, Fault, Proxy, s3_store, write_joint_shards, write_large_shard
+from s3_store import BUCKET, STORES, Proxy, s3_store, write_joint_shards, write_large_shard
 
 STORE = f"s3://{BUCKET}/shards"
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -132,7 +132,7 @@ def test_threads_that_fight_for_a_small_cache_get_what_they_asked_for(shards: Pa
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "reset", "cut", "short", "corrupt", "stall", "slow"])
-def test_faults_are_survived(fault: Fault, proxy: Proxy, shards: Path, bare: Path, tmp_path: Path) -> None:
+def test_faults_are_survived(fault: str, proxy: Proxy, shards: Path, bare: Path, tmp_path: Path) -> None:
     streamed = JointDataset(bare, "train", source(tmp_path, holds=2**30))
     proxy.faults = [fault] if fault == "stall" else [fault] * 2
     assert same(streamed[0], JointDataset(shards, "train")[0])
@@ -151,7 +151,7 @@ def test_faults_are_survived(fault: Fault, proxy: Proxy, shards: Path, bare: Pat
     ],
 )
 def test_beyond_the_bounds_the_error_says_what_failed_and_no_half_shard_is_used(
-    fault: Fault, message: str, proxy: Proxy, shards: Path, bare: Path, tmp_path: Path
+    fault: str, message: str, proxy: Proxy, shards: Path, bare: Path, tmp_path: Path
 ) -> None:
     streamed = JointDataset(bare, "train", source(tmp_path, holds=2**30))
     proxy.always = fault

@@ -96,4 +96,4 @@ def test_a_fresh_clone_pulls_what_was_pushed_and_has_nothing_to_run(
     said = dvc(clone, "repro")
     assert "Running stage" not in said
     assert "Data and pipelines are up to date." in said
-    assert proxy.endpoint not in (clone / ".dvc" / "config").read_text()
+    assert proxy.url not in (clone / ".dvc" / "config").read_text()

@@ -16,8 +16,8 @@ from perceptio_core.data.shards.remote import RemoteShards, StoreError
 from perceptio_core.data.shards.tars import INDEX, SAMPLES
 from perceptio_core.params.shard_source import VARIABLE, ShardSource
 from s3_store import BUCKET, STORES, Proxy, s3_store, write_joint_shards
-from test_training_cotrain import params, run_stage
 from tiny import tiny_foundations
+from tiny_checkout import params, run_stage
 
 STORE = f"s3://{BUCKET}/shards"
 
@@ -60,9 +60,9 @@ def test_a_run_whose_store_was_lost_goes_on_to_the_same_bytes(
     (tmp_path / ".work").rename(tmp_path / "before")
     asked, checkpoints = Proxy.fault, tmp_path / ".work" / "tiny" / "cotrain"
 
-    def lost_after_a_while(self: Proxy, path: str) -> str | None:
+    def lost_after_a_while(self: Proxy, method: str, path: str) -> str | None:
         self.always = "503" if list(checkpoints.glob("remote-*/checkpoints/*")) else None
-        return asked(self, path)
+        return asked(self, method, path)
 
     monkeypatch.setattr(Proxy, "fault", lost_after_a_while)
     with pytest.raises(StoreError, match="failed 8 times"):

@@ -14,7 +14,6 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 import published
-from parameters import given
 from perceptio_core.data.loading.balance import deal
 from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.data.loading.labels import ordered_turns
@@ -25,21 +24,16 @@ from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
 from perceptio_core.params.base import read_yaml
 from perceptio_core.params.cotrain import CotrainParams, MarkerQuestions
-from perceptio_core.params.foundations import FoundationsParams
 from perceptio_core.tied import tied
 from perceptio_core.training.joint_batches import joint_batches
 from perceptio_core.training.loop import Batches
 from perceptio_core.training.randomness import seed_generators
 from stages import cotrain
 from tiny import LOSS_WEIGHTS
-from tiny_checkout import MIXTURE, TASKS, VALUES, tiny_checkout, write_shards
+from tiny_checkout import MIXTURE, TASKS, params, run_stage, tiny_checkout, write_shards
 
 SEGMENTED = {"weight": 0.1, "spans": ["segmentation"]}
 CONTROL: dict[str, Any] = {"spans": {"segmentation": False, "depth": False}, "mixture": MIXTURE | {"depth_map": 0.0}}
-
-
-def params(**overrides: Any) -> CotrainParams:
-    return CotrainParams.from_mapping(VALUES | overrides, where="test: cotrain")
 
 
 @pytest.mark.parametrize(
@@ -72,15 +66,6 @@ def test_the_stage_becomes_its_own_launcher(
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout-like folder with everything that the stage reads."""
     return tiny_checkout(tmp_path_factory.mktemp("checkout"))
-
-
-def run_stage(artifacts: Path, monkeypatch: pytest.MonkeyPatch, *, variant: str, chosen: CotrainParams) -> Path:
-    monkeypatch.chdir(artifacts)
-    monkeypatch.setattr(sys, "argv", ["cotrain", "--variant", variant])
-    values = given("tiny", variant=chosen, foundations=FoundationsParams(bundled="foundations/tiny"))
-    monkeypatch.setattr(cotrain, "read_values", lambda _: values)
-    cotrain.main()
-    return artifacts / "artifacts" / "tiny" / "cotrain" / variant
 
 
 def measured_of(out: Path) -> dict[str, Any]:

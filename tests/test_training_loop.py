@@ -35,8 +35,8 @@ def _float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def run(work: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> int:
-    command = [sys.executable, *launcher, SCRIPT, str(work), *arguments]
+def run(work: Path, *arguments: str, launcher: tuple[str, ...] = (SCRIPT,)) -> int:
+    command = [sys.executable, *launcher, str(work), *arguments]
     environment = os.environ | {"PYTHONPATH": str(Path(SCRIPT).parents[1])}
     return subprocess.run(command, check=False, timeout=240, env=environment).returncode
 
@@ -75,14 +75,15 @@ def test_kill_and_resume_equals_one_run_bit_for_bit(tmp_path: Path) -> None:
     assert {path.name for path in (killed / "checkpoints").iterdir()} == {"step-00000005", "step-00000010"}
 
 
-TWO_RANKS = tuple(processes_here(2))
+TWO_RANKS = (*processes_here(2), SCRIPT)
+FORKED_RANKS = (str(Path(SCRIPT).with_name("ranks.py")), "training_toy")
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_ranks_follow_one_process_with_the_same_samples(tmp_path: Path, sharding: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     expected = train_here(one, steps=6).state_dict()
-    assert run(two, "6", "--dropout", "0", "--sharding", sharding, launcher=TWO_RANKS) == 0
+    assert run(two, "6", "--dropout", "0", "--sharding", sharding, launcher=FORKED_RANKS) == 0
     assert json.loads((two / "result.json").read_text()) == {"world_size": 2}
     for curve in ("train/total", "val/total"):
         steps_one, values_one = read_curve(one / METRICS / f"{curve}.tsv")

@@ -16,7 +16,7 @@ import pytest
 from fake_pipeline import REPOSITORY, environment
 from perceptio_core.files import whole
 from stages.on_ray import closed
-from test_two_hosts import hosts, may_make_namespaces
+from two_hosts import hosts, may_make_namespaces
 
 __all__ = ["hosts"]  # the fixture
 pytestmark = [

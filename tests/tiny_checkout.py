@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from PIL import Image
@@ -14,12 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from entries import entry
 from fake_pipeline import environment
-from parameters import values_of
+from parameters import given, values_of
 from perceptio_core.data.records import Point
 from perceptio_core.data.rle import encode
 from perceptio_core.data.shards.entry import Annotation
 from perceptio_core.data.shards.tars import write_index, write_shard
+from perceptio_core.params.cotrain import CotrainParams
+from perceptio_core.params.foundations import FoundationsParams
 from perceptio_core.training.curves import read_curve
+from stages import cotrain
 from stages.cotrain import processes_here
 from tiny import LOSS_WEIGHTS, tiny_foundations
 
@@ -73,6 +77,21 @@ def tiny_checkout(root: Path, **overrides: Any) -> Path:
     values = {"profile": "tiny", **values_of("smoke"), "cotrain": VALUES | overrides, "variants": {"full": {}}}
     (root / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return root
+
+
+def params(**overrides: Any) -> CotrainParams:
+    """`VALUES`, but for the overrides."""
+    return CotrainParams.from_mapping(VALUES | overrides, where="test: cotrain")
+
+
+def run_stage(artifacts: Path, monkeypatch: pytest.MonkeyPatch, *, variant: str, chosen: CotrainParams) -> Path:
+    """Run `cotrain` in this process, in such a checkout; the folder that it has made."""
+    monkeypatch.chdir(artifacts)
+    monkeypatch.setattr(sys, "argv", ["cotrain", "--variant", variant])
+    values = given("tiny", variant=chosen, foundations=FoundationsParams(bundled="foundations/tiny"))
+    monkeypatch.setattr(cotrain, "read_values", lambda _: values)
+    cotrain.main()
+    return artifacts / "artifacts" / "tiny" / "cotrain" / variant
 
 
 def train_here(checkout: Path) -> None:

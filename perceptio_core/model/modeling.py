@@ -8,7 +8,7 @@ One training step: image tiles and tokens -> InternVL -> last hidden states h (T
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -210,19 +210,16 @@ class PerceptioForConditionalGeneration(PreTrainedModel, AnsweringMixin, Generat
         ).last_hidden_state[0]
         return states
 
-    def _sequence_losses(self, predictions: Predictions, *, wanted: Any) -> dict[str, Tensor]:
-        vocabulary, depth_tokens = self.config.vocabulary, self.config.depth_tokens
-        losses = {
-            "llm": language_loss(predictions),
-            "marker": marker_loss(predictions),
-            "token": token_loss(predictions),
-            "count": count_loss(predictions, vocabulary=vocabulary, depth_tokens=depth_tokens),
+    def _sequence_losses(self, predictions: Predictions, *, wanted: Container[str]) -> dict[str, Tensor]:
+        about: dict[str, Any] = {"vocabulary": self.config.vocabulary, "depth_tokens": self.config.depth_tokens}
+        losses: dict[str, Callable[[Predictions], Tensor]] = {
+            "llm": language_loss,
+            "marker": marker_loss,
+            "token": token_loss,
+            "count": partial(count_loss, **about),
+            "reconstruction": partial(reconstruction_loss, **about, codebook=self.codebook),
         }
-        if "reconstruction" in wanted:
-            losses["reconstruction"] = reconstruction_loss(
-                predictions, vocabulary=vocabulary, codebook=self.codebook, depth_tokens=depth_tokens
-            )
-        return losses
+        return {name: loss(predictions) for name, loss in losses.items() if name in wanted}
 
     def _mask_losses(self, hidden_TD: Tensor, batch: PerceptioBatch) -> tuple[Tensor, Tensor]:
         pixels = batch.sam_pixels_SCHW

@@ -19,7 +19,7 @@ Realised = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 """Per split, task and data set what ``data`` in the index of the joint shards says."""
 
 
-def images_table(counts: Mapping[str, Any]) -> Table:
+def images_table(counts: Mapping[str, float]) -> Table:
     """Images by split, as the stage `sources` counted them."""
     return Table(
         caption="Images",

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jinja2
 
@@ -12,7 +11,17 @@ from perceptio_core.report.panels import Panel
 from perceptio_core.report.pictures import PREDICTED, TRUE, data_uri
 from perceptio_core.report.plots import COLOURS, Curve, loss_names, loss_plot, usage_plot
 from perceptio_core.report.published import Published
-from perceptio_core.report.tables import Table, beside, count, headline_groups, number, parts_table, published_table, tiles
+from perceptio_core.report.tables import (
+    Control,
+    Table,
+    beside,
+    count,
+    headline_groups,
+    number,
+    parts_table,
+    published_table,
+    tiles,
+)
 
 SECTIONS = {
     "results": "Results",
@@ -57,11 +66,11 @@ class Content:
         title: heading.
         caveat: what to know before comparing; empty for nothing.
         profile: its name.
-        metrics: headline metrics, the control's with its name in front.
-        control: name of the control variant, or None.
+        metrics: headline metrics, a control's with its name in front.
+        controls: those that were evaluated.
         parts: per variant, the parts of its metrics.
         published: what others published.
-        data: what the stage sources counted.
+        counts: what the stage `sources` counted, by name.
         realised: samples, records and dropped ones per split, task and data set, as the joint shards' index says.
         curves: per variant, its training curves.
         training: per variant, the metrics of its training by name.
@@ -75,10 +84,10 @@ class Content:
     caveat: str
     profile: str
     metrics: Sequence[Metric]
-    control: str | None
+    controls: Sequence[Control]
     parts: Mapping[str, Sequence[Metric]]
     published: Published
-    data: Mapping[str, Any]
+    counts: Mapping[str, float]
     realised: Realised
     curves: Mapping[str, Mapping[str, Curve]]
     training: Mapping[str, Mapping[str, float]]
@@ -93,12 +102,12 @@ def page(content: Content) -> str:
     return _TEMPLATES.get_template("report.html").render(
         content=content,
         sections=SECTIONS,
-        tiles=tiles(content.metrics, control=content.control),
-        groups=headline_groups(content.metrics, control=content.control, published=content.published),
+        tiles=tiles(content.metrics, controls=content.controls),
+        groups=headline_groups(content.metrics, controls=content.controls, published=content.published),
         models=beside(content.metrics, content.published),
         parts=parts_table(content.parts) if any(content.parts.values()) else None,
         colours={"predicted": PREDICTED, "outline": TRUE},
-        images=images_table(content.data),
+        images=images_table(content.counts),
         samples=samples_table(content.realised),
         drawn=drawn_table(content.training),
         curve_colours=list(zip(content.curves, COLOURS, strict=False)),

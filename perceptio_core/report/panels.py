@@ -13,7 +13,7 @@ from PIL import Image
 from perceptio_core.data.images import MAX_PIXELS, open_image
 from perceptio_core.data.records import inside
 from perceptio_core.data.rle import decode
-from perceptio_core.evaluation.interchange.jsonl import read_jsonl
+from perceptio_core.jsonl import read_jsonl
 from perceptio_core.report.pictures import depth_picture, overlay, shrink
 
 SIDE = 448

@@ -22,7 +22,7 @@ from pipeline.lineage.graph import LineageGraph
 from pipeline.lineage.pages import Facts, Page, key_of, run_page, stage_page
 from pipeline.lineage.pictures import Picture, pictures_of
 from pipeline.lineage.records import StageRecord
-from pipeline.results import metrics_of, numbers_in
+from pipeline.results import numbers_in
 from pipeline.server import show_report
 from stages.common import StagePaths
 
@@ -66,12 +66,12 @@ class Publisher:
             graph = LineageGraph.from_lock()
         record, key = graph.records[name], key_of(self.profile, name)
         before = self._latest.get(key)
+        numbered = [*(Path(out.path) / "summary.json" for out in record.writes), StagePaths(self.profile).measured(name)]
         facts = Facts(
             version=version_of(record),
             seconds=seconds,
             size=sum(out.size for out in record.writes),
-            metrics={metric: value for out in record.writes for metric, value in metrics_of(Path(out.path)).items()}
-            | numbers_in(StagePaths(self.profile).measured(name)),
+            metrics={metric: value for file in numbered for metric, value in numbers_in(file).items()},
         )
         known = before is not None and before.facts.version == facts.version
         if before is not None and known and (seconds is None or before.facts.seconds is not None):

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from perceptio_core.data.images import open_image
 from perceptio_core.data.manifest.manifest import data_root
 from perceptio_core.data.records import inside, spread
-from perceptio_core.evaluation.interchange.jsonl import read_jsonl
+from perceptio_core.jsonl import read_jsonl
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import Values
 from pipeline.page.look import look_tab

@@ -15,9 +15,9 @@ from perceptio_core.data.records import spread
 from perceptio_core.data.rle import encode
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Item
 from perceptio_core.evaluation.benchmarks.load import load_benchmark
-from perceptio_core.evaluation.interchange.jsonl import read_jsonl
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.grammar import strip_perception
+from perceptio_core.jsonl import read_jsonl
 from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import Values

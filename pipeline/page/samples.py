@@ -27,7 +27,7 @@ from perceptio_core.data.records import inside
 from perceptio_core.data.rle import decode
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.store import DepthStore
-from perceptio_core.evaluation.interchange.jsonl import read_jsonl
+from perceptio_core.jsonl import read_jsonl
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import SECTIONS, Values
 from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink

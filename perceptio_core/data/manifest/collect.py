@@ -6,6 +6,7 @@ images stand in a table on disk (`Catalogue`), and then the records get their im
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from perceptio_core.data.records import Numbers, Record, Refused
 from perceptio_core.data.rle import area
 from perceptio_core.engine import Engine
 from perceptio_core.files import stamp
+from perceptio_core.jsonl import objects
 from perceptio_core.params.sources import DatasetParams
 from perceptio_core.progress import track
 
@@ -185,13 +187,12 @@ def check_images(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels:
     """Look at every image of the table once, by an engine; what the journal has is not done again."""
     with journal.open("a+", encoding="utf-8") as stream:
         stream.seek(0)
-        for line in stream:
-            try:
-                row = json.loads(line)
+        for _, row in objects(stream):
+            if isinstance(row, str):  # the line that a killed run left half written
+                continue
+            with contextlib.suppress(KeyError, TypeError):
                 if row["stamp"] == stamp(root / row["path"]):
                     catalogue.check(row["path"], row["reason"] if row["facts"] is None else ImageFacts(**row["facts"]))
-            except (ValueError, KeyError, TypeError):  # the line that a killed run left half written
-                continue
     left = catalogue.count_unchecked()
     if not left:
         return

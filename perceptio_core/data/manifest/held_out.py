@@ -7,7 +7,6 @@ copies at other sizes and JPEG qualities differed by 22 bits at most, different 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from perceptio_core.data.images import difference_hash, open_with_format
 from perceptio_core.data.manifest.held_out_places import ALLOWED, Found, Part, Stranger, parts_of, references
 from perceptio_core.data.records import Refused
 from perceptio_core.files import stamp
+from perceptio_core.jsonl import objects
 from perceptio_core.progress import track
 
 LARGEST_DISTANCE = 32
@@ -141,10 +141,8 @@ class _Journal:
         self._stream = None if path is None else path.open("a+", encoding="utf-8")
         if self._stream is not None:
             self._stream.seek(0)
-            for line in self._stream:
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # the line that a killed run left half written
-                    row = json.loads(line)
-                    self._known[row["name"]] = row
+            # All but the line that a killed run left half written.
+            self._known = {row["name"]: row for _, row in objects(self._stream) if isinstance(row, dict) and "name" in row}
             self._stream.write("\n")  # ends a half-written line
 
     def close(self) -> None:

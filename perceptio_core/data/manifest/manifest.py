@@ -14,10 +14,11 @@ from typing import IO, Any
 import pyarrow as pa
 
 from perceptio_core.data.records import Point, Record, Refused, Split
+from perceptio_core.jsonl import stream_jsonl
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.tables import ascending, find_twice, read_range, read_rows, write_rows
 
-IMAGES, RECORDS, QUARANTINE = "images.parquet", "records.parquet", "quarantine.jsonl"
+IMAGES, RECORDS, QUARANTINE, DATA = "images.parquet", "records.parquet", "quarantine.jsonl", "data.json"
 IMAGES_SCHEMA = pa.schema(
     [
         ("image_key", pa.string()),
@@ -107,9 +108,8 @@ def write_quarantine(stream: IO[str], rows: Iterable[Refused]) -> int:
 
 def read_quarantine(path: Path) -> Iterator[Refused]:
     """The rows, one after the other."""
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            yield Refused(**json.loads(line))
+    for row in stream_jsonl(path, keys=("file", "reason")):
+        yield Refused(**row)
 
 
 def read_images(folder: Path) -> Iterator[ImageRow]:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from perceptio_core.data.readers.mask_pictures import read_mask
 from perceptio_core.data.readers.question_columns import columns_of, missing_of
 from perceptio_core.data.records import SEGMENT_ANSWER, Record, Refused, Split, inside, segment_question
+from perceptio_core.jsonl import objects
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LONGEST_FIELD = 1 << 30
@@ -144,16 +145,9 @@ def _csv_reader(stream: IO[str]) -> csv.DictReader[str]:
 
 def _of_jsonl(path: Path) -> Iterator[dict[str, Any] | str]:
     with path.open(encoding="utf-8-sig") as stream:
-        for line in stream:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield f"not JSON: {error}"
-                continue
-            if not isinstance(row, dict):
-                yield "the line is not an object"
+        for _, row in objects(stream):
+            if isinstance(row, str):
+                yield row
                 continue
             try:
                 yield {column: row[name] for column, name in columns_of(row).items()}

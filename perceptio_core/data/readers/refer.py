@@ -7,7 +7,6 @@ some 2 kB each; what they refer to is looked up on disk (`perceptio_core.data.re
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from perceptio_core.data.readers.instances import RowsById, read_instances, text_of, whole_number
 from perceptio_core.data.records import SEGMENT_ANSWER, Record, Refused, Split, described_answer, inside, segment_question
 from perceptio_core.data.rle import from_segmentation
+from perceptio_core.jsonl import objects
 
 __all__ = ["IMAGE_FOLDER", "Expression", "read_plain_pickle", "read_refer", "refer_records", "segment_question"]
 
@@ -216,12 +216,10 @@ def read_descriptions(path: Path, *, refuse: Callable[[str], None]) -> dict[int,
     found: dict[int, str] = {}
     try:
         with path.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, start=1):
+            for number, row in objects(stream):
                 where = f"line {number}"
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    refuse(f"{where}: not JSON: {error}")
+                if isinstance(row, str):
+                    refuse(f"{where}: {row}")
                     continue
                 try:
                     ref_id, text = whole_number(row, "ref_id", where), text_of(row, "description", where)

@@ -26,8 +26,8 @@ import numpy as np
 from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.answers.options import RULE, mentioned_letters, parse_option
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped, said, unique
-from perceptio_core.evaluation.interchange.jsonl import read_jsonl
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.jsonl import read_jsonl
 from perceptio_core.metrics import Metric
 
 SUBSETS = (3, 4, 5)

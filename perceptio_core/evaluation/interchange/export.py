@@ -37,7 +37,7 @@ from perceptio_core.evaluation.benchmarks.mme import MME
 from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg
 from perceptio_core.evaluation.benchmarks.scienceqa import ScienceQA
 from perceptio_core.evaluation.benchmarks.seed_bench import SeedImage
-from perceptio_core.evaluation.interchange.jsonl import write_jsonl
+from perceptio_core.jsonl import write_jsonl
 
 Answers = Mapping[str, Answer]
 

@@ -29,8 +29,8 @@ from perceptio_core.evaluation.benchmarks.choice_table import read_table
 from perceptio_core.evaluation.benchmarks.hardblink import SUBSETS, HardBlink
 from perceptio_core.evaluation.benchmarks.masks import checked
 from perceptio_core.evaluation.benchmarks.mme import MME, read_lines, task_files
-from perceptio_core.evaluation.interchange.jsonl import read_jsonl
 from perceptio_core.grammar import strip_perception
+from perceptio_core.jsonl import read_jsonl
 
 FORMS = ".jsonl, .tsv, .xlsx, .json, or a folder (MME, HardBLINK)"
 QUESTION_IDS = ("question_id", "q_id", "idx")

@@ -13,12 +13,12 @@ from perceptio_core.data.images import MAX_PIXELS
 from perceptio_core.engine import Engine
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Scores, unparsed_share
 from perceptio_core.evaluation.benchmarks.load import load_benchmark
-from perceptio_core.evaluation.interchange.jsonl import write_jsonl
 from perceptio_core.evaluation.running.answer_rows import to_row
 from perceptio_core.evaluation.running.depth_codes import CodeMaker, pictured
 from perceptio_core.evaluation.running.panels import panel_rows
 from perceptio_core.evaluation.running.runner import Batch, Predict, answers_of, ask, ask_batch, unanswered
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.jsonl import write_jsonl
 from perceptio_core.metrics import Metric
 from perceptio_core.params.evaluate import BenchmarkParams, EvaluateParams
 from perceptio_core.progress import track

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from perceptio_core.evaluation.interchange.jsonl import read_jsonl
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.jsonl import read_jsonl
 
 _SHOWN = 3  # of the items that one file lacks
 
