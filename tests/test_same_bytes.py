@@ -21,7 +21,6 @@ from official_files import write_refer
 from perceptio_core.data.manifest.collect import CHECKED_AT_ONCE
 from perceptio_core.foundations.depth_anything import image_processor, mini_config
 from stages.engines import VARIABLE
-from test_evaluation_suite import write_seed
 from tiny import lively, tiny_perceptio
 
 pytestmark = pytest.mark.on_request
@@ -74,11 +73,26 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     DepthAnythingForDepthEstimation(mini_config()).save_pretrained(made / "foundations/depth_anything")
     image_processor().save_pretrained(made / "foundations/depth_anything")
     write_refer(made / "sources/root/refcoco")
-    write_seed(made / "sources/root", questions=14)
+    write_questions(made / "sources/root/seed")
     model, processor = tiny_perceptio(tmp_path_factory.mktemp("tiny"))
     lively(model).save_pretrained(made / "cotrain/full/checkpoint")
     processor.save_pretrained(made / "cotrain/full/checkpoint")
     return made
+
+
+def write_questions(folder: Path) -> None:
+    """Fourteen of SEED-Bench, each about a picture of its own."""
+    (folder / "SEED-Bench-image").mkdir(parents=True)
+    noise = np.random.default_rng(1)
+    same = {"answer": "A", "data_type": "image", "question_type_id": 1}
+    rows = []
+    for number in range(14):
+        Image.fromarray(noise.integers(256, size=(8, 12, 3), dtype=np.uint8)).save(folder / f"SEED-Bench-image/{number}.png")
+        choices = {f"choice_{letter}": f"{letter}{number}" for letter in "abcd"}
+        rows.append(
+            {**same, **choices, "data_id": str(number), "question_id": str(number), "question": "What? " * (number + 1)}
+        )
+    (folder / "SEED-Bench.json").write_text(json.dumps({"questions": rows, "question_type": {"Scene": 1}}))
 
 
 @pytest.fixture(scope="module")
