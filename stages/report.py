@@ -20,7 +20,7 @@ from perceptio_core.metrics import Metric, read_metrics, write_metrics
 from perceptio_core.params.report import ReportParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
-from perceptio_core.report.metrics import MAIN, gather
+from perceptio_core.report.headline import MAIN, gather
 from perceptio_core.report.page import Content, Input, page
 from perceptio_core.report.panels import read_panels
 from perceptio_core.report.pictures import data_uri
