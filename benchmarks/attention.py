@@ -1,9 +1,8 @@
 """Attention over a packed row, each way that there is: how far it is from float32, and what it costs, forwards and backwards.
 
 Ways: the padded batch with a mask that `transformers` would make of the same samples; one kernel a sample; one kernel for all
-samples, which packed rows take on GPUs; and `transformers`' ``flash_attention_2`` where its package is there. The last two are
-for GPUs. xformers' kernel is not among them: the wheel that was tried, built for torch 2.10, runs no
-kernel beside 2.11.
+samples, which packed rows take on GPUs; and xformers' kernel and `transformers`' ``flash_attention_2`` where their packages are
+there. The last three are for GPUs.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
 from perceptio_core.model.packed_attention import attend_at_once, attend_one_by_one, packed_places, takes_one_kernel
+from perceptio_core.model.xformers_attention import attend_by_xformers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,8 @@ def _ways(shape: Shape, rows: Sequence[Tensor]) -> Iterator[tuple[str, Callable[
             "one kernel",
             lambda: packed_way(partial(attend_at_once, bounds=bounds, longest=max(lengths), scaling=None)),
         )
+    if rows[0].is_cuda and find_spec("xformers"):
+        yield "xformers", lambda: packed_way(partial(attend_by_xformers, lengths=lengths, dropout=0.0, scaling=None))
     if rows[0].is_cuda and is_flash_attn_2_available():
         layer = SimpleNamespace(is_causal=True, config=SimpleNamespace(_attn_implementation="flash_attention_2"))
         yield "flash_attention_2", lambda: packed_way(lambda *qkv: flash_attention_forward(layer, *qkv, None, **places)[0])

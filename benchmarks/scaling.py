@@ -8,16 +8,21 @@ and prints its seconds of processor time and MiB. ``--images 1e6 1e9`` prints wh
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+from perceptio_core.data.images import ImageFacts
 from perceptio_core.data.loading.dataset import JointDataset
+from perceptio_core.data.manifest.collect import check_images
+from perceptio_core.data.manifest.image_table import Catalogue
 from perceptio_core.data.manifest.manifest import RECORDS, ImageRow, read_images, read_records, write_images, write_records
 from perceptio_core.data.records import Record
 from perceptio_core.data.shards import tars
@@ -104,6 +109,32 @@ def read_the_manifest(folder: Path, count: int) -> None:
     """All rows, one after the other."""
     assert sum(1 for _ in read_images(folder)) == count
     assert sum(1 for _ in read_records(folder / RECORDS)) == 2 * count
+
+
+class Told:
+    """An engine that looks at no picture: what is left is what the stage's own process does for each."""
+
+    def map(self, make: Any, units: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        """Facts that differ from picture to picture."""
+        del make
+        for unit in units:
+            yield unit, [(path, [149_000, 1], self._facts(path)) for path in unit]
+
+    def _facts(self, path: str) -> ImageFacts:
+        content = hashlib.sha256(path.encode()).hexdigest()
+        return ImageFacts(width=640, height=480, sha256=content, look=content[:16])
+
+
+def check_the_pictures(folder: Path, count: int) -> None:
+    """What the process of `sources` does for pictures that others look at: table, journal, copies."""
+    catalogue = Catalogue(folder / "images.sqlite")
+    rows = (
+        {"image": image.path, "image_name": image.image_key, "source": "coco", "split": image.split} for image in images(count)
+    )
+    catalogue.add(rows)
+    check_images(catalogue, root=folder, journal=folder / "checked.jsonl", max_pixels=10**9, engine=Told())
+    assert list(catalogue.settle()) == []
+    catalogue.close()
 
 
 def plan_the_shards(folder: Path, count: int) -> None:
@@ -194,6 +225,7 @@ def open_the_dataset(folder: Path, count: int) -> None:
 
 STEPS: dict[str, Callable[[Path, int], None]] = {
     "start Python, and no more": lambda _folder, _count: None,
+    "have the pictures checked": check_the_pictures,
     "write the manifest": write_the_manifest,
     "read the manifest": read_the_manifest,
     "index the depth maps": index_the_maps,

@@ -28,24 +28,38 @@ def track(iterable: Iterable[T], *, total: int | None = None, label: str, unit: 
         total = len(iterable)
     start = time.monotonic()
     next_line = start + _FIRST_LINE_S
-    done = 0
+    done, first = 0, 0.0
     for item in iterable:
         yield item
         done += 1
         now = time.monotonic()
+        first = first or now - start
         if now >= next_line and done != total:
-            _write(line(label=label, unit=unit, done=done, total=total, seconds=now - start))
+            _write(line(label=label, unit=unit, done=done, total=total, seconds=now - start, first=first))
             next_line = now + _LINES_EVERY_S
     _write(line(label=label, unit=unit, done=done, total=total, seconds=time.monotonic() - start))
 
 
-def line(*, label: str, unit: str, done: int, total: int | None, seconds: float) -> str:
-    """One progress line, e.g. ``teacher depth: 1200/6000 images, 40.0 images/s, 2m00s left``."""
-    rate = done / seconds if seconds > 0 else 0.0
-    text = f"{label}: {done}{'' if total is None else f'/{total}'} {unit}, {rate:.3g} {unit}/s"
-    if total is not None and done < total and rate > 0:
+def line(*, label: str, unit: str, done: int, total: int | None, seconds: float, first: float = 0.0) -> str:
+    """One progress line, e.g. ``teacher depth: 1200/6000 images, 40.0 images/s, 2m00s left``.
+
+    Args:
+        label: what is being done.
+        unit: what an item is.
+        done: items.
+        total: items that there will be, where that is known.
+        seconds: that they took.
+        first: seconds after which the first was there. What else starts with it (processes, models) would make the rate of
+            those that follow look slow, so the rate is theirs; a first item alone has none.
+    """
+    text = f"{label}: {done}{'' if total is None else f'/{total}'} {unit}"
+    if first and done == 1 and total != 1:
+        return f"{text}, {duration(seconds)} so far"
+    rate = (done - 1) / max(seconds - first, 1e-9) if first and done != total else done / max(seconds, 1e-9)
+    text = f"{text}, {rate:.3g} {unit}/s"
+    if total is not None and 0 < done < total:
         return f"{text}, {duration((total - done) / rate)} left"
-    return f"{text}, {duration(seconds)}" + ("" if total is None or done < total else " in all")
+    return f"{text}, {duration(seconds)} {'in all' if done == total else 'so far'}"
 
 
 class Transfer:

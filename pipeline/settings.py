@@ -119,6 +119,9 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _leaves(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for number, inner in enumerate(value):  # such as the benchmarks: a whole list says little of what differs in it
+            yield from _leaves(inner, f"{name}.{number}")
     else:
         yield name, value
 

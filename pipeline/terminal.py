@@ -24,7 +24,7 @@ from stages.common import StagePaths
 
 _LEVEL = re.compile(r"^(?:DEBUG|INFO|(?P<warning>WARNING|ERROR|CRITICAL)) [\w.@]+: ")
 _DVC = re.compile(r"^(?:Running stage '|> |(?:Updating|Generating) lock file|Stage '|'.*' (?:didn't change|is cached))")
-_PROGRESS = re.compile(r"\d.* (?:left|in all)$")
+_PROGRESS = re.compile(r"\d.* (?:left|in all|so far)$")
 _BAR = re.compile(r"\d+%\|")  # of a library
 _LAST_LINES = 20
 

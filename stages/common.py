@@ -207,4 +207,4 @@ def write_measured(path: Path, measured: Mapping[str, Any]) -> None:
     """Write what was measured of a run: seconds, memory, throughput."""
     path.parent.mkdir(exist_ok=True)
     rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in measured.items()}
-    path.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(rounded, indent=2, allow_nan=False) + "\n", encoding="utf-8")

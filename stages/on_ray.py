@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from perceptio_core.files import whole
+from perceptio_core.guard import guard
 
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Keeps every port of a Ray on 127.0.0.1; ``--node-ip-address=127.0.0.1`` is silently replaced (Ray 2.60)."""
@@ -59,6 +60,7 @@ class OnRay:
             self._folder = tempfile.TemporaryDirectory(prefix="perceptio-ray-")
             token = Path(self._folder.name) / "token"
             write_token(token)
+            guard()
             os.environ |= LOOPBACK | closed(token)
         try:
             import ray
@@ -74,7 +76,7 @@ class OnRay:
             dashboard = False if address == "local" else None  # not ours to say of another's
             environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
             ray.init(address, runtime_env={"env_vars": environment}, include_dashboard=dashboard)
-        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        except Exception as error:  # a Ray that takes over 30 s to start, on a busy machine, says so by no other class
             raise ValueError(f"Ray at {address}: {' '.join(str(error).split())}") from error
         self._ray: Any = ray  # half of its functions have no types
         of_gpus = gpu and self._ray.cluster_resources().get("GPU")

@@ -26,6 +26,7 @@ from perceptio_core.report.panels import read_panels
 from perceptio_core.report.pictures import data_uri
 from perceptio_core.report.published import read_published
 from perceptio_core.report.readme_figure import readme_figure
+from perceptio_core.report.tables import CONTROLS
 from perceptio_core.training.curve_files import read_curves
 from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
@@ -97,7 +98,7 @@ def main() -> None:
         caveat=params.caveat,
         profile=values.profile,
         metrics=metrics,
-        control="control" if "control" in variants else None,
+        controls=[control for control in CONTROLS if control.variant in variants],
         parts={
             name: [Metric(**row) for row in read_jsonl(path / "breakdown.jsonl", keys=("name", "value"))]
             for name, path in evaluations.items()

@@ -20,6 +20,7 @@ from perceptio_core.report.panels import Panel, read_panels
 from perceptio_core.report.plots import Curve
 from perceptio_core.report.published import read_published
 from perceptio_core.report.readme_figure import readme_figure
+from perceptio_core.report.tables import CONTROLS
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "docs" / "published.json"
 SIDE = 128
@@ -37,6 +38,7 @@ def metrics() -> list[Metric]:
         "hardblink_5": 66.9, "hardblink_mean": 71.8, "hardblink_lenient_mean": 72.2, "hardblink_majority": 29.0,
         "hardblink_shortcut": 33.1, "mmbench": 61.5, "seed_image": 64.2, "mme_perception": 1204.0, "mme_cognition": 402.5,
         "unparsed": 0.0, "control_hardblink_3": 70.2, "control_hardblink_mean": 66.0, "control_mmbench": 60.1,
+        "no_depth_hardblink_mean": 64.5, "no_depth_res_ciou": 57.9,
     }  # fmt: skip
     chance = {"hardblink_3": 33.3, "hardblink_4": 25.0, "hardblink_5": 20.0, "hardblink_mean": 26.1, "mme_perception": 750.0}
     return [
@@ -143,7 +145,7 @@ def content(folder: Path) -> Content:
         caveat="Every figure of this run is measured on a procedural world; it cannot be compared with published ones.",
         profile="mini",
         metrics=metrics(),
-        control="control",
+        controls=CONTROLS,
         parts={"full": [metric("hardblink_majority_3", 36.1, n=122)], "control": []},
         published=read_published(PUBLISHED),
         counts=counts,

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from perceptio_core.guard import WHOLE_ENVIRONMENT
+
 _MARK = "PERCEPTIO_TEST_MARK"
 
 
@@ -28,7 +30,7 @@ class Marked:
             self.driver = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**environment, _MARK: self._mark},
+                env={**environment, **WHOLE_ENVIRONMENT, _MARK: self._mark},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import os
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import InternVLConfig, InternVLProcessor
 
-from benchmarks import packing
+from benchmarks import gpu, packing
 from benchmarks.architectures import processor_of
 from benchmarks.attention import Shape, compare
 from benchmarks.balance import first_fit
@@ -27,13 +31,15 @@ from benchmarks.padding import padded_flops
 from benchmarks.real_mix import TILE_TOKENS, TILES, Length, draw_lengths
 from benchmarks.res_errors import nearest_object
 from benchmarks.results import END, START, fill, tables
+from benchmarks.unconstrained import Kept, kept
 from perceptio_core.data import rle
-from perceptio_core.grammar import Role
+from perceptio_core.grammar import Grammar, Role
 from perceptio_core.model.adapters import add_adapters
 from perceptio_core.model.packed_attention import PACKED
 from perceptio_core.params.profile import load_profile
 from perceptio_core.params.values import PROFILES
 from perceptio_core.segmentation.sam2 import mini_config
+from perceptio_core.vocabulary import Vocabulary
 from tiny import tiny_internvl, tiny_perceptio, tiny_sample
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -311,3 +317,59 @@ def test_the_object_that_a_mask_lies_on() -> None:
     assert nearest_object(columns(3, 8), objects, target=7) == 8
     assert nearest_object(columns(8, 12), objects, target=7) is None
     assert nearest_object(columns(0, 0), objects, target=7) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("S ( 0 1 2 ) t .", Kept(parsable=True, opened=True, counted=True, closed=True)),
+        ("( 0 1 2 ) .  t ( 0", Kept(parsable=True, opened=True, counted=True, closed=True)),
+        ("t t .", Kept(parsable=True, opened=False, counted=False, closed=False)),
+        ("( 0 1 ) t .", Kept(parsable=False, opened=True, counted=False, closed=True)),
+        ("( 0 1 2 0 ) t .", Kept(parsable=False, opened=True, counted=False, closed=True)),
+        ("( 0 1 2 t .", Kept(parsable=False, opened=True, counted=True, closed=False)),
+        ("( 0 1 2 ) t t", Kept(parsable=False, opened=True, counted=True, closed=True)),
+        ("( 0 1 2", Kept(parsable=False, opened=True, counted=True, closed=False)),
+        ("t S .", Kept(parsable=False, opened=False, counted=False, closed=False)),
+    ],
+)
+def test_what_an_answer_keeps_of_the_grammar_by_itself(written: str, expected: Kept) -> None:
+    """Three codes a span; S is [SEG], brackets open and close the span, t is text, and the stop ends the answer."""
+    vocabulary = Vocabulary(seg=10, depth_start=11, depth_end=12, first_code=20, num_codes=3)
+    ids = {"S": 10, "(": 11, ")": 12, "0": 20, "1": 21, "2": 22, "t": 5, ".": 1}
+    found = kept([ids[one] for one in written.split()], grammar=Grammar(depth_tokens=3), vocabulary=vocabulary, end_id=1)
+    assert found == expected
+
+
+def test_a_borrowed_gpu_is_given_back_in_time_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In turn; what fails, what is missing and what takes too long does not take the others' results away."""
+    monkeypatch.setattr(gpu, "_END_S", 0.0)
+    monkeypatch.setattr(gpu, "_LEAST_S", 1.0)
+    begin = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(sys.argv[2]); "
+    measurements = [
+        gpu.Measurement("good", ("-c", begin, "{out}", "{seconds}")),
+        gpu.Measurement("bad", ("-c", begin + "raise SystemExit(3)", "{out}", "{seconds}")),
+        gpu.Measurement("absent", ("-c", begin, "{out}", "{seconds}"), needs=tmp_path / "nowhere"),
+        gpu.Measurement("long", ("-c", begin + "time.sleep(600)", "{out}", "{seconds}")),
+        gpu.Measurement("late", ("-c", begin, "{out}", "{seconds}")),
+    ]
+    started = time.monotonic()
+    ended = gpu.measure(measurements, out=tmp_path / "out", seconds=8)
+    assert time.monotonic() - started < 60
+    assert ended["good"].startswith("done after")
+    assert ended["bad"].startswith("failed with exit code 3")
+    assert ended["absent"] == f"left out: {tmp_path / 'nowhere'} is not there"
+    assert ended["long"].startswith("ended when the time was over")
+    assert ended["late"] == "no time left"
+    assert json.loads((tmp_path / "out" / "ended.json").read_text()) == ended
+    assert {file.stem for file in (tmp_path / "out").glob("*.json")} == {"good", "bad", "long", "ended"}
+    assert 0 < float((tmp_path / "out" / "long.json").read_text()) < 8
+
+
+@pytest.mark.parametrize("one", gpu.MEASUREMENTS, ids=lambda one: one.name)
+def test_what_a_borrowed_gpu_would_run_takes_its_arguments(one: gpu.Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, module, *rest = (argument.format(out="x.json", seconds="9") for argument in one.arguments)
+    monkeypatch.setattr(sys, "argv", [module, *rest, "--nonsense"])
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
+        importlib.import_module(module).main()
+    assert said.getvalue().endswith("error: unrecognized arguments: --nonsense\n")

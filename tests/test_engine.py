@@ -190,3 +190,38 @@ def test_a_ray_of_this_machine_loses_workers_and_no_unit(tmp_path: Path) -> None
         "stranger 1 True",
         "stranger 1 True",
     ]
+
+
+ON_GPUS = """
+import os, time
+from functools import partial
+from pathlib import Path
+from stages.engines import engine
+
+def meeting(folder):
+    def meet(number):
+        (folder / f"{number}-{os.getpid()}").touch()
+        while len(list(folder.iterdir())) < 4:  # until there is a worker for each GPU
+            time.sleep(0.05)
+        return os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()
+    return meet
+
+folder = Path("met")
+folder.mkdir()
+met = [result for _, result in engine(gpu=True).map(partial(meeting, folder.resolve()), range(4))]
+print(sorted(gpu for gpu, _ in met), len({process for _, process in met}))
+"""
+
+
+@pytest.mark.parametrize("visible", [None, "4,5,6,7"])
+def test_a_ray_has_a_worker_for_each_gpu_and_each_sees_its_own(tmp_path: Path, visible: str | None) -> None:
+    """GPUs that are not there: Ray is told of four."""
+    told = {VARIABLE: "local", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2, "GPU": 4}'}
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "CUDA_VISIBLE_DEVICES"} | told
+    if visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible
+    run = subprocess.run(
+        [sys.executable, "-c", ON_GPUS], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert f"{(visible or '0,1,2,3').split(',')} 4" in run.stdout.splitlines(), run.stdout

@@ -21,7 +21,7 @@ from perceptio_core.report.pictures import PREDICTED, TRUE, depth_picture, overl
 from perceptio_core.report.plots import COLOURS, loss_plot, smooth, usage_plot
 from perceptio_core.report.published import read_published
 from perceptio_core.report.readme_figure import readme_figure
-from perceptio_core.report.tables import headline_groups, number, parts_table, tiles
+from perceptio_core.report.tables import CONTROLS, headline_groups, number, parts_table, tiles
 
 CSS = Path(__file__).resolve().parents[1] / "perceptio_core" / "report" / "templates" / "report.css"
 
@@ -81,34 +81,38 @@ def test_published_figures_are_those_of_the_papers(tmp_path: Path) -> None:
         read_published(tmp_path / "published.json")
 
 
-def test_headline_rows_have_control_and_published_beside() -> None:
+def test_headline_rows_have_controls_and_published_beside() -> None:
     published = read_published(fake.PUBLISHED)
-    groups = headline_groups(fake.metrics(), control="control", published=published)
+    groups = headline_groups(fake.metrics(), controls=CONTROLS, published=published)
     rows = {row.metric.name: row for group in groups for row in group.rows}
     mean = rows["hardblink_mean"]
-    assert (mean.metric.value, mean.control and mean.control.value, mean.metric.chance) == (71.8, 66.0, 26.1)
+    assert (mean.metric.value, mean.metric.chance) == (71.8, 26.1)
+    assert [(control.variant, other and other.value) for control, other in mean.controls] == [
+        ("no_depth", 64.5),
+        ("control", 66.0),
+    ]
     assert [value for _, value in mean.published] == [71.0, None, 60.7]
     assert rows["hardblink_majority"].label.baseline
-    assert not any(name.startswith("control_") for name in rows)
-    assert rows["res_ciou"].control is None
-    alone = headline_groups(fake.metrics()[:5], control=None, published=published)
-    assert all(row.control is None for group in alone for row in group.rows)
+    assert not any(name.startswith(("control_", "no_depth_")) for name in rows)
+    assert [other and other.value for _, other in rows["res_ciou"].controls] == [57.9, None]
+    alone = headline_groups(fake.metrics()[:5], controls=[], published=published)
+    assert all(row.controls == [] for group in alone for row in group.rows)
 
 
 def test_own_metrics_stand_first_without_columns_of_figures_that_nobody_published() -> None:
     own = [fake.metric("codebook_usage", 98.0), fake.metric("questions_exact", 40.0), fake.metric("masks_giou", 30.0)]
     own += [fake.metric("questions_majority", 20.0), fake.metric("control_questions_exact", 35.0), fake.metric("novel", 1.0)]
-    groups = headline_groups(own, control="control", published=read_published(fake.PUBLISHED))
+    groups = headline_groups(own, controls=CONTROLS[1:], published=read_published(fake.PUBLISHED))
     assert [group.title for group in groups] == ["Your own validation pictures", "Depth codebook", "More"]
     assert all(row.published == [] for group in groups for row in group.rows)
     names = [row.metric.name for group in groups for row in group.rows]
     assert names == ["questions_exact", "questions_majority", "masks_giou", "codebook_usage", "novel"]
-    assert groups[0].rows[0].control == fake.metric("control_questions_exact", 35.0)
-    first = tiles(own, control="control")[0]
+    assert groups[0].rows[0].controls == [(CONTROLS[1], fake.metric("control_questions_exact", 35.0))]
+    first = tiles(own, controls=CONTROLS[1:])[0]
     assert (first.title, first.value) == ("Your questions, exact answer", "40.0")
     assert first.notes == ["95 %: 37.0 to 43.0", "control 35.0"]
-    depth = next(tile for tile in tiles(fake.metrics(), control="control") if tile.title.startswith("Depth order"))
-    assert depth.notes == ["95 %: 68.8 to 74.8", "chance 26.1", "control 66.0", "majority 29.0"]
+    depth = next(tile for tile in tiles(fake.metrics(), controls=CONTROLS) if tile.title.startswith("Depth order"))
+    assert depth.notes == ["95 %: 68.8 to 74.8", "chance 26.1", "without depth 64.5", "control 66.0", "majority 29.0"]
 
 
 def test_parts_say_interval_chance_and_protocol() -> None:
@@ -307,8 +311,8 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     ):
         assert text in words
     assert html.count('<article class="panel">') == 5
-    bare = replace(content, control=None, panels=[], inputs=[], usage=[], training={}, curves={"full": {}}, caveat="")
-    assert "was not part of this run" in page(bare)
+    bare = replace(content, controls=[], panels=[], inputs=[], usage=[], training={}, curves={"full": {}}, caveat="")
+    assert "No control, the same training without perception tokens, was part of this run." in page(bare)
 
 
 def test_every_table_has_a_caption_and_scoped_heads_and_every_picture_a_text(tmp_path: Path) -> None:
@@ -317,13 +321,27 @@ def test_every_table_has_a_caption_and_scoped_heads_and_every_picture_a_text(tmp
     assert {head.get("scope") for head in seen.heads} == {"col", "row", "rowgroup"}
     assert len(seen.pictures) > 30
     assert all(len(text) > 20 for text in seen.pictures)
-    headline = seen.tables["Metrics of this run, of the control, and published ones"]
-    assert headline[0][:6] == ["metric", "this run", "control, same base", "chance", "on its scale", "n"]
+    headline = seen.tables["Metrics of this run, of the controls, and published ones"]
+    controls = ["without depth tokens, same base", "control, same base"]
+    assert headline[0][:7] == ["metric", "this run", *controls, "chance", "on its scale", "n"]
     mean = next(row for row in headline if row[0] == "mean, strict strict, generated")
-    assert mean == [mean[0], "71.8 68.8 – 74.8", "66.0 63.0 – 69.0", "26.1", "0 50 100", "124", "71.0", "", "60.7"]
-    assert "71.8 on a scale from 0 to 100, interval 68.8 to 74.8, control 66.0, chance 26.1" in seen.pictures
+    assert mean == [
+        mean[0],
+        "71.8 68.8 – 74.8",
+        "64.5 61.5 – 67.5",
+        "66.0 63.0 – 69.0",
+        "26.1",
+        "0 50 100",
+        "124",
+        "71.0",
+        "",
+        "60.7",
+    ]
+    assert (
+        "71.8 on a scale from 0 to 100, interval 68.8 to 74.8, without depth 64.5, control 66.0, chance 26.1" in seen.pictures
+    )
     masks = next(row for row in headline if row[0] == "cIoU strict, generated")
-    assert masks[2:4] == ["not asked", "none"]
+    assert masks[2:5] == ["57.9 54.9 – 60.9", "not asked", "none"]
     assert seen.tables["Images"] == [["split", "images"], ["train", "4,800"], ["val", "160"]]
     samples = seen.tables["Samples, records, and records dropped"]
     assert samples[0][3:] == ["dropped: test images, by id", "dropped: in quarantine"]

@@ -1,18 +1,23 @@
-"""`teacher_depth` and `joint_shards` by one worker and by several, here and on a Ray: the same files, byte for byte.
+"""`sources`, `teacher_depth` and `joint_shards` by one worker and by several, here and on a Ray: the same files, byte for byte.
 
 ``pytest -m on_request tests/test_same_bytes.py``: minutes.
 """
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import DepthAnythingForDepthEstimation
 
 from joint_inputs import PARAMS, joint_inputs
+from perceptio_core.data.manifest.collect import CHECKED_AT_ONCE
 from perceptio_core.foundations.depth_anything import image_processor, mini_config
 from stages.engines import VARIABLE
 
@@ -20,23 +25,33 @@ pytestmark = pytest.mark.on_request
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = """
 import sys
+from types import SimpleNamespace
 from parameters import given
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.params.render import RenderParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
-from stages import joint_shards, teacher_depth
+from stages import joint_shards, sources, teacher_depth
 
 if __name__ == "__main__":
+    stage = dict(sources=sources, teacher_depth=teacher_depth, joint_shards=joint_shards)[sys.argv[1]]
+    params = JointShardsParams.model_validate_json(sys.argv.pop())
+    render = RenderParams(train=1, val=1, test=1)
     data = [dict(name="set", kind="coco", path="set", split="train")]
-    profile = given(
-        sources=SourcesParams(render=RenderParams(train=1, val=1, test=1), root=None, datasets=data),
-        teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=3, workers=1),
-        joint_shards=JointShardsParams.model_validate_json(sys.argv.pop()),
-    )
-    for stage in (teacher_depth, joint_shards):
-        stage.read_values = lambda _: profile
-        stage.main()
+    pictures = [dict(name=split, kind="llava", path=f"{split}.json", split=split) for split in ("train", "val")]
+    profiles = {
+        "many": given("many", sources=SourcesParams(render=None, root="many", datasets=pictures, workers=params.workers)),
+        "t": given(
+            sources=SourcesParams(render=render, root=None, datasets=data),
+            teacher_depth=TeacherDepthParams(batch_size=2, long_side=48, images_per_shard=3, workers=1),
+            joint_shards=params,
+        ),
+    }
+    # The look at what every stage reads is another process, and its parameters are a file's.
+    sources.subprocess = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=0))
+    stage.read_values = lambda _: profiles["many" if stage is sources else "t"]
+    del sys.argv[1:]
+    stage.main()
 """
 
 
@@ -53,11 +68,35 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def made_by(workers: int, top: Path, inputs: Path, **more: str) -> dict[str, bytes]:
-    """The output of both stages. GPUs that are not there are a process each: their models compute on the CPU."""
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with pictures for seven units of `sources`; some cannot be read, some are copies, of val pictures as well."""
+    root = tmp_path_factory.mktemp("many")
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 6 * CHECKED_AT_ONCE), ("val", 40)):
+        (root / split).mkdir()
+        rows = []
+        for number in range(count):
+            path = root / split / f"{number:04d}.png"
+            Image.fromarray(noise.integers(256, size=(8, 12, 3), dtype=np.uint8)).save(path)
+            said = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": f"The thing {number}."}]
+            rows.append({"image": f"{split}/{path.name}", "conversations": said})
+        (root / f"{split}.json").write_text(json.dumps(rows))
+    pictures = sorted((root / "train").iterdir())
+    for number in range(0, len(pictures), 100):
+        pictures[number].write_bytes(pictures[number].read_bytes()[:-100])  # cut off
+        pictures[number + 1].unlink()
+        shutil.copy(pictures[number + 2], pictures[number + 7])
+        shutil.copy(root / "val" / f"{number // 100:04d}.png", pictures[number + 5])
+    return root
+
+
+def made_by(workers: int, top: Path, inputs: Path, many: Path, **more: str) -> dict[str, bytes]:
+    """The output of the three stages. GPUs that are not there are a process each: their models compute on the CPU."""
     (top / "artifacts/t").mkdir(parents=True)
     for stage in ("sources", "foundations", "depth_codebook"):
         (top / "artifacts/t" / stage).symlink_to(inputs / stage)
+    (top / "many").symlink_to(many)
     (top / "run.py").write_text(STAGES)
     params = PARAMS.model_copy(update={"images_per_shard": 3, "markers_per_image": 1, "workers": workers})
     environment = {
@@ -65,34 +104,43 @@ def made_by(workers: int, top: Path, inputs: Path, **more: str) -> dict[str, byt
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(workers))) if workers > 1 else "",
     }
-    command = [sys.executable, "run.py", params.model_dump_json()]
-    run = subprocess.run(
-        command, cwd=top, env=os.environ | environment | more, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
-    outs = [top / "artifacts/t" / stage for stage in ("teacher_depth", "joint_shards")]
-    assert not any(path for stage in ("teacher_depth", "joint_shards") for path in (top / ".work/t" / stage).iterdir())
-    return {f"{out.name}/{path.name}": path.read_bytes() for out in outs for path in sorted(out.iterdir())}
+    outs = {"sources": "many", "teacher_depth": "t", "joint_shards": "t"}
+    for stage, profile in outs.items():
+        command = [sys.executable, "run.py", stage, params.model_dump_json()]
+        run = subprocess.run(
+            command, cwd=top, env=os.environ | environment | more, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert run.returncode == 0, run.stderr[-4000:]
+        assert (stage == "sources") or not any((top / ".work" / profile / stage).iterdir())
+    return {
+        f"{stage}/{path.name}": path.read_bytes()
+        for stage, profile in outs.items()
+        for path in sorted((top / "artifacts" / profile / stage).iterdir())
+    }
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> dict[str, bytes]:
-    made = made_by(1, tmp_path_factory.mktemp("alone"), inputs)
-    assert len(made) == 8 + 3 + 9 + 4
+def alone(tmp_path_factory: pytest.TempPathFactory, inputs: Path, many: Path) -> dict[str, bytes]:
+    made = made_by(1, tmp_path_factory.mktemp("alone"), inputs, many)
+    assert len(made) == 4 + 8 + 3 + 9 + 4
+    counts = json.loads(made["sources/metrics.json"])
+    assert counts["data"]["train"]["conversation"]["train"]["dropped"] == {"among_val": 16, "quarantined": 32}
+    assert counts["shared_files"] == 16
+    assert made["sources/quarantine.jsonl"].count(b"cut") == 16
     assert b"7.png" in made["teacher_depth/quarantine.jsonl"]
     assert b"7.png" in made["joint_shards/quarantine.jsonl"]
     return made
 
 
-def test_two_processes(tmp_path: Path, inputs: Path, alone: dict[str, bytes]) -> None:
-    assert made_by(2, tmp_path, inputs) == alone
+def test_two_processes(tmp_path: Path, inputs: Path, many: Path, alone: dict[str, bytes]) -> None:
+    assert made_by(2, tmp_path, inputs, many) == alone
 
 
-def test_seven_processes(tmp_path: Path, inputs: Path, alone: dict[str, bytes]) -> None:
-    assert made_by(7, tmp_path, inputs) == alone
+def test_seven_processes(tmp_path: Path, inputs: Path, many: Path, alone: dict[str, bytes]) -> None:
+    assert made_by(7, tmp_path, inputs, many) == alone
 
 
 @pytest.mark.parametrize("cores", [1, 2, 7])
-def test_a_ray(tmp_path: Path, inputs: Path, alone: dict[str, bytes], cores: int) -> None:
+def test_a_ray(tmp_path: Path, inputs: Path, many: Path, alone: dict[str, bytes], cores: int) -> None:
     settings = {VARIABLE: "local", "RAY_OVERRIDE_RESOURCES": f'{{"CPU": {cores}}}', "CUDA_VISIBLE_DEVICES": ""}
-    assert made_by(1, tmp_path, inputs, **settings) == alone
+    assert made_by(1, tmp_path, inputs, many, **settings) == alone

@@ -1,5 +1,6 @@
 """What all stages share: fingerprints, publishing whole folders, dying with DVC, progress lines, bundled models."""
 
+import functools
 import hashlib
 import json
 import os
@@ -16,10 +17,11 @@ import pytest
 
 from claiming import claiming
 from perceptio_core import progress
+from perceptio_core.metrics import counted, read_metrics, write_metrics
 from perceptio_core.params.base import Section
 from perceptio_core.params.foundations import FoundationsParams
 from stages import foundations
-from stages.common import StagePaths, fingerprint, publish, write_metrics
+from stages.common import StagePaths, fingerprint, publish, write_measured
 
 
 class Values(Section):
@@ -118,11 +120,17 @@ def test_of_two_processes_at_one_stages_work_the_second_waits_and_refuses(tmp_pa
         assert third.returncode == 0
 
 
-def test_metrics_are_finite_numbers(tmp_path: Path) -> None:
-    write_metrics(tmp_path / "m.json", {"b": 1.5, "a": 2})
-    assert (tmp_path / "m.json").read_text() == '{\n  "a": 2,\n  "b": 1.5\n}\n'
+def test_what_is_counted_and_what_is_measured_are_finite_numbers(tmp_path: Path) -> None:
+    write_metrics(tmp_path, counted({"b": 1.5, "a": 2}))
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"b": 1.5, "a": 2}
+    assert [(metric.name, metric.value, metric.low, metric.chance) for metric in read_metrics(tmp_path / "metrics.json")] == [
+        ("b", 1.5, None, None),
+        ("a", 2, None, None),
+    ]
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_metrics(tmp_path / "m.json", {"loss": float("nan")})
+        write_metrics(tmp_path, counted({"loss": float("nan")}))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_measured(tmp_path / "measured" / "m.json", {"seconds": float("inf")})
 
 
 MISTAKEN = """
@@ -164,7 +172,11 @@ def test_progress_lines_say_how_far_and_how_long_still(capsys: pytest.CaptureFix
         == "depth: 50/200 images, 5 images/s, 30s left"
     )
     assert progress.line(label="depth", unit="images", done=200, total=200, seconds=40).endswith("5 images/s, 40s in all")
-    assert progress.line(label="depth", unit="images", done=50, total=None, seconds=10) == "depth: 50 images, 5 images/s, 10s"
+    assert progress.line(label="depth", unit="images", done=50, total=None, seconds=10).endswith("5 images/s, 10s so far")
+    starting = functools.partial(progress.line, label="depth", unit="images", total=101, first=20)
+    assert starting(done=1, seconds=20) == "depth: 1/101 images, 20s so far"  # and not 33m left
+    assert starting(done=51, seconds=30) == "depth: 51/101 images, 5 images/s, 10s left"
+    assert starting(done=101, seconds=40) == "depth: 101/101 images, 2.52 images/s, 40s in all"
     assert [progress.duration(s) for s in (4.2, 125, 3725)] == ["4s", "2m05s", "1h02m"]
     assert list(progress.track([1, 2, 3], label="depth", unit="images")) == [1, 2, 3]
     assert capsys.readouterr().err.startswith("depth: 3/3 images")

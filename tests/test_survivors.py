@@ -1,25 +1,33 @@
-"""Whatever is killed, and whenever: nothing that it started lives on. The kinds of children here; all stages on request."""
+"""Whatever is killed, and whenever: nothing that it started lives on. The kinds of children here; all stages on request, and
+that what they make is the same.
+"""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from itertools import product
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fake_pipeline import REPOSITORY, FakePipeline, as_cloned, environment, fake_pipeline
 from perceptio_core.params.values import SECTIONS
+from pipeline.launch.job import WIDE
 from survivors import Marked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+DVC = (sys.executable, "-m", "dvc")
 PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
 HERE = environment() | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
 MOMENTS_S = (0.0, 0.05, 0.4)
 """After the first sign of a child."""
+AT_ONCE_S = 5.0
+"""By when all processes are gone; Ray's own agents would take a minute."""
+KILLS = int(os.environ.get("PERCEPTIO_TEST_KILLS", "50"))
 
 SLEEPING = "import time\ntime.sleep(600)\n"
 
@@ -111,13 +119,30 @@ def test_children_end_with_a_driver_that_is_killed_as_they_start(tmp_path: Path,
     assert marked.survivors() == {}
 
 
-@pytest.mark.on_request  # over a minute
-def test_a_ray_of_this_machine_ends_with_its_driver(tmp_path: Path) -> None:
-    (tmp_path / "driver.py").write_text(RAY)
-    marked = Marked([sys.executable, "driver.py"], folder=tmp_path, environment=HERE)
-    marked.wait_for("ray::Worker")
+@pytest.fixture(scope="module")
+def another_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Marked]:
+    """One that is at work beside those of the tests, by the same user."""
+    folder = tmp_path_factory.mktemp("another")
+    (folder / "driver.py").write_text(RAY)
+    marked = Marked([sys.executable, "driver.py"], folder=folder, environment=HERE)
+    marked.wait_for("ray::Worker", count=2)
+    yield marked
     marked.kill(group=False)
-    assert marked.survivors(within_s=240) == {}, "Ray's agents look for a minute for whom to tell that the rest is gone"
+    assert marked.survivors(within_s=AT_ONCE_S) == {}
+
+
+@pytest.mark.parametrize(("sign", "moment_s"), [("perceptio_core.guard", 0.0), ("raylet/raylet", 0.3), ("ray::Worker", 0.0)])
+def test_a_ray_of_this_machine_ends_with_its_driver_and_no_other_does(
+    tmp_path: Path, another_ray: Marked, sign: str, moment_s: float
+) -> None:
+    (tmp_path / "driver.py").write_text(RAY)
+    others = another_ray.running()
+    marked = Marked([sys.executable, "driver.py"], folder=tmp_path, environment=HERE)
+    marked.wait_for(sign)
+    time.sleep(moment_s)
+    marked.kill(group=True)
+    assert marked.survivors(within_s=AT_ONCE_S) == {}
+    assert another_ray.running().keys() == others.keys()
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.1])
@@ -159,25 +184,62 @@ def test_a_killed_run_takes_its_own_server_dvc_and_stages_with_it(fake: FakePipe
 
 
 @pytest.mark.on_request
-def test_nothing_lives_on_whenever_a_stage_of_smoke_is_killed(tmp_path: Path) -> None:
-    """Every stage, killed with DVC's group or by DVC's end alone, as it starts and in its first seconds; then run to its end.
+def test_smoke_is_the_same_bytes_however_often_its_stages_are_killed(tmp_path: Path) -> None:
+    """Each stage is killed at random moments of its time, with DVC's group or by DVC's end alone, and run to its end.
 
-    ``pytest -m on_request tests/test_survivors.py`` takes some ten minutes on two free cores.
+    Half of the kills find the stages here, half find a wide one on a Ray. Nothing may live on, nor be lost or made twice.
+    ``pytest -m on_request tests/test_survivors.py`` takes some SOME minutes on two free cores; PERCEPTIO_TEST_KILLS=12, fewer.
     """
-    checkout = as_cloned(tmp_path / "checkout", profile="smoke")
-    dvc = (sys.executable, "-m", "dvc")
-    subprocess.run([*dvc, "repro", "code"], cwd=checkout, env=environment(), check=True, capture_output=True)
-    for stage in [f"{name}@full" if name in ("cotrain", "evaluate") else name for name in SECTIONS]:
-        module = f"stages.{stage.partition('@')[0]}"
-        # What starts: DVC's command, the stage that it becomes; and of cotrain, which becomes torchrun, the two ranks.
-        signs = [("pipeline.launch", 1), (module, 1), *([(module, 3)] if stage == "cotrain@full" else [])]
-        for (text, count), (moment_s, group) in product(signs, [(0.0, True), (0.1, False), (2.0, True)]):
-            marked = Marked([*dvc, "repro", "-s", "-f", stage], folder=checkout, environment=environment())
-            marked.wait_for(text, count=count)
-            time.sleep(moment_s)
-            marked.kill(group=group)
-            assert marked.survivors() == {}, (stage, text, count, moment_s)
-        ended = subprocess.run([*dvc, "repro", "-s", stage], cwd=checkout, env=environment(), check=False, capture_output=True)
-        assert ended.returncode == 0, ended.stderr.decode()[-4000:]
-    status = subprocess.run([*dvc, "status", "--json"], cwd=checkout, check=True, capture_output=True, text=True).stdout
+    undisturbed, disturbed = (as_cloned(tmp_path / name, profile="smoke") for name in ("undisturbed", "disturbed"))
+    for checkout in (undisturbed, disturbed):
+        to_its_end(checkout, "code")
+    stages = [f"{name}@full" if name in ("cotrain", "evaluate") else name for name in SECTIONS]
+    wide = [stage for stage in stages if stage.partition("@")[0] in WIDE]
+    kills = [(stages[number % len(stages)], "local") for number in range(KILLS - KILLS // 2)]
+    kills += [(wide[number % len(wide)], "ray") for number in range(KILLS // 2)]
+    chance = random.Random(0)
+    chance.shuffle(kills)
+    for stage in stages:
+        took_s = to_its_end(undisturbed, stage)
+        for launcher in (launcher for killed, launcher in kills if killed == stage):
+            launch = {stage.partition("@")[0]: {"launcher": launcher}}
+            (disturbed / "machine.yaml").write_text(json.dumps({"launch": launch}))
+            kill(disturbed, stage, within_s=took_s, chance=chance)
+        to_its_end(disturbed, stage)
+    status = subprocess.run([*DVC, "status", "--json"], cwd=disturbed, check=True, capture_output=True, text=True).stdout
     assert json.loads(status).keys() == {"code"}
+    made, whole = contents(disturbed), contents(undisturbed)
+    assert made.keys() == whole.keys()
+    assert [name for name, content in whole.items() if made[name] != content] == []
+
+
+def contents(checkout: Path) -> dict[str, bytes]:
+    """What the stages have made, without how long they took for it."""
+    files = (path for path in (checkout / "artifacts").rglob("*") if path.is_file())
+    return {str(path.relative_to(checkout)): path.read_bytes() for path in files if "measured" not in path.parts}
+
+
+def to_its_end(checkout: Path, stage: str) -> float:
+    """Run a stage by DVC; the seconds that it took."""
+    began = time.monotonic()
+    ended = subprocess.run([*DVC, "repro", "-s", stage], cwd=checkout, env=environment(), check=False, capture_output=True)
+    assert ended.returncode == 0, ended.stderr.decode()[-4000:]
+    return time.monotonic() - began
+
+
+def kill(checkout: Path, stage: str, *, within_s: float, chance: random.Random) -> None:
+    """Run a stage by DVC and kill it; where it was faster, again."""
+    while True:
+        marked = Marked([*DVC, "repro", "-s", "-f", stage], folder=checkout, environment=environment())
+        marked.wait_for("pipeline.launch")
+        moment_s, group = chance.uniform(0, within_s), chance.random() < 0.5
+        try:
+            marked.driver.wait(moment_s)
+        except subprocess.TimeoutExpired:
+            running = len(marked.running())
+            marked.kill(group=group)
+            assert marked.survivors(within_s=AT_ONCE_S) == {}, (stage, moment_s, group, marked.log.read_text()[-2000:])
+            launch = (checkout / "machine.yaml").read_text()
+            print(f"killed {stage} after {moment_s:.1f} s, {'group' if group else 'driver'} of {running} processes; {launch}")
+            return
+        assert marked.driver.returncode == 0, marked.log.read_text()[-4000:]

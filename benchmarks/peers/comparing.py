@@ -18,6 +18,8 @@ from benchmarks.peers.environments import PACKAGES, python_of
 from benchmarks.peers.found import Found
 
 _SCRIPTS = Path(__file__).parent / "scripts"
+Printed = dict[str, Any]
+"""What a program prints last: a JSON object, `seconds` among it, and `read`, which is the same for all of a comparison."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Program:
     arguments: tuple[str, ...]
     before: Callable[[], None] = lambda: None
 
-    def run(self) -> dict[str, Any]:
-        """What it printed: a JSON object with `seconds`, last.
+    def run(self) -> Printed:
+        """What it printed.
 
         Raises:
             RuntimeError: it failed; says how.
@@ -48,7 +50,7 @@ class Program:
         ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if ended.returncode:
             raise RuntimeError(f"{self.script} {' '.join(self.arguments)} failed:\n{ended.stderr[-2000:]}")
-        printed: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+        printed: Printed = json.loads(ended.stdout.splitlines()[-1])
         return printed
 
     @property
@@ -57,37 +59,53 @@ class Program:
         return f"{self.peer} {(PACKAGES[self.peer] or '').partition('==')[2] or version(self.peer)}"
 
 
-def compare(what: str, *, unit: str, ours: Program, peers: Sequence[Program], count: int, repeats: int) -> Iterator[Found]:
-    """Run each in turn, `repeats` times; how many of `count` a second each did, by the median.
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a comparison; more is better.
+
+    Attributes:
+        what: was done.
+        unit: of the figure.
+        of: what a program printed -> the figure.
+    """
+
+    what: str
+    unit: str
+    of: Callable[[Printed], float]
+
+
+def compare(figures: Sequence[Figure], *, ours: Program, peers: Sequence[Program], repeats: int) -> Iterator[Found]:
+    """Run each in turn, `repeats` times; the medians of each figure.
 
     Raises:
         RuntimeError: one failed, or did not read what the others did.
     """
     commit = _commit()  # before this writes into the checkout
-    rates: dict[str, list[float]] = {program.peer: [] for program in (ours, *peers)}
-    results: dict[str, Any] = {}
+    printed: dict[str, list[Printed]] = {program.peer: [] for program in (ours, *peers)}
     for turn in range(repeats):
         for program in (ours, *peers):
-            printed = program.run()
-            rates[program.peer].append(count / printed["seconds"])
-            results[program.peer] = printed.get("read")
-            print(f"{what}: run {turn + 1} of {repeats}, {program.peer}: {rates[program.peer][-1]:.4g} {unit}", flush=True)
+            printed[program.peer].append(program.run())
+            values = ", ".join(f"{figure.of(printed[program.peer][-1]):.4g} {figure.unit}" for figure in figures)
+            print(f"{figures[0].what}: run {turn + 1} of {repeats}, {program.peer}: {values}", flush=True)
+    results = {peer: runs[-1].get("read") for peer, runs in printed.items()}
     if any(result != results[ours.peer] for result in results.values()):
-        raise RuntimeError(f"{what}: not everyone read the same: {results}")
-    for program in peers:
-        ratios = [our / their for our, their in zip(rates[ours.peer], rates[program.peer], strict=True)]
-        mine, theirs = (statistics.median(rates[one.peer]) for one in (ours, program))
-        yield Found(
-            what=what,
-            unit=unit,
-            ours=mine,
-            peer=program.name,
-            theirs=theirs,
-            ratio=mine / theirs,
-            spread=(min(ratios), max(ratios)),
-            machine=f"{os.cpu_count()} cores, {platform.machine()}",
-            commit=commit,
-        )
+        raise RuntimeError(f"{figures[0].what}: not everyone read the same: {results}")
+    for figure in figures:
+        values_of = {peer: [figure.of(run) for run in runs] for peer, runs in printed.items()}
+        for program in peers:
+            ratios = [our / their for our, their in zip(values_of[ours.peer], values_of[program.peer], strict=True)]
+            mine, theirs = (statistics.median(values_of[one.peer]) for one in (ours, program))
+            yield Found(
+                what=figure.what,
+                unit=figure.unit,
+                ours=mine,
+                peer=program.name,
+                theirs=theirs,
+                ratio=mine / theirs,
+                spread=(min(ratios), max(ratios)),
+                machine=f"{os.cpu_count()} cores, {platform.machine()}",
+                commit=commit,
+            )
 
 
 @cache

@@ -14,8 +14,10 @@ PACKAGES = {
     "perceptio": None,
     "webdataset": None,  # the one that this project pins
     "pillow": None,
+    "transformers": None,
     "litdata": "litdata==0.2.76",
     "mosaicml-streaming": "mosaicml-streaming==0.13.0",
+    "vector-quantize-pytorch": None,
 }
 """What pip installs for each; None: the project's own environment has it."""
 

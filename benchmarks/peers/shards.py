@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.peers.comparing import Program, compare
+from benchmarks.peers.comparing import Figure, Program, compare
 from benchmarks.peers.found import Found
 
 PEERS = ("webdataset", "litdata", "mosaicml-streaming")
@@ -36,12 +36,13 @@ def shards(folder: Path, *, pictures: Path, count: int, repeats: int) -> Iterato
 
         return Program(peer, _SCRIPTS[peer], ("write", str(places[peer]), str(pictures), str(count)), before=clear)
 
+    def rate(what: str) -> list[Figure]:
+        return [Figure(what, "entries/s", lambda printed: count / printed["seconds"])]
+
     yield from compare(
-        f"shards of {count} photographs written, one process",
-        unit="entries/s",
+        rate(f"shards of {count} photographs written, one process"),
         ours=writer("perceptio"),
         peers=[writer(peer) for peer in PEERS],
-        count=count,
         repeats=repeats,
     )
     for workers in (0, 2):
@@ -51,10 +52,8 @@ def shards(folder: Path, *, pictures: Path, count: int, repeats: int) -> Iterato
             return Program(peer, _SCRIPTS[peer], ("read", str(place), str(workers), str(count)))
 
         yield from compare(
-            f"shards read shuffled and decoded, {f'{workers} workers' if workers else 'one process'}",
-            unit="entries/s",
+            rate(f"shards read shuffled and decoded, {f'{workers} workers' if workers else 'one process'}"),
             ours=reader("perceptio"),
             peers=[reader(peer) for peer in (*PEERS, "pillow")],
-            count=count,
             repeats=repeats,
         )

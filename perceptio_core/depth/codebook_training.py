@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from perceptio_core.files import whole
 from perceptio_core.metrics import Metric, wilson
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from perceptio_core.progress import duration
+from perceptio_core.schedule import rate_factor
 from perceptio_core.weights import load_exactly
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,9 @@ def train_codebook(*, params: DepthCodebookParams, store: DepthStore, keys: Sequ
             x_B1RR = coming.result().to(codebook.embedding.device)
             coming = reader.submit(batch, min(step + 1, params.steps - 1))
             torch.manual_seed(hash((params.seed, step)) % 2**31)
+            factor = rate_factor(step=step, steps=params.steps, warmup=WARMUP / params.steps, floor=FLOOR)
             for group in optimizer.param_groups:
-                group["lr"] = params.learning_rate * _factor(step, params.steps)
+                group["lr"] = params.learning_rate * factor
             row = _train_step(codebook, optimizer, x_B1RR, params=params, step=step, begin_codes=begin_codes)
             step += 1
             if step % 10 == 0:
@@ -141,10 +142,6 @@ def _train_step(
         if step % params.restart_every == 0 and step < 0.8 * params.steps:
             restarted = codebook.quantizer.restart_dead(vectors_PD, share=params.restart_below)
     return {"mse": mse.item(), "commitment": commitment.item(), "restarted": restarted}
-
-
-def _factor(step: int, steps: int) -> float:
-    return min((step + 1) / WARMUP, FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _save(

@@ -14,6 +14,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from perceptio_core.schedule import rate_factor
 from perceptio_core.weights import load_exactly, read_safetensors, save_tensors
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ CHECKPOINT_EVERY = 200
 REPORT_EVERY = 50
 LOSS = "loss"
 AHEAD = 4  # batches that each worker has ready
+FLOOR = 0.05  # of the peak learning rate
 Batch = TypeVar("Batch")
 
 
@@ -107,7 +109,7 @@ class PretrainingRun:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
-            lambda i: min((i + 1) / warmup, 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, i / steps)))),
+            lambda i: rate_factor(step=min(i, steps - 1), steps=steps, warmup=warmup / steps, floor=FLOOR),
         )
         self.step, self.seconds = 0, 0.0
         work.mkdir(parents=True, exist_ok=True)

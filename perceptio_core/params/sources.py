@@ -86,7 +86,8 @@ class SourcesParams(Section):
     tables, images, .tsv and .parquet tables with images in them, REFER's refs(*).p (the images of all its splits but train).
     Images are told by their content, linked folders are followed, and what is no image is named in the quarantine."""
     workers: Annotated[int, Field(ge=1, le=256)] | None = 2
-    """Processes that render, and threads that check images; null: one per processor core that is there."""
+    """Processes that render and that check images, and threads that look at test images; null: one per processor core that is
+    there. On Ray the cluster says how many check images."""
 
     @field_validator("held_out")
     @classmethod

@@ -11,7 +11,17 @@ from perceptio_core.report.panels import Panel
 from perceptio_core.report.pictures import PREDICTED, TRUE, data_uri
 from perceptio_core.report.plots import COLOURS, Curve, loss_names, loss_plot, usage_plot
 from perceptio_core.report.published import Published
-from perceptio_core.report.tables import Table, beside, count, headline_groups, number, parts_table, published_table, tiles
+from perceptio_core.report.tables import (
+    Control,
+    Table,
+    beside,
+    count,
+    headline_groups,
+    number,
+    parts_table,
+    published_table,
+    tiles,
+)
 
 SECTIONS = {
     "results": "Results",
@@ -56,8 +66,8 @@ class Content:
         title: heading.
         caveat: what to know before comparing; empty for nothing.
         profile: its name.
-        metrics: headline metrics, the control's with its name in front.
-        control: name of the control variant, or None.
+        metrics: headline metrics, a control's with its name in front.
+        controls: those that were evaluated.
         parts: per variant, the parts of its metrics.
         published: what others published.
         counts: what the stage `sources` counted, by name.
@@ -74,7 +84,7 @@ class Content:
     caveat: str
     profile: str
     metrics: Sequence[Metric]
-    control: str | None
+    controls: Sequence[Control]
     parts: Mapping[str, Sequence[Metric]]
     published: Published
     counts: Mapping[str, float]
@@ -92,8 +102,8 @@ def page(content: Content) -> str:
     return _TEMPLATES.get_template("report.html").render(
         content=content,
         sections=SECTIONS,
-        tiles=tiles(content.metrics, control=content.control),
-        groups=headline_groups(content.metrics, control=content.control, published=content.published),
+        tiles=tiles(content.metrics, controls=content.controls),
+        groups=headline_groups(content.metrics, controls=content.controls, published=content.published),
         models=beside(content.metrics, content.published),
         parts=parts_table(content.parts) if any(content.parts.values()) else None,
         colours={"predicted": PREDICTED, "outline": TRUE},

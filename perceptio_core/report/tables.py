@@ -35,12 +35,46 @@ class Label:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Control:
+    """A variant that stands beside the full model: trained on the same base and data, with less of what it writes.
+
+    Attributes:
+        variant: its name.
+        title: of its column.
+        short: how notes call it.
+        writes: what it writes, and what the gap to it says.
+    """
+
+    variant: str
+    title: str
+    short: str
+    writes: str
+
+
+CONTROLS = (
+    Control(
+        variant="no_depth",
+        title="without depth tokens, same base",
+        short="without depth",
+        writes="segmentation tokens but no depth tokens; it does the same tasks, so the gap to it is what depth tokens bring",
+    ),
+    Control(
+        variant="control",
+        title="control, same base",
+        short="control",
+        writes="no perception token at all; the gap to it is what both kinds bring together",
+    ),
+)
+"""The fairest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """A headline metric, the control's (None where it was not asked), and what each of some models published."""
+    """A headline metric, each control's (None where it was not asked), and what each of some models published."""
 
     label: Label
     metric: Metric
-    control: Metric | None
+    controls: Sequence[tuple[Control, Metric | None]]
     published: Sequence[tuple[PublishedModel, float | None]]
 
 
@@ -171,12 +205,12 @@ def beside(metrics: Sequence[Metric], published: Published) -> list[PublishedMod
     ]
 
 
-def headline_groups(metrics: Sequence[Metric], *, control: str | None, published: Published) -> list[Group]:
-    """Every headline metric with the control's and the published ones.
+def headline_groups(metrics: Sequence[Metric], *, controls: Sequence[Control], published: Published) -> list[Group]:
+    """Every headline metric with the controls' and the published ones.
 
     Args:
-        metrics: all of them; those of the control have its name and `_` in front.
-        control: name of the control variant, if one was evaluated.
+        metrics: all of them; those of a control have its name and `_` in front.
+        controls: those that were evaluated.
         published: what others published.
     """
     by_name = {metric.name: metric for metric in metrics}
@@ -186,12 +220,13 @@ def headline_groups(metrics: Sequence[Metric], *, control: str | None, published
         return Row(
             label=label,
             metric=by_name[label.name],
-            control=by_name.get(f"{control}_{label.name}") if control else None,
+            controls=[(control, by_name.get(f"{control.variant}_{label.name}")) for control in controls],
             published=[(model, published.value(model=model, metric=label.name)) for model in models],
         )
 
     known = {label.name for _, labels in GROUPS for label in labels}
-    rest = [Label(name=name, title=name, top=None) for name in by_name if name.removeprefix(f"{control}_") not in known]
+    known |= {f"{control.variant}_{name}" for control in controls for name in known}
+    rest = [Label(name=name, title=name, top=None) for name in by_name if name not in known]
     groups = [(title, [label for label in labels if label.name in by_name]) for title, labels in [*GROUPS, ("More", rest)]]
     return [Group(title=title, rows=[row(label) for label in labels]) for title, labels in groups if labels]
 
@@ -218,7 +253,7 @@ def parts_table(parts: Mapping[str, Sequence[Metric]]) -> Table:
     return Table(caption="Parts of the metrics", heads=heads, rows=rows, words={"variant", "protocol"})
 
 
-def tiles(metrics: Sequence[Metric], *, control: str | None) -> list[Tile]:
+def tiles(metrics: Sequence[Metric], *, controls: Sequence[Control]) -> list[Tile]:
     """The metrics of `TILES` that were measured."""
     by_name = {metric.name: metric for metric in metrics}
     found = []
@@ -227,8 +262,9 @@ def tiles(metrics: Sequence[Metric], *, control: str | None) -> list[Tile]:
             continue
         notes = [] if metric.low is None or metric.high is None else [f"95 %: {number(metric.low)} to {number(metric.high)}"]
         notes += [] if metric.chance is None else [f"chance {number(metric.chance)}"]
-        if control and (other := by_name.get(f"{control}_{name}")):
-            notes.append(f"control {number(other.value)}")
+        for control in controls:
+            if other := by_name.get(f"{control.variant}_{name}"):
+                notes.append(f"{control.short} {number(other.value)}")
         if name == "hardblink_mean" and (majority := by_name.get("hardblink_majority")):
             notes.append(f"majority {number(majority.value)}")
         found.append(Tile(title=title, value=number(metric.value), notes=notes))

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import nn
 
+from perceptio_core.schedule import rate_factor
 from perceptio_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from perceptio_core.training.curves import Curves
 from perceptio_core.training.log import Reporter, announce, line
@@ -28,7 +29,6 @@ from perceptio_core.training.optimizer import ParameterGroup, build_optimizer, c
 from perceptio_core.training.precision import detect_precision
 from perceptio_core.training.prefetch import prefetch
 from perceptio_core.training.randomness import seed_generators
-from perceptio_core.training.schedule import rate_factor
 from perceptio_core.training.sharding import shard, whole
 
 logger = logging.getLogger(__name__)

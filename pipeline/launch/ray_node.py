@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from perceptio_core.guard import guard
 from perceptio_core.tied import tied
 from stages.engines import VARIABLE
 from stages.on_ray import closed, write_token
@@ -30,6 +31,7 @@ _START_S = 300.0
 def main() -> None:
     """Be the node; the first ends with the stage's exit code."""
     number, address, token, cores, *stage = sys.argv[1:]
+    guard()
     os.environ |= closed(Path(token)) | NOTICING
     host, _, port = address.rpartition(":")
     if number == "0":

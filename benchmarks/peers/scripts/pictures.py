@@ -1,11 +1,11 @@
-"""What every program that writes or reads shards has in common; it needs Pillow alone."""
+"""What every program that reads photographs has in common; it needs Pillow alone."""
 
 import io
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,14 @@ from PIL import Image
 SHARD_BYTES = 1 << 26
 SHUFFLED = 1000
 """Entries in a buffer that shuffles, where there is one."""
+
+LONG_SIDE = 640
+"""Pixels of the longer side of a depth map that is kept."""
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """Photographs, over and over, always in the same order."""
+    return cycle(sorted(folder.rglob("*.jpg")))
 
 
 def entries(folder: Path, count: int) -> Iterator[tuple[bytes, dict[str, Any]]]:

@@ -105,7 +105,7 @@ def collect(
         # Val first: where two data sets share a file, it is a val image.
         for number in sorted(range(len(datasets)), key=lambda number: datasets[number].split != "val"):
             catalogue.add(read[number].images())
-        _check(catalogue, root=root, journal=journals / "checked.jsonl", max_pixels=max_pixels, engine=engine)
+        check_images(catalogue, root=root, journal=journals / "checked.jsonl", max_pixels=max_pixels, engine=engine)
         for row in tests.refused:
             refused.add(row)
         catalogue.leave_out(reasons_to_leave_out(catalogue.train_looks, tests))
@@ -183,8 +183,8 @@ def _unfit(record: Record, image: ImageRow) -> str | None:
     return None
 
 
-def _check(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels: int, engine: Engine) -> None:
-    """Look at every image once; what the journal has is not done again."""
+def check_images(catalogue: Catalogue, *, root: Path, journal: Path, max_pixels: int, engine: Engine) -> None:
+    """Look at every image of the table once, by an engine; what the journal has is not done again."""
     with journal.open("a+", encoding="utf-8") as stream:
         stream.seek(0)
         for _, row in objects(stream):

@@ -12,7 +12,7 @@ def rate_factor(*, step: int, steps: int, warmup: float, floor: float, start: fl
     Args:
         step: 0-based optimizer step, 0 <= step < steps.
         steps: length of the run.
-        warmup: share of the run spent warming up, in [0, 1).
+        warmup: share of the run spent warming up, >= 0; from 1 on the warm-up does not end.
         floor: factor that the cosine ends near, in [0, 1].
         start: share of the run before the schedule begins, in [0, 1); the factor is 0 until then.
     """
