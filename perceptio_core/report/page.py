@@ -12,7 +12,6 @@ from perceptio_core.report.pictures import PREDICTED, TRUE, data_uri
 from perceptio_core.report.plots import COLOURS, loss_names, loss_plot, usage_plot
 from perceptio_core.report.published import Published
 from perceptio_core.report.tables import (
-from perceptio_core.training.curve_files import Curve
     Control,
     Table,
     beside,
@@ -23,6 +22,7 @@ from perceptio_core.training.curve_files import Curve
     published_table,
     tiles,
 )
+from perceptio_core.training.curve_files import Curve
 
 SECTIONS = {
     "results": "Results",
