@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from transformers import LogitsProcessorList
@@ -27,33 +27,43 @@ from perceptio_core.model.inference import Perceptor
 from perceptio_core.model.processing import Prompts
 
 TEXT_TOKENS = 16
-Written = tuple[list[list[int]], list[int]]
-"""Ids of each answer, and the forward passes that it took."""
+
+
+class Written(NamedTuple):
+    """Ids of each answer, and the forward passes that it took."""
+
+    ids: list[list[int]]
+    passes: list[int]
 
 
 def main() -> None:
     """Print the table, and write it where `--out` says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("artifacts/mini/cotrain/full/checkpoint"))
-    parser.add_argument("--hardblink", type=Path, default=Path("artifacts/mini/sources/data/hardblink"))
+    parser.add_argument("--hardblink", type=Path, default=Path("artifacts/mini/sources/root/hardblink"))
     parser.add_argument("--questions", type=int, default=48)
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 4, 32])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="a JSON file for the same figures")
     arguments = parser.parse_args()
     perceptor = Perceptor.from_pretrained(arguments.checkpoint)
-    items = HardBlink(arguments.hardblink, limit=arguments.questions).items
-    images = [open_image(item.image, max_pixels=10**8) for item in items]
     found = []
     for size in arguments.batch:
-        batches = [
-            perceptor.processor.prompts(images[start : start + size], [item.question for item in items[start : start + size]])
-            for start in range(0, len(items), size)
-        ]
+        batches = hardblink_batches(perceptor, arguments.hardblink, count=arguments.questions, size=size)
         found.append({"batch": size} | compare(perceptor, batches, repeats=arguments.repeats))
         print(json.dumps(found[-1], indent=1), flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def hardblink_batches(perceptor: Perceptor, folder: Path, *, count: int, size: int) -> list[Prompts]:
+    """The first questions of HardBLINK as prompts, `size` at a time."""
+    items = HardBlink(folder, limit=count).items
+    images = [open_image(item.image) for item in items]
+    return [
+        perceptor.processor.prompts(images[start : start + size], [item.question for item in items[start : start + size]])
+        for start in range(0, len(items), size)
+    ]
 
 
 def compare(perceptor: Perceptor, batches: Sequence[Prompts], *, repeats: int) -> dict[str, Any]:
@@ -65,9 +75,9 @@ def compare(perceptor: Perceptor, batches: Sequence[Prompts], *, repeats: int) -
         repeats: of each way, after one that is not timed.
     """
     ways: dict[str, Callable[[Prompts], Written]] = {
-        "ours": partial(_ours, perceptor),
+        "ours": partial(ours, perceptor),
         "one code at a time": partial(_one_at_a_time, perceptor),
-        "transformers": partial(_transformers, perceptor),
+        "transformers": partial(by_transformers, perceptor),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     written = {}
@@ -103,17 +113,19 @@ def _constraint(perceptor: Perceptor, *, prompt_length: int = 0) -> GrammarLogit
     )
 
 
-def _ours(perceptor: Perceptor, prompts: Prompts) -> Written:
+def ours(perceptor: Perceptor, prompts: Prompts) -> Written:
+    """As `Perceptor` decodes."""
     decoded = decode(perceptor.model.vlm, prompts, constraint=_constraint(perceptor))
-    return decoded.ids, decoded.passes
+    return Written(decoded.ids, decoded.passes)
 
 
 def _one_at_a_time(perceptor: Perceptor, prompts: Prompts) -> Written:
     with patch.object(depth_draft, "GUESSES_A_PASS", 0):
-        return _ours(perceptor, prompts)
+        return ours(perceptor, prompts)
 
 
-def _transformers(perceptor: Perceptor, prompts: Prompts) -> Written:
+def by_transformers(perceptor: Perceptor, prompts: Prompts) -> Written:
+    """By ``generate`` with the grammar as a logits processor."""
     vlm, prompt_length = perceptor.model.vlm, prompts.input_ids_BT.shape[1]
     constraint = _constraint(perceptor, prompt_length=prompt_length)
     sequences = vlm.generate(
@@ -128,7 +140,7 @@ def _transformers(perceptor: Perceptor, prompts: Prompts) -> Written:
     )
     rows = sequences[:, prompt_length:].tolist()
     ids = [row[: row.index(constraint.end_id) + 1] for row in rows]
-    return ids, [len(row) for row in ids]
+    return Written(ids, [len(row) for row in ids])
 
 
 if __name__ == "__main__":

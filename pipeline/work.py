@@ -138,6 +138,8 @@ class Work:
     def _attempts(self, stage: str, *, environment: dict[str, str], logger: Logger) -> bool:
         """Run a stage, and again if it says that this can help; True if DVC found nothing to run.
 
+        Not by Prefect's retries, which are its tasks': stages run the same where no server answers.
+
         Raises:
             _StageError: it failed.
         """

@@ -478,6 +478,11 @@ def test_in_a_browser(page: str, tmp_path: Path) -> None:
             tab.type(QUESTION)
             tab.press("Enter", text="\r")
             tab.wait_for("document.querySelector('.refused')?.textContent.startsWith('there is no picture yet')")
+        tab.ask("document.querySelector('#examples img').click()")
+        tab.wait_for("document.querySelector('#question textarea').value !== '' && document.querySelector('#picture img')")
+        tab.click("#ask", "Ask")
+        status = "document.querySelector('body > [role=status]').textContent"
+        assert tab.wait_for(f"{status}.includes('Masks: ') && {status}"), "who listens is told how the answer ended"
         for width in (1280, 390):
             tab.show_as(width=width, scheme="dark")
             assert tab.ask("document.documentElement.scrollWidth") <= width

@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.peers.found import PAGE, RESULTS, Found, keep
-from benchmarks.peers.learning import codebook, teacher, training
+from benchmarks.peers.learning import answers, codebook, teacher, training
 from benchmarks.peers.shards import shards
 
 
 def main() -> None:
     """Run the comparisons."""
     parser = argparse.ArgumentParser(description=f"Ours beside its peers; the figures go to {RESULTS} and {PAGE}.")
-    parser.add_argument("comparisons", nargs="*", metavar="COMPARISON", help="shards, teacher, codebook, training (all)")
+    parser.add_argument(
+        "comparisons", nargs="*", metavar="COMPARISON", help="such as shards, or codebook training; all by default"
+    )
     parser.add_argument("--pictures", type=Path, help="a folder of JPEG photographs; shards and teacher need it")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts/mini"), help="what `make demo` made (%(default)s)")
     parser.add_argument("--count", type=int, default=1500, help="entries of the shards (%(default)s)")
@@ -28,6 +30,7 @@ def main() -> None:
             "teacher": lambda: teacher(artifacts, pictures=pictures, count=60, repeats=repeats),
             "codebook": lambda: codebook(artifacts, steps=700, repeats=repeats),
             "training": lambda: training(artifacts, steps=10, repeats=repeats),
+            "answers": lambda: answers(artifacts, count=32, repeats=repeats),
         }
         wanted = arguments.comparisons or list(all_of_them)
         if unknown := [name for name in wanted if name not in all_of_them]:

@@ -1,4 +1,4 @@
-"""The codebook, co-training and the depth teacher beside their peers, with what a demo has made."""
+"""Teacher, codebook, co-training and answers beside their peers, with what a demo has made."""
 
 from __future__ import annotations
 
@@ -65,3 +65,21 @@ def teacher(artifacts: Path, *, pictures: Path, count: int, repeats: int) -> Ite
         peers=[Program("transformers", "transformers_teacher.py", arguments)],
         repeats=repeats,
     )
+
+
+def answers(artifacts: Path, *, count: int, repeats: int) -> Iterator[Found]:
+    """HardBLINK's questions, each answer with a depth span and text, the same to the last id: one at a time and 32 at a time.
+
+    Args:
+        artifacts: of a profile, made.
+        count: questions.
+        repeats: runs of each.
+    """
+    for size in (1, 32):
+        arguments = (str(artifacts), str(size), str(count))
+        yield from compare(
+            [Figure(f"answers with depth tokens, {size} at a time", "questions/s", lambda printed: count / printed["seconds"])],
+            ours=Program("perceptio", "answers.py", ("perceptio", *arguments)),
+            peers=[Program("transformers", "answers.py", ("transformers", *arguments))],
+            repeats=repeats,
+        )

@@ -30,3 +30,20 @@ document.addEventListener('change', event => {
   if (!box) return;
   box.closest('.answer').querySelector(`img[data-object="${box.dataset.object}"]`).hidden = !box.checked;
 });
+
+// An answer grows in dozens of steps, each a new piece of page; who listens to the page is told when it begins and how it ends.
+const told = document.createElement('div');
+told.setAttribute('role', 'status');
+told.style.cssText = 'position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)';
+function tell() {
+  if (!document.body) return;
+  if (!told.isConnected) document.body.append(told);
+  const answers = [...document.querySelectorAll('#answers .answer:has(.said)')];
+  const ended = answers.map(answer => {
+    const masks = answer.querySelectorAll('figcaption label').length, depth = answer.querySelector('.cells') ? ' A depth map.' : '';
+    return `${answer.querySelector('h3').textContent}: ${answer.querySelector('.said').textContent}. Masks: ${masks}.${depth}`;
+  });
+  const text = document.querySelector('#answers .caret') ? 'The answer is being written.' : ended.join(' ');
+  if (told.textContent !== text) told.textContent = text;
+}
+new MutationObserver(tell).observe(document.documentElement, { childList: true, subtree: true });

@@ -161,6 +161,8 @@ def _filesystem() -> Any:
 def _patiently(action: Callable[[], T], *, what: str) -> T:
     """Do something with the store, and again while that can help.
 
+    Not by tenacity: its waits draw from Python's own generator, whose draws belong to the training.
+
     Raises:
         StoreError: it did not work out; names `what`, the number of attempts and the last cause.
     """
