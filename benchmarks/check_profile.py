@@ -18,7 +18,7 @@ from benchmarks.architectures import BASES
 from benchmarks.on_meta import assemble_on_meta
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.params.profile import Profile, load_profile
-from perceptio_core.report.metrics import MAIN
+from perceptio_core.report.headline import MAIN
 from perceptio_core.segmentation.sam2 import OFFICIAL
 from perceptio_core.training.memory_estimate import Computation, MemoryEstimate, StepShape, estimate_memory
 from pipeline.data_places import places

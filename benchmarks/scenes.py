@@ -12,7 +12,7 @@ from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes.expressions import referring_expressions
 from perceptio_core.scenes.language import foundation_question
 from perceptio_core.scenes.layouts import refer
-from perceptio_core.scenes.layouts.pictures import jpeg_bytes
+from perceptio_core.scenes.layouts.scenes import jpeg_bytes
 from perceptio_core.scenes.render import render
 from perceptio_core.scenes.view import look
 from perceptio_core.scenes.world import sample_scene

@@ -1,8 +1,8 @@
 """Ties a process to the one that starts it: ``python -m perceptio_core.tied PARENT MODULE ...`` runs a module so.
 
-Whoever is ended by SIGKILL can end nothing itself. On Linux the kernel does it (PR_SET_PDEATHSIG), for a process that has
-asked; so a process asks first of all, before its imports of seconds. One whose parent died before that is never told, and
-sees only the parent that adopted it: so it has to know from outside whom to expect, and looks once it has asked.
+A process that is ended by SIGKILL cannot end its children. On Linux the kernel does (PR_SET_PDEATHSIG), for a child that has
+asked for it; so a child asks first of all, before imports that take seconds. If the parent died before that, the kernel says
+nothing, and the child sees only the process that adopted it. So it is given the id of its parent, and looks once it has asked.
 
 The tie outlasts `exec`. It is to the thread that started the process: one that starts a tied process has to outlive it.
 """

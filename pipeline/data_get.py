@@ -1,7 +1,7 @@
 """``perceptio data get``: bring what a profile reads and is missing, each archive from where its makers serve it.
 
-Archives lie in ``.downloads`` below the data root until what is wanted of them is at its places, which are those that `data
-check` and the readers look at. What is there is left alone, so a second call finds nothing to do; one that was killed goes on.
+An archive lies in ``.downloads`` below the data root until its files are where `data check` and the readers look for them. What
+is there is left alone, so a second call finds nothing to do; one that was killed goes on.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.dag import Plan, StageNode
-from pipeline.lineage.publish import Publisher
+from pipeline.lineage.publisher import Publisher
 from pipeline.machine import Limits
 from pipeline.server import serving
 from pipeline.terminal import Screen

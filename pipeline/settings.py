@@ -15,7 +15,7 @@ from perceptio_core.files import whole
 from perceptio_core.params.base import parse_yaml
 from perceptio_core.params.profile import Profile, complete
 from perceptio_core.params.values import PARAMS, PROFILES, Values, read_values
-from perceptio_core.report.metrics import MAIN
+from perceptio_core.report.headline import MAIN
 
 ALL = "all"
 """In the place of a list of variants: every one that the profile has."""

@@ -46,7 +46,7 @@ def _publish(profile: str) -> str:
     from pipeline.dag import plan
     from pipeline.lineage.graph import LineageGraph
     from pipeline.lineage.pages import key_of
-    from pipeline.lineage.publish import Publisher
+    from pipeline.lineage.publisher import Publisher
 
     recorded, planned = LineageGraph.from_lock(), plan()
     finished = [node for node in planned.stages if node.name in recorded.records and node.name not in planned.stale]

@@ -28,12 +28,12 @@ from perceptio_core.params.shard_source import ShardSource
 from perceptio_core.params.values import read_values
 from perceptio_core.tied import tie, tied
 from perceptio_core.training.checkpoint import has_checkpoint, last_checkpoint, load_parameters
+from perceptio_core.training.final_metrics import training_metrics
 from perceptio_core.training.joint_batches import JointBatches, joint_batches
 from perceptio_core.training.loop import Batches, LoopSettings, start_accelerator, train
 from perceptio_core.training.memory import device_memory_gib
 from perceptio_core.training.memory_estimate import Computation, MemoryEstimate, StepShape, estimate_memory
 from perceptio_core.training.optimizer import ParameterGroup
-from perceptio_core.training.results import training_metrics
 from stages.common import StagePaths, fingerprint, publish, stage_arguments, write_measured
 
 DESCRIPTION = """Co-train one variant of Perceptio.

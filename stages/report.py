@@ -20,14 +20,14 @@ from perceptio_core.metrics import Metric, read_metrics, write_metrics
 from perceptio_core.params.report import ReportParams
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
-from perceptio_core.report.metrics import MAIN, gather
+from perceptio_core.report.headline import MAIN, gather
 from perceptio_core.report.page import Content, Input, page
 from perceptio_core.report.panels import read_panels
 from perceptio_core.report.pictures import data_uri
-from perceptio_core.report.plots import read_curves
 from perceptio_core.report.published import read_published
 from perceptio_core.report.readme_figure import readme_figure
 from perceptio_core.report.tables import CONTROLS
+from perceptio_core.training.curve_files import read_curves
 from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Make the report of a run.

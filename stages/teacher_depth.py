@@ -27,8 +27,8 @@ from perceptio_core.metrics import counted, write_metrics
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.teacher_depth import TeacherDepthParams
 from perceptio_core.params.values import read_values
+from perceptio_core.parquet import count_rows
 from perceptio_core.progress import track
-from perceptio_core.tables import count_rows
 from stages.common import StagePaths, fingerprint, stage_arguments
 from stages.shards import ShardWork
 

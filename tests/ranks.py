@@ -21,7 +21,8 @@ def main() -> None:
     children = []
     for rank in map(str, range(2)):
         if (pid := os.fork()) == 0:
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank)
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=rank)
+            os.environ.update(LOCAL_WORLD_SIZE="2", LOCAL_RANK=rank)
             try:
                 module.main()
             except BaseException:

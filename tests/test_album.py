@@ -21,7 +21,7 @@ from joint_inputs import PARAMS, train_samples
 from perceptio_core.data.shards.entry import Sample
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item
 from perceptio_core.evaluation.benchmarks.reason_seg import ReasonSeg
-from perceptio_core.evaluation.running.panels import panel_rows
+from perceptio_core.evaluation.running.panel_questions import panel_rows
 from perceptio_core.params.sources import DatasetParams
 from perceptio_core.report.panels import read_panels
 from perceptio_core.report.pictures import data_uri

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration, Intern
 
 import foreign
 from perceptio_core.convert import tokenizer
-from perceptio_core.convert.files import Section
+from perceptio_core.convert.checkpoint_files import Section
 from perceptio_core.convert.internvl import convert_internvl
 from perceptio_core.convert.internvl_config import internvl_config
 from perceptio_core.model.assembly import assemble

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from perceptio_core.convert.files import Section, new_folder, read_weights
+from perceptio_core.convert.checkpoint_files import Section, new_folder, read_weights
 from perceptio_core.convert.rules import Rule, renames, translate
 
 RULES = (

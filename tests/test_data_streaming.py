@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.scaling_sources import WRITERS, name
 from collecting import collected
-from perceptio_core import tables
+from perceptio_core import parquet
 from perceptio_core.data.manifest import image_table
 from perceptio_core.data.manifest.manifest import IMAGES_SCHEMA
 from perceptio_core.data.readers import json_rows
@@ -44,8 +44,8 @@ def peak(kind: str, count: int, folder: Path) -> int:
 @pytest.mark.parametrize("kind", ["llava", "gcg", "coco"])
 def test_memory_does_not_grow_with_the_records(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_rows, "_AT_ONCE", 4096)
-    monkeypatch.setattr(tables, "_AT_ONCE", 32)
-    monkeypatch.setattr(tables, "ROW_GROUP", 128)
+    monkeypatch.setattr(parquet, "_AT_ONCE", 32)
+    monkeypatch.setattr(parquet, "ROW_GROUP", 128)
     monkeypatch.setattr(image_table, "_PAGE", 32)
     peak(kind, 20, tmp_path / "warm")  # what is imported and compiled at first
     few, many = (peak(kind, count, tmp_path / str(count)) for count in (FEW, MANY))
@@ -60,15 +60,15 @@ def test_a_limit_takes_what_an_even_spread_of_the_whole_list_would() -> None:
 
 
 def test_row_groups_of_long_rows_are_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_AT_ONCE", 4)
-    monkeypatch.setattr(tables, "_GROUP_BYTES", 1000)
+    monkeypatch.setattr(parquet, "_AT_ONCE", 4)
+    monkeypatch.setattr(parquet, "_GROUP_BYTES", 1000)
     same = {"path": "x" * 100, "width": 1, "height": 1, "sha256": "", "split": "train"}
     rows = [{"image_key": str(number), **same} for number in range(30)]
-    assert tables.write_rows(tmp_path / "x.parquet", IMAGES_SCHEMA, rows) == 30
+    assert parquet.write_rows(tmp_path / "x.parquet", IMAGES_SCHEMA, rows) == 30
     file = pq.ParquetFile(tmp_path / "x.parquet")
     assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == [8, 8, 8, 6]
-    assert list(tables.read_rows(tmp_path / "x.parquet", IMAGES_SCHEMA)) == rows
-    assert [batch.num_rows for batch in tables.read_batches(tmp_path / "x.parquet", IMAGES_SCHEMA)] == [8, 8, 8, 6]
+    assert list(parquet.read_rows(tmp_path / "x.parquet", IMAGES_SCHEMA)) == rows
+    assert [batch.num_rows for batch in parquet.read_batches(tmp_path / "x.parquet", IMAGES_SCHEMA)] == [8, 8, 8, 6]
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ from perceptio_core.params.values import SECTIONS
 from pipeline.code import fingerprint, source_of
 from pipeline.lineage.commits import commit_of
 from pipeline.lineage.graph import LineageGraph
+from pipeline.lineage.lock import Recorded, StageRecord, read_lock
 from pipeline.lineage.pages import Facts, key_of, stage_page
-from pipeline.lineage.pictures import Picture, pictures_of
-from pipeline.lineage.records import Recorded, StageRecord, read_lock
+from pipeline.lineage.stage_pictures import Picture, pictures_of
 from pipeline.lineage.tree import flat
 
 PERCEPTIO = (sys.executable, "-m", "pipeline.cli")

@@ -645,10 +645,18 @@ def test_help_shows_every_stage_and_command_with_a_whole_line() -> None:
     assert perceptio("--version") == f"perceptio {__version__}\n"
 
 
-def test_help_brings_nothing_that_is_slow_to_import() -> None:
-    look = "import sys, pipeline.cli; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("imported", "without"),
+    [
+        ("pipeline.cli", {"torch", "dvc", "prefect", "pydantic", "numpy"}),
+        ("pipeline.flow, pipeline.preflight, perceptio_core.report.plots", {"torch", "transformers", "dvclive"}),
+    ],
+    ids=["help", "a run and the pages of its stages"],
+)
+def test_commands_bring_nothing_that_is_slow_to_import_and_not_needed(imported: str, without: set[str]) -> None:
+    look = f"import sys, {imported}; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", look], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    assert not {"torch", "dvc", "prefect", "pydantic", "numpy"} & set(modules.split())
+    assert not without & set(modules.split())
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -14,7 +14,7 @@ from PIL import Image
 import report_fake as fake
 from browser import CHROMIUM, browser
 from perceptio_core.metrics import Metric, read_metrics, write_metrics
-from perceptio_core.report.metrics import gather
+from perceptio_core.report.headline import gather
 from perceptio_core.report.page import page
 from perceptio_core.report.panels import Panel, Span, spans
 from perceptio_core.report.pictures import PREDICTED, TRUE, depth_picture, overlay, shrink

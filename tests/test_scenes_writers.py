@@ -19,7 +19,7 @@ from perceptio_core.evaluation.benchmarks.hardblink import HardBlink
 from perceptio_core.evaluation.benchmarks.res import ReferringSegmentation
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes import writers
-from perceptio_core.scenes.layouts import hardblink, hardblink_new, hardblink_pairs, pictures, refer
+from perceptio_core.scenes.layouts import hardblink, refer, scenes
 from perceptio_core.scenes.render import render
 from perceptio_core.scenes.view import look
 from perceptio_core.scenes.world import SEEDS_PER_SPLIT, UNLIKE, USUAL, sample_scene, split_seed
@@ -40,7 +40,7 @@ def written(tmp_path_factory):
         return sample_scene(seed, size, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "sample_scene", watched)
+        patch.setattr(scenes, "sample_scene", watched)
         write_world(root, params=PARAMS, workers=1)
     return root, seeds
 
@@ -105,10 +105,10 @@ def test_no_scene_is_shared(written):
     assert len(set(seeds)) == len(seeds)
     splits = Counter(seed // SEEDS_PER_SPLIT for seed in seeds)
     assert (splits[0], splits[1]) == (PARAMS.train, PARAMS.val)
-    others = [pictures.scene(PARAMS.model_copy(update={"world": 1}), split="train", block="refcoco", number=0).world.seed]
+    others = [scenes.scene(PARAMS.model_copy(update={"world": 1}), split="train", block="refcoco", number=0).world.seed]
     assert not set(others) & set(seeds)
     with pytest.raises(ValueError, match="allowed"):
-        pictures.scene(PARAMS, split="train", block="refcoco", number=pictures.BLOCK)
+        scenes.scene(PARAMS, split="train", block="refcoco", number=scenes.BLOCK)
 
 
 def test_refer_layout(written, capsys):
@@ -183,13 +183,13 @@ def test_hardblink_layout(written):
 def test_the_hardblink_answer_is_the_nearest_point_of_the_scene(tmp_path):
     """The depth at the points, rendered anew, decides; the row itself holds no depth."""
     for number in range(6):
-        row = hardblink.make(PARAMS, tmp_path, number)
+        row = hardblink.HARDBLINK.make(PARAMS, tmp_path, number)
         marked = np.asarray(
             Image.open(tmp_path / "hardblink/images" / f"blink{row['subset']}pointscenter/{row['question_id']}.png")
         )
-        for attempt in range(pictures.TRIES):
-            number_of_scene = row["question_id"] * pictures.TRIES + attempt
-            one = pictures.scene(PARAMS, split="test", block=f"hardblink_{row['subset']}", number=number_of_scene)
+        for attempt in range(scenes.TRIES):
+            number_of_scene = row["question_id"] * scenes.TRIES + attempt
+            one = scenes.scene(PARAMS, split="test", block=f"hardblink_{row['subset']}", number=number_of_scene)
             if (one.rendering.image == marked).all(axis=2).mean() > 0.5:
                 break
         depths = {p["letter"]: one.rendering.depth[p["y"], p["x"]] for p in row["points"]}
@@ -241,7 +241,7 @@ def test_mme_layout(written):
 
 
 def test_rle_holds_the_mask_exactly():
-    one = pictures.scene(PARAMS, split="val", block="refcoco", number=3)
+    one = scenes.scene(PARAMS, split="val", block="refcoco", number=3)
     for annotation in refer._annotations(one):
         mask = coco_mask.decode(annotation["segmentation"])
         assert np.array_equal(mask, one.rendering.instances == annotation["instance"])
@@ -252,7 +252,7 @@ def test_short_cuts_are_near_the_majority_letter():
     asked, right = Counter(), Counter()
     number = 0
     while asked.total() < 300:
-        one = pictures.scene(PARAMS, split="test", block="hardblink_3", number=number)
+        one = scenes.scene(PARAMS, split="test", block="hardblink_3", number=number)
         areas, image = hardblink.object_areas(one.rendering), one.rendering.image
         for n in hardblink.POINTS:
             markers = sample_markers(1 / one.rendering.depth, count=n, rng=one.rng, areas_HW=areas, image_HW3=image)
@@ -296,32 +296,32 @@ def test_further_tests_are_read_as_the_official_ones_are(with_further_tests):
 
 def test_items_of_a_benchmark_share_no_scene_and_the_last_allowed_one_has_all_its_tries(monkeypatch):
     taken = []
-    monkeypatch.setattr(pictures, "scene", lambda _, **where: taken.append(where["number"]))
+    monkeypatch.setattr(scenes, "scene", lambda _, **where: taken.append(where["number"]))
     for number in (0, 1, 2):
         with pytest.raises(RuntimeError, match=f"hardblink_5: none of 4 scenes suits item {number}"):
-            pictures.suitable(PARAMS, block="hardblink_5", number=number, find=lambda _: None, tries=4)
+            scenes.suitable(PARAMS, block="hardblink_5", number=number, find=lambda _: None, tries=4)
     assert taken == list(range(12))
     find = iter([None, None, "found"])
-    assert pictures.suitable(PARAMS, block="hardblink_5", number=0, find=lambda _: next(find))[1] == "found"
+    assert scenes.suitable(PARAMS, block="hardblink_5", number=0, find=lambda _: next(find))[1] == "found"
 
     most_new = next(it.le for it in RenderParams.model_fields["new_scenes"].metadata if hasattr(it, "le"))
     most = next(it.le for it in RenderParams.model_fields["hardblink"].metadata if hasattr(it, "le"))
-    assert most_new * hardblink_new._test(PARAMS).tries <= pictures.BLOCK
-    assert most * hardblink._test(PARAMS).tries <= pictures.BLOCK
+    assert most_new * hardblink.NEW.tries <= scenes.BLOCK
+    assert most * hardblink.HARDBLINK.tries <= scenes.BLOCK
 
 
 def test_the_answer_to_a_pair_is_the_nearer_of_the_two(tmp_path):
     params = PARAMS.model_copy(update={"pairs": 3})
     for number in range(9):
-        row = hardblink_pairs.make(params, tmp_path, number)
+        row = hardblink.PAIRS.make(params, tmp_path, number)
         named = row["text"].removeprefix("Which point is closer to the camera, ").removesuffix("?").split(" or ")
         assert len(set(named)) == 2
         marked = np.asarray(
             Image.open(tmp_path / "hardblink_pairs/images" / f"blink{row['subset']}pointscenter/{row['question_id']}.png")
         )
-        for attempt in range(pictures.TRIES):
-            place = row["question_id"] * pictures.TRIES + attempt
-            one = pictures.scene(params, split="test", block=f"hardblink_pairs_{row['subset']}", number=place)
+        for attempt in range(scenes.TRIES):
+            place = row["question_id"] * scenes.TRIES + attempt
+            one = scenes.scene(params, split="test", block=f"hardblink_pairs_{row['subset']}", number=place)
             if (one.rendering.image == marked).all(axis=2).mean() > 0.5:
                 break
         depths = {p["letter"]: one.rendering.depth[p["y"], p["x"]] for p in row["points"] if p["letter"] in named}

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import training_toy as toy
-from perceptio_core.training.curves import Curves, read_curve
+from perceptio_core.training.curve_files import read_curve
+from perceptio_core.training.curves import Curves
 from perceptio_core.training.loop import Batches, start_accelerator, train
 from perceptio_core.training.optimizer import ParameterGroup
 from stages.cotrain import processes_here

@@ -1,7 +1,7 @@
 """The real model on two ranks, one of which has masks and depth in a step while the other has neither.
 
-As a script: ``torchrun --nproc-per-node 2 tests/test_training_ranks.py WORK``, where WORK holds what `tiny_foundations` writes;
-rank r leaves ``WORK/<sharding>-<r>.safetensors``.
+Its `main` is what each rank runs: ``python tests/ranks.py test_training_ranks WORK``, where WORK holds what `tiny_foundations`
+writes; rank r leaves ``WORK/<sharding>-<r>.safetensors``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from perceptio_core.training import loop
 from perceptio_core.training.loop import Batches, start_accelerator, train
 from perceptio_core.training.optimizer import ParameterGroup
 from perceptio_core.training.sharding import whole
-from stages.cotrain import processes_here
 from tiny import LOSS_WEIGHTS, tiny_foundations, tiny_sample
 
 KINDS = (
@@ -74,7 +73,7 @@ def test_ranks_with_and_without_masks_and_depth_train_the_same_parameters(
 ) -> None:
     """Both ranks end with the same weights, which are those of one process that takes the two parts one after the other."""
     tiny_foundations(tmp_path)
-    command = [sys.executable, *processes_here(2), __file__, str(tmp_path)]
+    command = [sys.executable, str(Path(__file__).with_name("ranks.py")), Path(__file__).stem, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, check=False, timeout=240, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -101,7 +100,3 @@ def main() -> None:
     for sharding in ("none", "full"):
         _, weights = trained(work, sharding, accumulation=1, sharding=sharding)
         save_file(weights, work / f"{sharding}-{rank}.safetensors")
-
-
-if __name__ == "__main__":
-    main()

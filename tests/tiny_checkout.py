@@ -22,7 +22,7 @@ from perceptio_core.data.shards.entry import Annotation
 from perceptio_core.data.shards.tars import write_index, write_shard
 from perceptio_core.params.cotrain import CotrainParams
 from perceptio_core.params.foundations import FoundationsParams
-from perceptio_core.training.curves import read_curve
+from perceptio_core.training.curve_files import read_curve
 from stages import cotrain
 from stages.cotrain import processes_here
 from tiny import LOSS_WEIGHTS, tiny_foundations

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from perceptio_core.convert.files import new_folder, read_weights
+from perceptio_core.convert.checkpoint_files import new_folder, read_weights
 from perceptio_core.convert.rules import renames, translate
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.weights import refuse, shapes

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from perceptio_core.convert.files import Section, new_folder, read_weights
+from perceptio_core.convert.checkpoint_files import Section, new_folder, read_weights
 from perceptio_core.convert.internvl_config import QWEN2, Tiling, internvl_config, language_model, tiling
 from perceptio_core.convert.lora import merge_lora
 from perceptio_core.convert.rules import Rule, renames, translate

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import InternVLConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 from transformers.models.internvl import InternVLVisionConfig
 
-from perceptio_core.convert.files import Section
+from perceptio_core.convert.checkpoint_files import Section
 
 QWEN2, INTERNLM2 = "Qwen2ForCausalLM", "InternLM2ForCausalLM"
 

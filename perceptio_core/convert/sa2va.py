@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from perceptio_core.convert.files import Section, new_folder, read_weights
+from perceptio_core.convert.checkpoint_files import Section, new_folder, read_weights
 from perceptio_core.convert.internvl import write_internvl
 from perceptio_core.convert.sam2 import write_official
 from perceptio_core.model.assembly import SEGMENTATION_START, WIRING

@@ -16,7 +16,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import Sam2Config
 
-from perceptio_core.convert.files import Section, new_folder, read_weights
+from perceptio_core.convert.checkpoint_files import Section, new_folder, read_weights
 from perceptio_core.convert.rules import Rule, renames, translate
 from perceptio_core.segmentation.sam2 import OFFICIAL, build_sam2, official_config, save_sam2, still_image_config
 from perceptio_core.weights import refuse, shapes

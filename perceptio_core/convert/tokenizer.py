@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
-from perceptio_core.convert.files import Section
+from perceptio_core.convert.checkpoint_files import Section
 from perceptio_core.convert.internvl_config import INTERNLM2, language_model
 from perceptio_core.model.assembly import END_TOKEN
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from perceptio_core.files import whole
-from perceptio_core.tables import Keys, ascending, column, find_twice, read_batches, read_rows, write_rows
+from perceptio_core.parquet import Keys, ascending, column, find_twice, read_batches, read_rows, write_rows
 
 INDEX = "index.parquet"
 LEVELS = 65535

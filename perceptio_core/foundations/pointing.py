@@ -1,14 +1,15 @@
-"""A helper for the language phase (ours): where an answer is written, attention goes to the names asked about, and then to
-what they name in the picture.
+"""A loss on attention for the language phase (ours): an answer looks at the names in the question, then at what they name.
 
 A small language model that starts from nothing answers from the text alone for thousands of steps before it finds that a
-word of the question can be looked up among the image tokens. Here some attention heads are told: at every token from which
-a part of an answer is predicted, heads of one layer put their attention on the words of the names in the question (a
-marker's letter, a cell's two numbers, material, colour and noun), and heads of the next layer on the patches that show what
-is named. The picture is read last, at the place where the answer is written: what is read at the name and handed on from
-there arrives too faint to be learned. Where the answer stands in a map, the map's word for the square is read last; and
-each word of a map has a head that is told to look at its own square. It is what grounded captions give to a real InternVL;
-it speaks of places in the picture only. Nothing of it is kept but the trained weights.
+word of the question can be looked up among the image tokens. This loss tells some attention heads where to look, at every token
+that predicts a part of an answer. Heads of one layer look at the words of the names in the question: a marker's letter, a
+cell's two numbers, material, colour and noun. Heads of the next layer look at the patches that show what is named. The picture
+is read last, where the answer is written: what is read at the name and handed on from there arrives too faint to be learned.
+Where the answer stands in a map, the map's word for the square is read last, and each word of a map has a head that looks at
+its own square.
+
+Captions with boxes or masks give a real InternVL the same. The loss speaks of places in the picture only, and nothing of it is
+kept but the trained weights.
 """
 
 # ruff: noqa: N815 (shape suffixes of fields are upper case)

@@ -1,28 +1,15 @@
 """Attention over samples packed into one row: each token sees the earlier tokens of its own sample and nothing else.
 
-Registered with `transformers` under the name `PACKED`. The mask of a row of T tokens, T x T, is never built: on GPUs that
-compute in 16 bit, one call of FlashAttention-2's kernel for sequences of various lengths, which comes with torch, attends to
-all samples; elsewhere the samples are attended to one after the other, each with the causal kernel of torch. Called without
-the places of the samples, as `generate` does, it is `transformers`' own ``sdpa``; so a row that is packed by its positions
-alone (``position_ids`` that begin again, without `packed_places`) is one sample to it.
+Registered with `transformers` under the name `PACKED`. The T x T mask of a row of T tokens is never built. On GPUs that compute
+in 16 bit, one call of FlashAttention-2's kernel for sequences of various lengths, which comes with torch, attends to all
+samples. Elsewhere the samples are attended to one after the other, each with the causal kernel of torch. Called without the
+places of the samples, as `generate` does, it is `transformers`' own ``sdpa``; so a row that is packed by its positions alone
+(``position_ids`` that begin again, without `packed_places`) is one sample to it.
 
-Milliseconds of a layer, forwards and backwards, in bf16 on one H200 with torch 2.11 (`benchmarks.attention`; the whole table
-is in ``docs/results.md``). The lengths were the same ten times over:
-
-====================================  ===========  ===========  ============
-row                                   one kernel   one kernel   padded batch
-                                      for all      a sample     under a mask
-====================================  ===========  ===========  ============
-1B, 2 samples of 3700 tokens          1.47         0.95         2.13
-1B, 14 samples of 380 to 3700 tokens  2.91         3.10         11.85
-8B, 2 samples                         3.25         1.92         5.81
-8B, 14 samples                        9.07         6.32         38.10
-====================================  ===========  ===========  ============
-
-One kernel a sample is ahead there, by 2 to 4 % of a training step: on Hopper torch takes cuDNN's for it. But cuDNN makes a
-plan for each new length, forwards and backwards, and in training most samples have a length of their own. Others measured a
-second for such a plan (https://github.com/modelscope/FunASR/issues/3704: a B200, torch 2.11); here it was not measured. So it
-is one kernel for all, which plans nothing and is launched once a layer, however many samples there are.
+Why one kernel for all: on Hopper one kernel a sample is faster by 2 to 4 % of a training step (``docs/results.md``), for torch
+takes cuDNN's there. But cuDNN makes a plan for each new length, forwards and backwards, which others have seen take a second
+(https://github.com/modelscope/FunASR/issues/3704), and in training most samples have a length of their own. One kernel for all
+plans nothing and is launched once a layer, however many samples there are.
 """
 
 from __future__ import annotations

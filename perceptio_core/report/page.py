@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import jinja2
 
 from perceptio_core.metrics import Metric
-from perceptio_core.report.data import Realised, drawn_table, images_table, samples_table
+from perceptio_core.report.data_tables import Realised, drawn_table, images_table, samples_table
 from perceptio_core.report.panels import Panel
 from perceptio_core.report.pictures import PREDICTED, TRUE, data_uri
-from perceptio_core.report.plots import COLOURS, Curve, loss_names, loss_plot, usage_plot
+from perceptio_core.report.plots import COLOURS, loss_names, loss_plot, usage_plot
 from perceptio_core.report.published import Published
 from perceptio_core.report.tables import (
     Control,
@@ -22,6 +22,7 @@ from perceptio_core.report.tables import (
     published_table,
     tiles,
 )
+from perceptio_core.training.curve_files import Curve
 
 SECTIONS = {
     "results": "Results",

@@ -134,7 +134,7 @@ def read_panels(
     """At most `count` panels of a `panels.jsonl`, in turn from each benchmark.
 
     Args:
-        path: rows as `perceptio_core.evaluation.running.panels` writes them.
+        path: rows as `perceptio_core.evaluation.running.panel_questions` writes them.
         root: folder that the image paths are relative to.
         count: most panels.
         decode_depth: codes -> depth map.

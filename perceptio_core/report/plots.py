@@ -4,7 +4,6 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,7 +12,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from perceptio_core.training.curves import read_curve
+from perceptio_core.training.curve_files import Curve
 
 COLOURS = ("#e6447d", "#2391c8", "#b97a1c", "#3f9a4c")
 """Of the variants in order; each has a contrast of at least 3 to the page's card, light and dark."""
@@ -33,14 +32,6 @@ _STYLE: Any = {
     "axes.grid": True,
 }
 _ORDER = ("total", "llm", "seg_ce", "seg_dice", "marker", "token", "count", "reconstruction")
-
-Curve = tuple[Sequence[int], Sequence[float]]
-
-
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """All curves below a DVCLive folder, as {"train/total": (steps, values), ...}."""
-    metrics = folder / "plots" / "metrics"
-    return {path.relative_to(metrics).with_suffix("").as_posix(): read_curve(path) for path in sorted(metrics.rglob("*.tsv"))}
 
 
 def smooth(values: Sequence[float], *, weight: float) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from perceptio_core.params.render import RenderParams
 from perceptio_core.progress import track
-from perceptio_core.scenes.layouts import hardblink, hardblink_new, hardblink_pairs, mmbench, mme, refer, refer_new, seedbench
+from perceptio_core.scenes.layouts import hardblink, mmbench, mme, refer, refer_new, seedbench
 from perceptio_core.tied import tie_worker
 
 CHUNK = 100  # items that a killed run loses at most, for each worker
@@ -24,7 +24,7 @@ Chunk = tuple[str, int, int]  # layout, first item, item after the last
 
 
 class Layout(Protocol):
-    """What a module of `layouts` offers."""
+    """What each of `layouts` offers."""
 
     def items(self, params: RenderParams) -> int:
         """How many items the parameters ask for."""
@@ -38,13 +38,13 @@ class Layout(Protocol):
 
 LAYOUTS: dict[str, Layout] = {
     "refcoco": refer,
-    "hardblink": hardblink,
+    "hardblink": hardblink.HARDBLINK,
     "mmbench": mmbench,
     "seedbench": seedbench,
     "mme": mme,
     "refcoco_new": refer_new,
-    "hardblink_new": hardblink_new,
-    "hardblink_pairs": hardblink_pairs,
+    "hardblink_new": hardblink.NEW,
+    "hardblink_pairs": hardblink.PAIRS,
 }
 
 

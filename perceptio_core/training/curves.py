@@ -4,7 +4,6 @@ TensorBoard or Weights & Biases shows them as well, where the variable PERCEPTIO
 the project `perceptio`. Both are no part of a stage's output.
 """
 
-import csv
 import os
 from collections.abc import Mapping
 from contextlib import chdir
@@ -87,13 +86,6 @@ def _shown(folder: Path, *, step: int) -> GeneralTracker | None:
     except ImportError as error:
         raise ValueError(f"curves: {place} is not installed; `pip install {place}` brings it") from error
     return tracker
-
-
-def read_curve(path: Path) -> tuple[list[int], list[float]]:
-    """Steps and values of one curve file (non-finite values included as floats)."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    return [int(row["step"]) for row in rows], [float(row[path.stem]) for row in rows]
 
 
 def _drop_rows(*, path: Path, after: int) -> None:

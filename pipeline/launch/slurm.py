@@ -1,8 +1,8 @@
 """Slurm: a stage as a batch job. A node needs Python's environment at the same path as this machine.
 
-A job that has to make room for another, or whose nodes train together and that loses one, goes back into the queue under its
-number, and the stage goes on where it stood. A process of a training that dies is started again inside the job. A Ray goes on
-without a node that it loses, unless it is the first.
+A job goes back into the queue under its number where it has to make room for another, or loses one of the nodes that train
+together; then the stage goes on where it stood. A process of a training that dies is started again inside the job. A Ray goes
+on without a node that it loses, unless it is the first.
 """
 
 import os

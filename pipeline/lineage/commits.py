@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.code import FOLDER, PACKAGES, fingerprint, no_collection, source_of
-from pipeline.lineage.records import Recorded, StageRecord
+from pipeline.lineage.lock import Recorded, StageRecord
 
 _LOOK_BACK = 200  # commits that touch the code
 _contents: dict[str, bytes] = {}

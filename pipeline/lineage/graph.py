@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.code import STAGE
-from pipeline.lineage.records import Recorded, StageRecord, read_lock
+from pipeline.lineage.lock import Recorded, StageRecord, read_lock
 
 LOCK_FILE = Path("dvc.lock")
 ARTIFACTS = Path("artifacts")

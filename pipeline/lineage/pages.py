@@ -15,8 +15,8 @@ import yaml
 from perceptio_core.progress import amount, duration
 from pipeline.lineage.commits import commit_of, is_code
 from pipeline.lineage.graph import LineageGraph, content
-from pipeline.lineage.pictures import Picture
-from pipeline.lineage.records import Recorded
+from pipeline.lineage.lock import Recorded
+from pipeline.lineage.stage_pictures import Picture
 
 _FACTS = "<!-- perceptio "
 

@@ -7,7 +7,7 @@ from typing import Any
 from perceptio_core.progress import amount
 from pipeline.lineage.commits import commit_of, is_code
 from pipeline.lineage.graph import LOCK_FILE, LineageGraph, listing
-from pipeline.lineage.records import Recorded, StageRecord
+from pipeline.lineage.lock import Recorded, StageRecord
 
 
 def lineage_tree(target: Path, *, graph: LineageGraph) -> str:

@@ -16,8 +16,8 @@ from perceptio_core.data.records import inside, spread
 from perceptio_core.jsonl import read_jsonl
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import Values
+from pipeline.page.benchmark_questions import Questions
 from pipeline.page.look import look_tab
-from pipeline.page.questions import Questions
 from pipeline.page.samples import Samples
 from pipeline.server import HOST
 from stages.common import StagePaths

@@ -17,8 +17,8 @@ from perceptio_core.data.images import open_with_format
 from perceptio_core.data.rle import decode
 from perceptio_core.evaluation.benchmarks.benchmark import Item
 from pipeline.page import drawing
+from pipeline.page.benchmark_questions import Questions, picture_of
 from pipeline.page.models import OWN, Models
-from pipeline.page.questions import Questions, picture_of
 from pipeline.page.refusals import shown_if_refused
 
 CODES = {

@@ -30,10 +30,10 @@ from perceptio_core.depth.store import DepthStore
 from perceptio_core.jsonl import read_jsonl
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import SECTIONS, Values
+from perceptio_core.parquet import column, count_rows, read_range
 from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
-from perceptio_core.tables import column, count_rows, read_range
-from pipeline.lineage.pictures import pictures_of
-from pipeline.page.questions import Questions, picture_of
+from pipeline.lineage.stage_pictures import pictures_of
+from pipeline.page.benchmark_questions import Questions, picture_of
 from stages.common import StagePaths
 
 SIDE = 320

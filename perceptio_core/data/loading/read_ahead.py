@@ -1,8 +1,8 @@
 """Brings the shards of coming steps from the store before a step asks for them.
 
-The order of samples is known in advance, so this walks on from the step that is being read and brings what the cache lacks,
-one shard after the other in the order of need, as long as all that the steps on its way need fits into the cache together.
-It decides when a shard comes, never which sample.
+The order of samples is known in advance. So a thread walks ahead of the step that is being read and fetches each shard that the
+cache lacks, in the order of need. It stops where the steps in between need more than the cache can hold at once. It decides
+when a shard comes, never which sample.
 """
 
 from __future__ import annotations

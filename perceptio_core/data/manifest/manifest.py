@@ -16,7 +16,7 @@ import pyarrow as pa
 from perceptio_core.data.records import Point, Record, Refused, Split
 from perceptio_core.jsonl import stream_jsonl
 from perceptio_core.params.sources import SourcesParams
-from perceptio_core.tables import ascending, find_twice, read_range, read_rows, write_rows
+from perceptio_core.parquet import ascending, find_twice, read_range, read_rows, write_rows
 
 IMAGES, RECORDS, QUARANTINE, DATA = "images.parquet", "records.parquet", "quarantine.jsonl", "data.json"
 IMAGES_SCHEMA = pa.schema(

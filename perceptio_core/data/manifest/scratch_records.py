@@ -9,7 +9,7 @@ from typing import Any
 
 from perceptio_core.data.manifest.manifest import RECORDS_SCHEMA, record_of, write_records
 from perceptio_core.data.records import Record, Refused, is_spread
-from perceptio_core.tables import read_rows
+from perceptio_core.parquet import read_rows
 
 
 class ScratchRecords:

@@ -1,10 +1,10 @@
 """Depth-order questions in the manner of HardBLINK: circled, lettered points, one of them nearest to the camera.
 
 The rules for the points are AURORA's (arXiv 2412.03548): at mid-height, at least 20 pixels (of a 336 pixel image) and
-20 of 255 grey levels of the normalised inverse depth apart. Ours: inside the drawn circle the depth is even, no edge
-runs through it, and the image plane must not give the answer away: many sets of points are drawn and one is chosen with
-weights (`marker_balance`) under which the lowest marker, the one on the biggest or on the smallest object, the brightest and
-the darkest are the nearest once in `count` questions each, however strongly height, size or brightness go with depth.
+20 of 255 grey levels of the normalised inverse depth apart. Ours are two more. Inside the drawn circle the depth is even, and
+no edge runs through it. And the image plane must not give the answer away: of many sets of points one is drawn with the weights
+of `marker_balance`. Under these the lowest marker is the nearest once in `count` questions, and so are the one on the biggest
+object, the one on the smallest, the brightest and the darkest, however strongly height, size or brightness go with depth.
 """
 
 from __future__ import annotations

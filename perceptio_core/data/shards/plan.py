@@ -30,7 +30,7 @@ from perceptio_core.data.records import Record
 from perceptio_core.depth.store import PLACE, places
 from perceptio_core.files import whole_folder
 from perceptio_core.params.joint_shards import JointShardsParams
-from perceptio_core.tables import Keys, column, read_batches
+from perceptio_core.parquet import Keys, column, read_batches
 
 SPLITS = ("train", "val")
 _OF_THE_IMAGE = ("image", "image_name", "split")

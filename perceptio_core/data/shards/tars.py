@@ -23,7 +23,7 @@ from perceptio_core.data.manifest.manifest import QUARANTINE, write_quarantine
 from perceptio_core.data.records import Numbers, Refused
 from perceptio_core.data.shards.entry import SCHEMA_VERSION, Entry, entry_key
 from perceptio_core.files import whole
-from perceptio_core.tables import write_rows
+from perceptio_core.parquet import write_rows
 
 INDEX, SAMPLES = "index.json", "samples.parquet"
 _COUNTED = ("samples", "records", "quarantined")

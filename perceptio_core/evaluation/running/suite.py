@@ -15,7 +15,7 @@ from perceptio_core.evaluation.benchmarks.benchmark import Answer, Benchmark, Sc
 from perceptio_core.evaluation.benchmarks.load import load_benchmark
 from perceptio_core.evaluation.running.answer_rows import to_row
 from perceptio_core.evaluation.running.depth_codes import CodeMaker, pictured
-from perceptio_core.evaluation.running.panels import panel_rows
+from perceptio_core.evaluation.running.panel_questions import panel_rows
 from perceptio_core.evaluation.running.runner import Batch, Predict, answers_of, ask, ask_batch, unanswered
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.jsonl import write_jsonl

@@ -12,7 +12,7 @@ from typing import Any
 
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes import questions
-from perceptio_core.scenes.layouts.pictures import jpeg_bytes, suitable
+from perceptio_core.scenes.layouts.scenes import jpeg_bytes, suitable
 from perceptio_core.scenes.questions import Maker, as_multiple_choice
 
 COLUMNS = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes.claims import TOPICS, claims
-from perceptio_core.scenes.layouts.pictures import suitable, write_jpeg
+from perceptio_core.scenes.layouts.scenes import suitable, write_jpeg
 
 
 def items(params: RenderParams) -> int:

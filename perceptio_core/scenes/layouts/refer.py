@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes.expressions import referring_expressions
 from perceptio_core.scenes.language import turns_about
-from perceptio_core.scenes.layouts.pictures import Scene, scene, write_jpeg
+from perceptio_core.scenes.layouts.scenes import Scene, scene, write_jpeg
 from perceptio_core.scenes.world import SHAPES, SPLITS, USUAL, Domain
 
 IMAGES = "images/mscoco/images/train2014"  # below the folder of the references

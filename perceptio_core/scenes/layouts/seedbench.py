@@ -9,7 +9,7 @@ from typing import Any
 
 from perceptio_core.params.render import RenderParams
 from perceptio_core.scenes import questions
-from perceptio_core.scenes.layouts.pictures import suitable, write_jpeg
+from perceptio_core.scenes.layouts.scenes import suitable, write_jpeg
 from perceptio_core.scenes.questions import Maker, as_multiple_choice
 
 QUESTION_TYPES = {

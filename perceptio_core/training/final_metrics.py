@@ -5,7 +5,7 @@ from pathlib import Path
 
 from perceptio_core.data.loading.mixture import Drawn
 from perceptio_core.metrics import Metric
-from perceptio_core.training.curves import read_curve
+from perceptio_core.training.curve_files import read_curve
 
 FINAL_SHARE = 0.1
 

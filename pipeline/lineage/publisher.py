@@ -19,9 +19,9 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 
 from pipeline.dag import locked
 from pipeline.lineage.graph import LineageGraph
+from pipeline.lineage.lock import StageRecord
 from pipeline.lineage.pages import Facts, Page, key_of, run_page, stage_page
-from pipeline.lineage.pictures import Picture, pictures_of
-from pipeline.lineage.records import StageRecord
+from pipeline.lineage.stage_pictures import Picture, pictures_of
 from pipeline.results import numbers_in
 from pipeline.server import show_report
 from stages.common import StagePaths

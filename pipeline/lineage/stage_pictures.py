@@ -19,6 +19,7 @@ from perceptio_core.jsonl import read_jsonl
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import read_values
 from perceptio_core.report.pictures import data_uri, depth_picture, overlay, shrink
+from perceptio_core.training.curve_files import read_curves
 from stages.common import StagePaths
 
 _COUNT = 3  # they stand side by side
@@ -78,7 +79,6 @@ def _curves(_: StagePaths, out: Path) -> Iterator[Picture]:
     from perceptio_core.report.plots import (  # brings matplotlib's text layout, which takes a second
         loss_names,
         loss_plot,
-        read_curves,
     )
 
     curves = read_curves(out / "curves")
