@@ -146,11 +146,11 @@ def made_by(workers: int, top: Path, inputs: Path, many: Path, **more: str) -> d
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, inputs: Path, many: Path) -> dict[str, bytes]:
     made = made_by(1, tmp_path_factory.mktemp("alone"), inputs, many)
-    assert len(made) == 4 + 8 + 3 + 9 + 4 + 7
+    assert len(made) == 6 + (8 + 4) + (9 + 5) + 7
     assert len(made["t/evaluate/full/predictions/seedbench.jsonl"].splitlines()) == 14
-    counts = json.loads(made["many/sources/metrics.json"])
-    assert counts["data"]["train"]["conversation"]["train"]["dropped"] == {"among_val": 16, "quarantined": 32}
-    assert counts["shared_files"] == 16
+    counts = json.loads(made["many/sources/data.json"])
+    assert counts["train"]["conversation"]["train"]["dropped"] == {"among_val": 16, "quarantined": 32}
+    assert json.loads(made["many/sources/summary.json"])["shared_files"] == 16
     assert made["many/sources/quarantine.jsonl"].count(b"cut") == 16
     assert b"7.png" in made["t/teacher_depth/quarantine.jsonl"]
     assert b"7.png" in made["t/joint_shards/quarantine.jsonl"]
