@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -196,23 +197,46 @@ def test_a_killed_run_takes_its_own_server_dvc_and_stages_with_it(fake: FakePipe
     assert marked.survivors() == {}
 
 
+STAGES = [f"{name}@full" if name in ("cotrain", "evaluate") else name for name in SECTIONS]
+
+
+@pytest.mark.on_request
+def test_nothing_lives_on_whenever_a_stage_of_smoke_is_killed(tmp_path: Path) -> None:
+    """Every stage, killed with DVC's group or by DVC's end alone, as it starts and in its first seconds; then run to its end.
+
+    ``pytest -m on_request tests/test_survivors.py -k whenever`` takes some ten minutes on two free cores.
+    """
+    checkout = as_cloned(tmp_path / "checkout", profile="smoke")
+    to_its_end(checkout, "code")
+    for stage in STAGES:
+        module = f"stages.{stage.partition('@')[0]}"
+        # What starts: DVC's command, the stage that it becomes; and of cotrain, which becomes torchrun, the two ranks.
+        signs = [("pipeline.launch", 1), (module, 1), *([(module, 3)] if stage == "cotrain@full" else [])]
+        for (text, count), (moment_s, group) in product(signs, [(0.0, True), (0.1, False), (2.0, True)]):
+            marked = Marked([*DVC, "repro", "-s", "-f", stage], folder=checkout, environment=environment())
+            marked.wait_for(text, count=count)
+            time.sleep(moment_s)
+            marked.kill(group=group)
+            assert marked.survivors(within_s=AT_ONCE_S) == {}, (stage, text, count, moment_s)
+        to_its_end(checkout, stage)
+
+
 @pytest.mark.on_request
 def test_smoke_is_the_same_bytes_however_often_its_stages_are_killed(tmp_path: Path) -> None:
     """Each stage is killed at random moments of its time, with DVC's group or by DVC's end alone, and run to its end.
 
     Half of the kills find the stages here, half find a wide one on a Ray. Nothing may live on, nor be lost or made twice.
-    ``PERCEPTIO_TEST_KILLS=24 pytest -m on_request tests/test_survivors.py`` took half an hour on two busy cores.
+    ``PERCEPTIO_TEST_KILLS=24 pytest -m on_request tests/test_survivors.py -k same_bytes`` took half an hour on two busy cores.
     """
     undisturbed, disturbed = (as_cloned(tmp_path / name, profile="smoke") for name in ("undisturbed", "disturbed"))
     for checkout in (undisturbed, disturbed):
         to_its_end(checkout, "code")
-    stages = [f"{name}@full" if name in ("cotrain", "evaluate") else name for name in SECTIONS]
-    wide = [stage for stage in stages if stage.partition("@")[0] in WIDE]
-    kills = [(stages[number % len(stages)], "local") for number in range(KILLS - KILLS // 2)]
+    wide = [stage for stage in STAGES if stage.partition("@")[0] in WIDE]
+    kills = [(STAGES[number % len(STAGES)], "local") for number in range(KILLS - KILLS // 2)]
     kills += [(wide[number % len(wide)], "ray") for number in range(KILLS // 2)]
     chance = random.Random(0)
     chance.shuffle(kills)
-    for stage in stages:
+    for stage in STAGES:
         took_s = to_its_end(undisturbed, stage)
         for launcher in (launcher for killed, launcher in kills if killed == stage):
             launch = {stage.partition("@")[0]: {"launcher": launcher}}
