@@ -168,21 +168,11 @@ def from_codebook(up_to_codebook: FakePipeline, tmp_path: Path) -> FakePipeline:
     return copy_of(up_to_codebook, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> FakePipeline:
-    """A checkout that plain `dvc repro` has run, to copy. The stand-in of `evaluate` reaches a module of the real code."""
-    made = fake_pipeline(tmp_path_factory.mktemp("by_dvc"))
-    evaluate = made.root / "stages" / "evaluate.py"
+def test_a_change_reruns_what_it_touches_and_nothing_else(fake: FakePipeline) -> None:
+    """The stand-in of `evaluate` reaches a module of the real code."""
+    evaluate = fake.root / "stages" / "evaluate.py"
     evaluate.write_text(f"from perceptio_core import rgb\n{evaluate.read_text()}")
-    made.dvc("repro")
-    return made
-
-
-def test_a_change_reruns_what_it_touches_and_nothing_else(
-    by_dvc: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server})
-    fake = copy_of(by_dvc, tmp_path)
+    fake.dvc("repro")
     order = fake.ran()
     assert sorted(order) == sorted(s + ("@full" if s in ("cotrain", "evaluate") else "") for s in SECTIONS)
     assert (
@@ -387,21 +377,16 @@ def test_named_stages_run_with_what_they_read_from_and_force_runs_them_alone(
 
 
 def test_stages_run_at_once_within_the_limits_and_give_what_dvc_gives(
-    fake: FakePipeline,
-    by_dvc: FakePipeline,
-    prefect_server: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
+    fake: FakePipeline, prefect_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setattr("fake_pipeline.KEPT_SETTINGS", {"PREFECT_API_URL": prefect_server, "CUDA_VISIBLE_DEVICES": "3,5"})
-    plain = copy_of(by_dvc, tmp_path_factory.mktemp("plain"))
-    shutil.copy(plain.root / "stages" / "evaluate.py", fake.root / "stages")
     (fake.root / "machine.yaml").write_text("limits: {gpu: 2, cpu: 1}\n")
     fake.behave(sources="alone", foundations="alone", cotrain="meet")
     fake.run(*PERCEPTIO, "repro", "--variants", "full,control")
     places = [(fake.root / f"met-cotrain{variant}").read_text() for variant in ("full", "control")]
     assert sorted(places) == ["3", "5"], "each has its own GPU"
 
+    plain = fake_pipeline(tmp_path_factory.mktemp("plain"))
     (plain.root / "params.yaml").write_text((fake.root / "params.yaml").read_text())
     plain.dvc("repro")
     assert read_yaml(plain.root / "dvc.lock") == read_yaml(fake.root / "dvc.lock")
