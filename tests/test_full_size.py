@@ -162,7 +162,7 @@ def test_the_command_tells_what_it_found(monkeypatch: pytest.MonkeyPatch, capsys
         main()
     assert stop.value.code == 0
     told = capsys.readouterr().out
-    for text in ("every key and value is allowed; variants: full, control", "its parts fit together", "1.2", "peak"):
+    for text in ("every key and value is allowed; variants: full, no_depth, control", "its parts fit together", "1.2", "peak"):
         assert text in told
     monkeypatch.setattr("sys.argv", ["check_profile", "nonesuch"])
     with pytest.raises(SystemExit, match="there is no profile"):
