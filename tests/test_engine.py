@@ -213,6 +213,7 @@ print(sorted(gpu for gpu, _ in met), len({process for _, process in met}))
 """
 
 
+@pytest.mark.on_request  # a Ray each, which a busy machine takes a minute to start
 @pytest.mark.parametrize("visible", [None, "4,5,6,7"])
 def test_a_ray_has_a_worker_for_each_gpu_and_each_sees_its_own(tmp_path: Path, visible: str | None) -> None:
     """GPUs that are not there: Ray is told of four."""

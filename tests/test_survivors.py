@@ -133,6 +133,7 @@ def another_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Marked]:
     assert marked.survivors(within_s=AT_ONCE_S) == {}
 
 
+@pytest.mark.on_request  # a Ray each, which a busy machine takes a minute to start
 @pytest.mark.parametrize(("sign", "moment_s"), [("perceptio_core.guard", 0.0), ("raylet/raylet", 0.3), ("ray::Worker", 0.0)])
 def test_a_ray_of_this_machine_ends_with_its_driver_and_no_other_does(
     tmp_path: Path, another_ray: Marked, sign: str, moment_s: float
