@@ -20,7 +20,7 @@ environment:
 demo: environment ## The main job: raw images to a benchmark report (20 to 25 minutes on 2 cores, the first time)
 	@perceptio repro --profile mini --variants full
 
-control: environment ## The same, with two trainings beside it: the same base without depth tokens, and without any (an hour)
+control: environment ## The same, with two trainings beside it: the same base without depth tokens, and without any
 	@perceptio repro --profile mini --variants full,no_depth,control
 
 studio: environment ## The ablation study of docs/results.md: some 45 trainings one after the other (hours; resumable)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.packed_attention import attend_one_by_one
-from perceptio_core.model.xformers_attention import XFORMERS, attend_by_xformers
+from perceptio_core.model.xformers_attention import XFORMERS, attend_by_xformers, xformers_attention
 from tiny import lively, tiny_perceptio, tiny_sample
 
 ops = pytest.importorskip("xformers.ops", reason="xformers has wheels for Linux on x86_64")
@@ -73,10 +74,19 @@ def test_it_computes_in_the_precision_of_the_values() -> None:
     torch.testing.assert_close(found, exact, rtol=0, atol=0.05)
 
 
-def test_a_checkpoint_loaded_with_it_has_the_losses_and_gradients_of_sdpa(tmp_path: Path, kernel: Kernel) -> None:
+def test_a_checkpoint_loaded_with_it_has_the_losses_and_gradients_of_sdpa(
+    tmp_path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, processor = tiny_perceptio(tmp_path / "made", max_tiles=4, tied=False)
     lively(model).save_pretrained(tmp_path / "saved")
     batch = processor.collate([tiny_sample(0, masks=1, depth=True), tiny_sample(1, masks=0, depth=False, turns=2)])
+    masks = []
+
+    def watched(*given: Any, **more: Any) -> tuple[Tensor, None]:
+        masks.append((given[4], more.get("cu_seq_lens_q") is not None))
+        return xformers_attention(*given, **more)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, XFORMERS, watched)
     results = []
     for name in ("sdpa", XFORMERS):
         loaded = PerceptioForConditionalGeneration.from_pretrained(tmp_path / "saved", attn_implementation=name).eval()
@@ -88,6 +98,7 @@ def test_a_checkpoint_loaded_with_it_has_the_losses_and_gradients_of_sdpa(tmp_pa
     torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-3, atol=1e-5)
     assert kernel.lengths == [list(batch.lengths)] * loaded.vlm.config.text_config.num_hidden_layers, "a call a layer"
+    assert [mask for mask, packed in masks if packed] == [None] * len(kernel.lengths), "a packed row's mask is not built"
     prompts = processor.prompts([tiny_sample(2, masks=0, depth=False).image], ["yes"])
     assert loaded.answer(prompts, segment=False, depth=False, max_new_tokens=3)
 

@@ -43,7 +43,7 @@ from perceptio_core.model.losses import (
     token_loss,
 )
 from perceptio_core.model.packed_attention import PACKED, packed_places
-from perceptio_core.model.xformers_attention import XFORMERS as XFORMERS
+from perceptio_core.model.xformers_attention import XFORMERS as XFORMERS  # so that it is registered
 from perceptio_core.segmentation.bridge import SegmentationBridge
 from perceptio_core.segmentation.losses import mask_losses
 from perceptio_core.segmentation.sam2 import build_sam2

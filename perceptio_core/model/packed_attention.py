@@ -156,11 +156,11 @@ def attend_one_by_one(
     return torch.cat(attended, dim=2).transpose(1, 2)
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+def causal_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
     """`sdpa`'s mask, but for rows without padding or earlier keys, such as packed ones: a causal kernel needs none."""
     whole = attention_mask is None and kwargs["q_length"] == kwargs["kv_length"]
     return None if whole else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
 
 
 AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, _mask)
+AttentionMaskInterface.register(PACKED, causal_mask)

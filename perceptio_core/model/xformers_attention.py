@@ -2,7 +2,7 @@
 
 Registered with `transformers` under the name `XFORMERS`; `PerceptioForConditionalGeneration.from_pretrained(...,
 attn_implementation="perceptio_xformers")` asks for it. xformers computes on GPUs alone, and says so elsewhere. Calls without
-the places of the samples, as `generate` makes them, are `transformers`' own ``sdpa``.
+the places of the samples, as `generate` makes them, are those of `packed_attention`; the T x T mask is not built here either.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.integrations.sdpa_attention import repeat_kv
+
+from perceptio_core.model.packed_attention import causal_mask, packed_attention
 
 XFORMERS = "perceptio_xformers"
 
@@ -50,10 +51,7 @@ def xformers_attention(
         NotImplementedError: xformers has no kernel for the device; from xformers.
     """
     if cu_seq_lens_q is None:
-        attended: Tensor = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )[0]
-        return attended, None
+        return packed_attention(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     return attend_by_xformers(query, key, value, cu_seq_lens_q.diff().tolist(), dropout=dropout, scaling=scaling), None
 
 
@@ -87,4 +85,4 @@ def attend_by_xformers(
 
 
 AttentionInterface.register(XFORMERS, xformers_attention)
-AttentionMaskInterface.register(XFORMERS, sdpa_mask)
+AttentionMaskInterface.register(XFORMERS, causal_mask)
