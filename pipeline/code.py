@@ -13,10 +13,14 @@ import contextlib
 import functools
 import gc
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+import json
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from perceptio_core.files import whole
 from perceptio_core.params.profile import load_profile
 from perceptio_core.params.values import SECTIONS
 
@@ -24,6 +28,8 @@ PACKAGES = ("perceptio_core", "stages")
 STAGE = "code"
 FOLDER = Path("artifacts/code")
 """Not a profile's: whatever the parameters, the code is the same."""
+_MEMORY = Path(".work/syntax.json")
+"""What was parsed before: to parse all takes more than a second, and `perceptio repro` begins with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +61,22 @@ def is_current() -> bool:
 
 
 def fingerprints(root: Path = Path()) -> dict[str, str]:
-    """The text of each stage's file, by the checkout below `root`."""
+    """The text of each stage's file, by the checkout below `root`. Files are parsed that have changed since the last call."""
     files = [file for package in PACKAGES for file in (root / package).rglob("*") if file.is_file()]
     names = {file.relative_to(root).as_posix() for file in files if "__pycache__" not in file.parts}
+    known, used = _recall(root), {}
 
     def read(name: str) -> Source:
-        return source_of(name, (root / name).read_bytes())
+        content = (root / name).read_bytes()
+        key = hashlib.sha256(f"{name}\0".encode() + content).hexdigest()
+        used[key] = known.get(key) or source_of(name, content)
+        return used[key]
 
     with no_collection():
-        return {stage: fingerprint(stage, names, read) for stage in SECTIONS}
+        texts = {stage: fingerprint(stage, names, read) for stage in SECTIONS}
+    if used.keys() != known.keys():
+        _remember(root, used)
+    return texts
 
 
 def fingerprint(stage: str, files: Collection[str], read: Callable[[str], Source]) -> str:
@@ -107,12 +120,39 @@ def source_of(name: str, content: bytes) -> Source:
     if not name.endswith(".py"):
         return Source(hash=_short(content))
     tree = ast.parse(content, name)
-    imports = tuple(_statements(tree))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):  # a string that stands alone executes nothing: a docstring, of whatever
-            node.body = [one for one in body if not _is_text(one)] or [ast.Pass()]  # type: ignore[attr-defined]
+    imports = tuple(_imports(tree))
+    for node in _blocks(tree):
+        # A string that stands alone executes nothing: a docstring, of whatever.
+        node.body = [one for one in node.body if not _is_text(one)] or [ast.Pass()]
     return Source(hash=_short(ast.unparse(tree).encode()), imports=imports)
+
+
+def _recall(root: Path) -> dict[str, Source]:
+    """What `_remember` wrote, by the sha256 of name and content; nothing where another Python or another rule wrote it."""
+    try:
+        kept = json.loads((root / _MEMORY).read_text(encoding="utf-8"))
+        if kept["rule"] != _rule():
+            return {}
+        return {key: Source(hash=found, imports=_as_imports(imports)) for key, (found, imports) in kept["sources"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _remember(root: Path, sources: Mapping[str, Source]) -> None:
+    plain = {key: (source.hash, source.imports) for key, source in sources.items()}
+    (root / _MEMORY).parent.mkdir(exist_ok=True)
+    with whole(root / _MEMORY) as part:
+        part.write_text(json.dumps({"rule": _rule(), "sources": plain}), encoding="utf-8")
+
+
+def _as_imports(plain: Iterable[tuple[int, str, Iterable[str]]]) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
+    return tuple((level, module, tuple(names)) for level, module, names in plain)
+
+
+@functools.cache
+def _rule() -> str:
+    """What a source's hash depends on beside its content: this file, and how this Python writes syntax."""
+    return f"{sys.version} {_short(Path(__file__).read_bytes())}"
 
 
 def _short(content: bytes) -> str:
@@ -143,17 +183,31 @@ def _imported(source: Source, package: str) -> Iterator[str]:
         yield from (f"{base}.{name}" for name in names)
 
 
-def _statements(node: ast.AST) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+def _imports(node: ast.AST) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     if isinstance(node, ast.Import):
         yield from ((0, alias.name, ()) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         yield node.level, node.module or "", tuple(alias.name for alias in node.names)
+    elif isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+        for otherwise in node.orelse:
+            yield from _imports(otherwise)
     else:
-        children: Iterable[ast.AST] = ast.iter_child_nodes(node)
-        if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
-            children = node.orelse
-        for child in children:
-            yield from _statements(child)
+        for child in _below(node):
+            yield from _imports(child)
+
+
+def _blocks(node: ast.AST) -> Iterator[Any]:
+    """The node and all below it that have a body of statements."""
+    if isinstance(getattr(node, "body", None), list):
+        yield node
+    for child in _below(node):
+        yield from _blocks(child)
+
+
+def _below(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements in a statement: expressions, of which there are twenty times as many, hold none."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        yield from getattr(node, field, ())
 
 
 @contextlib.contextmanager

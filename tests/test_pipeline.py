@@ -117,6 +117,9 @@ def test_a_comment_in_every_file_changes_no_stages_fingerprint_and_a_statement_t
         changed = {stage for stage, listing in fingerprints(tmp_path).items() if listing != before[stage]}
         assert changed == {stage for stage, listing in before.items() if f"  {name}\n" in listing} != set()
         file.write_text(text)
+    for memory in ("", "{", "[]", '{"rule": "another", "sources": {}}'):  # of what was parsed before
+        (tmp_path / ".work/syntax.json").write_text(memory)
+        assert fingerprints(tmp_path) == before
 
 
 @pytest.mark.parametrize("stage", ["sources", "foundations"])

@@ -94,7 +94,7 @@ def page(
     dtype: Annotated[Dtype | None, typer.Option(help="As for predict.")] = None,
 ) -> None:
     """Ask a trained model in the browser, and look at samples of what the stages made."""
-    from pipeline.page.serve import serve_page  # brings torch, which takes seconds
+    from pipeline.page.serve import serve_page
 
     serve_page(checkpoints=checkpoints or [], port=port, device=device, dtype=dtype and dtype.value)
 

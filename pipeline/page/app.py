@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import gradio as gr
 from starlette.datastructures import MutableHeaders
@@ -16,14 +15,13 @@ from perceptio_core.data.records import inside, spread
 from perceptio_core.jsonl import read_jsonl
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import Values
+from pipeline.page.ask import ask_tab
 from pipeline.page.benchmark_questions import Questions
 from pipeline.page.look import look_tab
+from pipeline.page.models import Models
 from pipeline.page.samples import Samples
 from pipeline.server import HOST
 from stages.common import StagePaths
-
-if TYPE_CHECKING:
-    from pipeline.page.models import Models  # brings the model's code, which takes seconds
 
 EXAMPLES = 6
 POLICY = (
@@ -69,8 +67,6 @@ def build(models: Models | None, values: Values | None, *, stage: str | None, fo
         raise ValueError(what + (f"; there are {', '.join(made)}" if made else ""))
     with gr.Blocks(title="Perceptio", analytics_enabled=False) as page, gr.Tabs():
         if models is not None:
-            from pipeline.page.ask import ask_tab
-
             with gr.Tab("Ask"):
                 questions = None if values is None else Questions(values)
                 ask_tab(models, questions, examples=[] if values is None else _examples(values, folder=folder))

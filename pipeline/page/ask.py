@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 from PIL import Image
 
 from perceptio_core.data.images import open_with_format
@@ -131,7 +130,7 @@ class Asking:
                 ):
                     shown[side.number] = html
                     yield page()
-            except (ValueError, OSError, torch.OutOfMemoryError) as error:
+            except (ValueError, OSError) as error:
                 shown[side.number] = drawing.refusal(title, str(error))
                 yield page()
 

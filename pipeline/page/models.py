@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from perceptio_core.evaluation.benchmarks.benchmark import Item
-from perceptio_core.evaluation.running.depth_codes import CodeMaker, TeacherEncoder
-from perceptio_core.model.inference import Perceptor, Prediction
 from perceptio_core.params.evaluate import Replacement
 from perceptio_core.params.teacher_depth import TeacherDepthParams
 from perceptio_core.params.values import Values
 from stages.common import StagePaths
+
+if TYPE_CHECKING:  # the model's code takes seconds; it is brought when the first model is loaded, which the page precedes
+    from perceptio_core.evaluation.running.depth_codes import TeacherEncoder
+    from perceptio_core.model.inference import Perceptor, Prediction
 
 OWN = "predicted"
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
@@ -50,11 +53,13 @@ class Models:
         """The checkpoint with this name.
 
         Raises:
-            ValueError: there is none, or it cannot be loaded.
+            ValueError: there is none, or it cannot be loaded, or there is no memory for it.
         """
         if name not in self._checkpoints:
             raise ValueError(f"there is no model {name!r}; there are {', '.join(self._checkpoints)}")
-        with self._lock:
+        from perceptio_core.model.inference import Perceptor
+
+        with self._lock, _refused_for_memory():
             if name not in self._loaded:
                 self._loaded[name] = Perceptor.from_pretrained(
                     self._checkpoints[name], device=self._device, dtype=self._dtype, batch_size=1
@@ -88,7 +93,7 @@ class Models:
             max_new_tokens: most tokens of text.
 
         Raises:
-            ValueError: the model, its processor or the teacher refuses.
+            ValueError: the model, its processor or the teacher refuses, or memory runs out.
         """
         model = self.get(name)
         given = None
@@ -96,13 +101,16 @@ class Models:
             if depth is False:
                 raise ValueError("depth tokens are switched off, so there is no place for other codes; switch them on")
             depth, given = True, self._codes(cast("Replacement", codes), model=model, picture=codes_of)
-        return model.predicting(
-            image, question, history=history, segment=segment, depth=depth, depth_codes=given, max_new_tokens=max_new_tokens
-        )
+        with _refused_for_memory():
+            yield from model.predicting(
+                image, question, history=history, segment=segment, depth=depth, depth_codes=given, max_new_tokens=max_new_tokens
+            )
 
     def _codes(self, codes: Replacement, *, model: Perceptor, picture: Image.Image | None) -> NDArray[np.int64]:
         if codes in ("oracle", "other") and picture is None:
             raise ValueError("another picture's codes need another picture: drop one below Codes")
+        from perceptio_core.evaluation.running.depth_codes import CodeMaker
+
         self._draws += 1  # each time other codes
         maker = CodeMaker(
             encode=lambda pictures: self._teacher(model)(pictures),
@@ -117,6 +125,23 @@ class Models:
     def _teacher(self, model: Perceptor) -> TeacherEncoder:
         if self._values is None:
             raise ValueError("the teacher's codes need its depth model, which a checkout has: run `perceptio page` in one")
+        from perceptio_core.evaluation.running.depth_codes import TeacherEncoder
+
         folder = StagePaths(self._values.profile).made("foundations") / "depth_anything"
         params = self._values.section("teacher_depth", TeacherDepthParams)
         return TeacherEncoder(teacher=folder, codebook=model.model.codebook, long_side=params.long_side)
+
+
+@contextmanager
+def _refused_for_memory() -> Iterator[None]:
+    """Turn torch's error for want of memory on a GPU into a sentence of its own.
+
+    Raises:
+        ValueError: in place of it.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(str(error)) from error

@@ -8,15 +8,12 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from perceptio_core.params.values import PARAMS, Values, read_values
+from pipeline.page.models import Models
 from pipeline.server import HOST, refuse_a_taken_port
 from pipeline.settings import loopback_past_proxies
 from stages.common import StagePaths
-
-if TYPE_CHECKING:
-    from pipeline.page.models import Models
 
 
 def serve_page(*, checkpoints: Sequence[str], port: int, device: str | None, dtype: str | None) -> None:
@@ -35,13 +32,9 @@ def serve_page(*, checkpoints: Sequence[str], port: int, device: str | None, dty
     values = read_values() if PARAMS.is_file() else None
     if values is None and not checkpoints:
         raise ValueError(f"there is no {PARAMS} here that says which model was trained: name one by --checkpoint")
-    from pipeline.page.models import Models  # brings the model's code, which takes seconds
-
     trained = {} if values is None else _trained(values)
     named: dict[str, str | Path] = {name: name for name in checkpoints}
-    models = Models(named | trained, values=values, device=device, dtype=dtype)
-    models.get(models.names[0])  # a refusal comes before the page
-    _serve(models, values, port=port, stage=None)
+    _serve(Models(named | trained, values=values, device=device, dtype=dtype), values, port=port, stage=None)
 
 
 def serve_samples(*, stage: str | None, port: int) -> None:
@@ -72,7 +65,13 @@ def _serve(models: Models | None, values: Values | None, *, port: int, stage: st
         page = build(models, values, stage=stage, folder=Path(folder))
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C, so that what was uploaded goes
         launch(page, port=port)
-        print(f"Perceptio: http://{HOST}:{port}   Stop with Ctrl-C.", flush=True)
+        try:
+            print(f"Perceptio: http://{HOST}:{port}   Stop with Ctrl-C.", flush=True)
+            if models is not None:  # now: a question waits for it, the page does not
+                models.get(models.names[0])
+        except ValueError:
+            page.close(verbose=False)
+            raise
         page.block_thread()
 
 
