@@ -10,11 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
+from perceptio_core.files import whole
 from perceptio_core.params.profile import complete
 from perceptio_core.params.values import SECTIONS, read_values
 from pipeline.settings import write_params
@@ -233,7 +237,23 @@ def fake_pipeline(root: Path) -> FakePipeline:
     (root / "profiles" / "mini.yaml").write_text(yaml.safe_dump(PROFILE))
     pipeline.params.write_text(yaml.safe_dump({"profile": "mini", "active": ["full"], **PROFILE}))
     pipeline.run("git", "init", "-q")
+    (root / ".prefect").mkdir()
+    shutil.copy(_prefect_database(), root / ".prefect" / "prefect.db")
     return pipeline
+
+
+def _prefect_database() -> Path:
+    """A new database of Prefect's, to copy: to make its tables takes a server longer than to start."""
+    made = REPOSITORY / ".pytest_cache" / f"prefect-{version('prefect')}.db"
+    made.parent.mkdir(exist_ok=True)
+    with FileLock(made.with_suffix(".lock")):
+        if not made.is_file():
+            with tempfile.TemporaryDirectory() as home, whole(made) as unfinished:
+                settings = environment() | {"PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+                command = [sys.executable, "-m", "prefect", "--no-prompt", "server", "database", "upgrade", "--yes"]
+                subprocess.run(command, cwd=home, env=settings, capture_output=True, check=True)
+                shutil.copy(Path(home, "prefect.db"), unfinished)
+    return made
 
 
 def copy_of(pipeline: FakePipeline, root: Path) -> FakePipeline:

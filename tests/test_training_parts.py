@@ -12,11 +12,12 @@ import torch
 
 import training_toy as toy
 from perceptio_core.schedule import rate_factor
+from perceptio_core.seeds import derived_seed
 from perceptio_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from perceptio_core.training.optimizer import ParameterGroup, build_optimizer, set_rates
 from perceptio_core.training.precision import cpu_flags, native_precision
 from perceptio_core.training.prefetch import prefetch
-from perceptio_core.training.randomness import derived_seed, seed_generators
+from perceptio_core.training.randomness import seed_generators
 
 
 def test_schedule_by_hand() -> None:

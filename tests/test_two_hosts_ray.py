@@ -215,6 +215,7 @@ def test_a_lost_head_ends_the_driver_and_the_same_command_goes_on(two: Hosts) ->
 
 def test_a_stranger_is_refused(two: Hosts) -> None:
     """A node and a driver without the token, or with another, on the second host."""
+    two.take(5)  # strangers, of whom each brings Ray, may take a minute
     (two.checkout / "other").write_text("0" * 64)
     node = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={HEAD}"]
     driver = [sys.executable, "-c", f"import ray; ray.init('{HEAD}')"]
@@ -234,6 +235,7 @@ def test_a_stranger_is_refused(two: Hosts) -> None:
     lines = [process.cmdline() for number in (0, 1) for process in two.processes(number)]
     assert len(lines) > 8
     assert not [line for line in lines if any(token in part for part in line)], "in no argument"
+    two.take(0.2)
     ends_well(two)
     for log in two.checkout.glob("*.log"):
         assert token not in log.read_text()

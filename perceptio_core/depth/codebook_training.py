@@ -30,6 +30,7 @@ from perceptio_core.metrics import Metric, wilson
 from perceptio_core.params.depth_codebook import DepthCodebookParams
 from perceptio_core.progress import duration
 from perceptio_core.schedule import rate_factor
+from perceptio_core.seeds import derived_seed, stream
 from perceptio_core.weights import load_exactly
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def train_codebook(*, params: DepthCodebookParams, store: DepthStore, keys: Sequ
     share = params.batch_size // ranks
 
     def batch(number: int) -> Tensor:
-        draw = np.random.default_rng((params.seed, number)).choice(len(keys), params.batch_size)
+        draw = stream("codebook", params.seed, number).choice(len(keys), params.batch_size)
         mine = draw[rank * share : (rank + 1) * share]
         return torch.stack([codebook.normalise(store[keys[i]]) for i in mine])
 
@@ -86,7 +87,7 @@ def train_codebook(*, params: DepthCodebookParams, store: DepthStore, keys: Sequ
         while step < params.steps:
             x_B1RR = coming.result().to(codebook.embedding.device)
             coming = reader.submit(batch, min(step + 1, params.steps - 1))
-            torch.manual_seed(hash((params.seed, step)) % 2**31)
+            torch.manual_seed(derived_seed("codebook step", params.seed, step))
             factor = rate_factor(step=step, steps=params.steps, warmup=WARMUP / params.steps, floor=FLOOR)
             for group in optimizer.param_groups:
                 group["lr"] = params.learning_rate * factor
@@ -223,7 +224,7 @@ def validate_codebook(
             maps.append(true_RR)
             decoded.append(read_RR)
         for count in COUNTS:
-            points = choose_points(inverse_HW, count, np.random.default_rng((seed, number, count)))
+            points = choose_points(inverse_HW, count, stream("codebook points", seed, number, count))
             if points is not None:
                 height, width = inverse_HW.shape
                 hits[count].append(nearest_is_right(read_RR, points, height=height, width=width))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from perceptio_core.data.loading.dataset import JointDataset
 from perceptio_core.data.shards.entry import Sample
 from perceptio_core.params.cotrain import MarkerQuestions
-from perceptio_core.seeds import derived_seed
+from perceptio_core.seeds import stream
 
 TASK = "marker"
 READING_TASK = "reading"
@@ -45,7 +45,7 @@ def labelled(dataset: JointDataset, *, wanted: MarkerQuestions, limit: int | Non
     if len(marked) < limit:
         points = ", ".join(map(str, wanted.points))
         raise ValueError(f"markers.limit is {limit}; allowed are at most {len(marked)}, the pictures with {points} points")
-    rng = np.random.default_rng(derived_seed("labels", seed))
+    rng = stream("labels", seed)
     return np.sort(marked[rng.permutation(len(marked))[:limit]])
 
 
@@ -56,7 +56,7 @@ def ordered_turns(sample: Sample, *, wanted: MarkerQuestions) -> list[tuple[str,
     (the sample's key decides of which) that question stands at any later place, and a comparison first.
     """
     turns = turns_of(sample.turns, wanted=wanted)
-    rng = np.random.default_rng(derived_seed("first turn", sample.key))
+    rng = stream("first turn", sample.key)
     if wanted.first == "either" and len(turns) > 1 and rng.random() < 0.5:
         turns.insert(int(rng.integers(1, len(turns))), turns.pop(0))
     return turns
@@ -80,7 +80,7 @@ def readings(sample: Sample) -> list[tuple[str, int]]:
     points, codes_N = sample.points, sample.depth_codes or []
     grid = math.isqrt(len(codes_N))
     turns = []
-    for i in np.random.default_rng(derived_seed("readings", sample.key)).permutation(len(points)):
+    for i in stream("readings", sample.key).permutation(len(points)):
         row, column = points[i].y * grid // sample.image.height, points[i].x * grid // sample.image.width
         turns.append((READING.format(points[i].letter), codes_N[row * grid + column]))
     return turns

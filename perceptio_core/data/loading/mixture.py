@@ -11,7 +11,6 @@ epoch: for shards that come from a store into a cache smaller than they are toge
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from perceptio_core.seeds import stream
 
 _BLOCK = 1000  # slots; a task's share is met exactly in each block, to 1/1000
 
@@ -155,7 +156,7 @@ class MixtureSampler:
 
     def _make_block(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Per slot the task, and how many slots of this task come before it in the block."""
-        tasks_S = self._rng("block", str(block)).permutation(self._slots)
+        tasks_S = stream("mixture", self._seed, "block", block).permutation(self._slots)
         nth_S = np.empty(_BLOCK, np.int64)
         for task, count in enumerate(self._counts):
             nth_S[tasks_S == task] = np.arange(count)
@@ -163,17 +164,13 @@ class MixtureSampler:
 
     def _make_epoch(self, task: int, epoch: int) -> NDArray[np.int64]:
         """The order of a task's samples in an epoch, as places in its list of indices."""
-        rng, indices_T = self._rng(self._names[task], str(epoch)), self._indices[task]
+        rng, indices_T = stream("mixture", self._seed, self._names[task], epoch), self._indices[task]
         if self._window is None or self._shard_S is None:
             return np.asarray(rng.permutation(len(indices_T)))
         shards, shard_T = np.unique(self._shard_S[indices_T], return_inverse=True)
         # The samples of the shard at place p of the walk lie anywhere between p and p + window.
         place_T = rng.permutation(len(shards))[shard_T] + self._window * rng.random(len(indices_T))
         return np.asarray(np.argsort(place_T, kind="stable"))
-
-    def _rng(self, *names: str) -> np.random.Generator:
-        digest = hashlib.sha256("/".join(["mixture", str(self._seed), *names]).encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 def _apportion(weights_T: NDArray[np.float64]) -> NDArray[np.int64]:

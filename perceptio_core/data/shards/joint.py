@@ -28,11 +28,12 @@ from perceptio_core.data.manifest.manifest import ImageRow
 from perceptio_core.data.records import DEPTH_MAP_QUESTION, Point, Record, Refused
 from perceptio_core.data.shards.entry import Annotation, Entry
 from perceptio_core.data.shards.markers import QUESTION, Marker, answer, comparisons, sample_questions
-from perceptio_core.data.shards.plan import ShardJob, stream
+from perceptio_core.data.shards.plan import ShardJob
 from perceptio_core.data.shards.tars import ShardPart, write_shard
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.store import DepthMaps
 from perceptio_core.params.joint_shards import JointShardsParams
+from perceptio_core.seeds import stream
 
 TEACHER = "teacher_depth"
 """The `source` of samples whose answer comes from the teacher's depth map."""
@@ -162,7 +163,7 @@ class ShardMaker:
             return  # the picture has circles on it
         key = one.row.image_key
         for number, markers in enumerate(self._questions(one)):
-            rng = stream(self._params.seed, "comparisons", key, str(number))
+            rng = stream("comparisons", self._params.seed, key, number)
             more = comparisons(markers, count=self._params.comparisons_per_marker_question, rng=rng)
             yield Annotation(
                 record_id=f"{key}/marker/{number}",
@@ -173,7 +174,7 @@ class ShardMaker:
                 draw_points=True,
             )
         has_map = any(record.task == "depth_map" for record in one.records)
-        if not has_map and stream(self._params.seed, "depth_map", key).random() < self._params.depth_map_share:
+        if not has_map and stream("depth_map", self._params.seed, key).random() < self._params.depth_map_share:
             turns = ((DEPTH_MAP_QUESTION, ""),)  # the codes are the whole answer
             yield Annotation(record_id=f"{key}/depth_map", task="depth_map", source=TEACHER, turns=turns)
 
@@ -181,7 +182,7 @@ class ShardMaker:
         """Depth-order questions on one image, as many as the parameters ask for and the picture admits."""
         if self._params.markers_per_image == 0:
             return
-        rng = stream(self._params.seed, "markers", one.row.image_key)
+        rng = stream("markers", self._params.seed, one.row.image_key)
         height, width = one.depth.shape
         small = one.image if one.image.size == (width, height) else one.image.resize((width, height), Image.Resampling.BOX)
         image_HW3 = np.asarray(small)

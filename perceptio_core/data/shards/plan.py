@@ -6,7 +6,6 @@ takes 56 bytes of memory an image and 16 a record, and a copy of the manifest on
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +30,7 @@ from perceptio_core.depth.store import PLACE, places
 from perceptio_core.files import whole_folder
 from perceptio_core.params.joint_shards import JointShardsParams
 from perceptio_core.parquet import Keys, column, read_batches
+from perceptio_core.seeds import stream
 
 SPLITS = ("train", "val")
 _OF_THE_IMAGE = ("image", "image_name", "split")
@@ -75,7 +75,7 @@ def _write(folder: Path, sources: Path, depth: Path, params: JointShardsParams) 
     split_N = np.fromiter(map(SPLITS.index, column(images, IMAGES_SCHEMA, "split")), np.int8)
     for number, split in enumerate(SPLITS):
         rows = np.flatnonzero(split_N == number)
-        np.save(folder / f"{split}.npy", rows[stream(params.seed, "order", split).permutation(len(rows))])
+        np.save(folder / f"{split}.npy", rows[stream("order", params.seed, split).permutation(len(rows))])
     image_M = keys.places(column(records, RECORDS_SCHEMA, "image_key"))
     by_image_M = np.argsort(image_M, kind="stable")
     np.save(folder / "records.npy", by_image_M)
@@ -132,7 +132,7 @@ def _choose(records: Sequence[Record], *, image_key: str, params: JointShardsPar
     for task, limit in limits.items():
         some = sorted((record for record in records if record.task == task), key=lambda record: record.record_id)
         if some:
-            order = stream(params.seed, task, image_key).permutation(len(some))
+            order = stream(task, params.seed, image_key).permutation(len(some))
             kept += [some[i] for i in order[:limit]]
     return tuple(kept)
 
@@ -161,9 +161,3 @@ class _Rows:
             for place, row in zip(here.tolist(), some.to_pylist(), strict=True):
                 found[place] = row
         return found
-
-
-def stream(seed: int, *names: str) -> np.random.Generator:
-    """A random stream of its own for each purpose and name, the same in whichever process it is asked for."""
-    digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "big"))

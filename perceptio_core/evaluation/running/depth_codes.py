@@ -25,7 +25,7 @@ from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.teacher import Teacher, stored_size
 from perceptio_core.evaluation.benchmarks.benchmark import Item
 from perceptio_core.params.evaluate import Replacement
-from perceptio_core.seeds import derived_seed
+from perceptio_core.seeds import stream
 
 Codes = NDArray[np.int64]
 Encode = Callable[[Sequence[Image.Image]], Codes]
@@ -82,7 +82,7 @@ class CodeMaker:
             case "zeroed":
                 return np.zeros((len(items), self.depth_tokens), np.int64)
             case "random":
-                drawn = (np.random.default_rng(derived_seed("codes", self.seed, item.item_id)) for item in items)
+                drawn = (stream("codes", self.seed, item.item_id) for item in items)
                 return np.stack([rng.integers(self.num_codes, size=self.depth_tokens) for rng in drawn])
 
 
