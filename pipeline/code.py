@@ -140,9 +140,10 @@ def _recall(root: Path) -> dict[str, Source]:
 
 def _remember(root: Path, sources: Mapping[str, Source]) -> None:
     plain = {key: (source.hash, source.imports) for key, source in sources.items()}
-    (root / _MEMORY).parent.mkdir(exist_ok=True)
-    with whole(root / _MEMORY) as part:
-        part.write_text(json.dumps({"rule": _rule(), "sources": plain}), encoding="utf-8")
+    with contextlib.suppress(OSError):  # of a full disk, or a checkout that may only be read: then all is parsed again
+        (root / _MEMORY).parent.mkdir(exist_ok=True)
+        with whole(root / _MEMORY) as part:
+            part.write_text(json.dumps({"rule": _rule(), "sources": plain}), encoding="utf-8")
 
 
 def _as_imports(plain: Iterable[tuple[int, str, Iterable[str]]]) -> tuple[tuple[int, str, tuple[str, ...]], ...]:

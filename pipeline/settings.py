@@ -1,6 +1,7 @@
 """What is written into params.yaml, and the environment that the driver gives to DVC and Prefect."""
 
 import contextlib
+import difflib
 import json
 import os
 import sys
@@ -25,7 +26,9 @@ _HEAD = """\
 """
 
 
-def select(*, profile: str | None = None, variants: Sequence[str] | None = None, changes: Sequence[str] = ()) -> Profile:
+def select(
+    *, profile: str | None = None, variants: Sequence[str] | None = None, changes: Sequence[str] = (), look: bool = False
+) -> Profile:
     """Make a profile, variants or single values the active ones: they are checked, and what differs is written and said.
 
     Args:
@@ -33,6 +36,7 @@ def select(*, profile: str | None = None, variants: Sequence[str] | None = None,
         variants: to be made; the one `all` stands for all that there are. None: those that are active, and with another profile
             its own.
         changes: as in ``cotrain.steps=20``.
+        look: what is written will be put back (`put_back`), and is said so.
 
     Raises:
         ValueError: no such profile, variant or key, a value that is refused, or no `full` among the variants. Then nothing is
@@ -58,7 +62,7 @@ def select(*, profile: str | None = None, variants: Sequence[str] | None = None,
         write_params(values)
         same = before is not None and before.profile == values.profile
         what = _differences(before.plain, plain) if before is not None and same else [f"profile {values.profile}"]
-        print(f"{PARAMS} is written anew: {'; '.join(what)}")
+        print(f"with {'; '.join(what)} ({PARAMS} stays as it is)" if look else f"{PARAMS} is written anew: {'; '.join(what)}")
     else:
         _compare(values)
     return chosen
@@ -76,7 +80,6 @@ def put_back() -> Iterator[None]:
         elif PARAMS.read_bytes() != before:
             with whole(PARAMS) as unfinished:
                 unfinished.write_bytes(before)
-            print(f"{PARAMS} is as it was: this was a look only")
 
 
 def _set(plain: dict[str, Any], change: str) -> None:
@@ -86,9 +89,12 @@ def _set(plain: dict[str, Any], change: str) -> None:
     place: Any = plain
     for key in above:
         place = place.get(key) if isinstance(place, dict) else None
-    if not sign or not isinstance(place, dict) or (last not in place and above[:1] != ["variants"]):
-        allowed = f"; allowed there are {', '.join(place)}" if isinstance(place, dict) else ""
-        raise ValueError(f"--set {change}: expected KEY=VALUE, as in cotrain.steps=20{allowed}")
+    if not sign or not isinstance(place, dict):
+        raise ValueError(f"--set {change}: expected KEY=VALUE, as in cotrain.steps=20")
+    if last not in place and above[:1] != ["variants"]:
+        near = difflib.get_close_matches(last, place, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ";"
+        raise ValueError(f"--set {change}: there is no {path}{hint} allowed there are {', '.join(place)}")
     place[last] = parse_yaml(text, where=f"--set {path}")
 
 

@@ -23,7 +23,10 @@ from pipeline.server import CONSOLE_LEVEL
 from stages.common import StagePaths
 
 _LEVEL = re.compile(r"^(?:DEBUG|INFO|(?P<warning>WARNING|ERROR|CRITICAL)) [\w.@]+: ")
-_DVC = re.compile(r"^(?:Running stage '|> |(?:Updating|Generating) lock file|Stage '|'.*' (?:didn't change|is cached))")
+_DVC = re.compile(
+    r"^(?:Running stage '|> |(?:Updating|Generating) lock file|Stage '|'.*' (?:didn't change|is cached)|Data and pipelines are"
+    r"|WARNING: (?:'.*' is empty|Process '.*' with (?:Pid|pid)))"
+)
 _PROGRESS = re.compile(r"\d.* (?:left|in all|so far)$")
 _BAR = re.compile(r"\d+%\|")  # of a library
 _LAST_LINES = 20
@@ -64,7 +67,7 @@ class _AtWork:
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.now = self.made = ""
+        self.now, self.made = "starting", ""
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
 
 

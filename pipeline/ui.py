@@ -11,7 +11,7 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.server import HOST, refuse_a_taken_port, serving
+from pipeline.server import CONSOLE_LEVEL, HOST, refuse_a_taken_port, serving
 from pipeline.settings import running_server, server_file
 
 
@@ -28,7 +28,7 @@ def serve(*, profile: str, port: int) -> None:
     with contextlib.suppress(KeyboardInterrupt), serving(port=port) as (api, server):
         server_file().write_text(api, encoding="utf-8")
         try:
-            os.environ["PREFECT_API_URL"] = api
+            os.environ |= {"PREFECT_API_URL": api, CONSOLE_LEVEL: "CRITICAL"}
             page = _publish(profile)
             print(
                 f"Prefect: http://{HOST}:{port}   lineage of profile {profile}: http://{HOST}:{port}{page}\nStop with Ctrl-C.",

@@ -92,7 +92,11 @@ def main() -> None:
     write_metrics(out, scores.metrics)
     publish(out, paths.out("depth_codebook"))
     (work / "checkpoint.pt").unlink(missing_ok=True)
-    logging.getLogger("depth_codebook").info(", ".join(f"{metric.name} {metric.value:.4g}" for metric in scores.metrics))
+    log = logging.getLogger("depth_codebook")
+    log.info(", ".join(f"{metric.name} {metric.value:.4g}" for metric in scores.metrics))
+    value = {metric.name: metric.value for metric in scores.metrics}
+    used, error = value["codebook_usage"], value["codebook_mse"]
+    log.info("%d codes, of which %.0f %% are used; mean squared error %.3g", params.num_codes, used, error)
 
 
 def read_codebook(folder: Path, *, params: DepthCodebookParams) -> TrainedCodebook:

@@ -62,11 +62,14 @@ def main() -> None:
         out=out,
     )
     write_metrics(out, metrics)
+    answers = [file.read_bytes().count(b"\n") for file in (out / "predictions").glob("*.jsonl")]
     publish(out, paths.out("evaluate", arguments.variant))
     shutil.rmtree(work)  # kept answers would outlive a change of the model's code
+    log = logging.getLogger("evaluate")
     for metric in metrics:
         interval = "" if metric.low is None else f" [{metric.low:.1f}, {metric.high:.1f}]"
-        logging.getLogger("evaluate").info("%s = %.2f%s, n = %d", metric.name, metric.value, interval, metric.n)
+        log.info("%s = %.2f%s, n = %d", metric.name, metric.value, interval, metric.n)
+    log.info("%d answers to the questions of %d benchmarks", sum(answers), len(answers))
 
 
 def _asker(checkpoint: Path, teacher: Path, long_side: int, params: EvaluateParams) -> Asker:

@@ -12,6 +12,7 @@ from perceptio_core.metrics import counted, write_metrics
 from perceptio_core.params.base import expanded
 from perceptio_core.params.foundations import FoundationsParams, HubModel, HubSam2
 from perceptio_core.params.values import read_values
+from perceptio_core.progress import amount
 from stages.common import StagePaths, fingerprint, publish, stage_arguments
 
 DESCRIPTION = """Lay out the pretrained models.
@@ -51,8 +52,10 @@ def main() -> None:
         except HubUnreachableError as error:
             log.error("%s", error)
             sys.exit(os.EX_TEMPFAIL)  # whoever runs the stage may try again
-    write_metrics(work, counted({f"{name}_bytes": _bytes_below(work / name) for name in MODELS}))
+    sizes = {name: _bytes_below(work / name) for name in MODELS}
+    write_metrics(work, counted({f"{name}_bytes": size for name, size in sizes.items()}))
     publish(work, paths.out("foundations"))
+    log.info(", ".join(f"{name} {amount(size)}" for name, size in sizes.items()))
 
 
 def copy_verified(source: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,6 +121,7 @@ def main() -> None:
     (work / "figure.png").write_bytes(readme_figure(panels))
     write_metrics(work, metrics)
     publish(work, paths.out("report"))
+    logging.getLogger("report").info("%d numbers, %d questions with their answers", len(metrics), len(panels))
 
 
 def _by_name(file: Path) -> Mapping[str, float]:

@@ -79,7 +79,11 @@ def main() -> None:
     write_metrics(out, counted(dict(sorted(counts.items()))))
     publish(out, paths.out("sources"))
     shutil.rmtree(work)
-    logging.getLogger("sources").info(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    log = logging.getLogger("sources")
+    log.info(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    records = sum(count for name, count in counts.items() if name.startswith("source_"))
+    pictures = f"{counts['images_train']} pictures to train with, {counts['images_val']} to validate"
+    log.info("%s, %d records, %d in quarantine", pictures, records, counts["quarantined"])
 
 
 if __name__ == "__main__":

@@ -663,8 +663,9 @@ def test_status_and_a_dry_run_say_what_would_run_and_change_nothing(up_to_codebo
     before = fake.params.read_text()
     said = fake.run(*PERCEPTIO, "status")
     assert re.search(r"^teacher_depth +up to date$", said, re.MULTILINE), said
-    assert re.search(r"^joint_shards +would run: .*artifacts/mini/joint_shards deleted", said, re.MULTILINE), said
+    assert re.search(r"^joint_shards +would run: not made yet$", said, re.MULTILINE), said
     said = fake.run(*PERCEPTIO, "repro", "--dry-run", "--set", "depth_codebook.knob=2", "depth_codebook")
+    assert said.startswith("with depth_codebook.knob: 1 -> 2 (params.yaml stays as it is)\n"), said
     assert re.search(r"^depth_codebook +would run: depth_codebook modified", said, re.MULTILINE), said
     assert "joint_shards" not in said
     assert fake.params.read_text() == before

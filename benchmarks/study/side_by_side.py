@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from perceptio_core.params import VARIED
 from perceptio_core.params.profile import Profile, load_profile
 from perceptio_core.params.values import PROFILES
 from perceptio_core.tied import tied
@@ -28,7 +29,6 @@ from pipeline.settings import ALL
 from stages.common import WORK, StagePaths
 
 SHARED = ("sources", "foundations", "teacher_depth", "depth_codebook", "joint_shards")
-VARIANT_STAGES = ("cotrain", "evaluate")
 LOGS = WORK / "side_by_side"
 _TAIL_LINES = 20
 
@@ -197,7 +197,7 @@ def run(targets: Sequence[Target], *, runner: Runner, at_once: int) -> list[Outc
 
 def _variant(profile: str, variant: str, *, runner: Runner) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    for stage in VARIANT_STAGES:
+    for stage in VARIED:
         outcomes.append(_told(runner.run(stage, profile, variant)))
         if outcomes[-1].fault:
             break

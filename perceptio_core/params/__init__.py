@@ -17,3 +17,5 @@ SECTIONS = (
     "report",
 )
 """The sections = the stages, in the order of the pipeline."""
+VARIED = ("cotrain", "evaluate")
+"""Of these the ones that run once for each variant."""

@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from perceptio_core import __version__
-from perceptio_core.params import SECTIONS
+from perceptio_core.params import PARAMS, SECTIONS, VARIED
 from pipeline.cli import answers, data, models, runs
 
 STAGES_FOLDER = Path(__file__).resolve().parents[2] / "stages"
@@ -97,27 +97,46 @@ def perceptio(
     """From raw pictures to a vision-language model that writes what it sees before it answers, and its scores."""
 
 
-def _stage(context: typer.Context) -> None:
-    sys.argv = [f"perceptio {context.info_name}", *context.args]
-    runpy.run_module(f"stages.{context.info_name}", run_name="__main__")
+_Params = Annotated[
+    Path, typer.Option(metavar="FILE", help="The parameters: params.yaml, or a profile such as profiles/smoke.yaml.")
+]
 
 
-def _first_line(stage: str) -> str:
-    """What a stage does: the first line of its module's docstring, read without importing it."""
-    source = (STAGES_FOLDER / f"{stage}.py").read_text(encoding="utf-8")
-    text = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
-    line = text.partition(": ")[2] or text
-    return line[:1].upper() + line[1:]
+def _stage(context: typer.Context, params: _Params = PARAMS) -> None:
+    _run_stage(str(context.info_name), "--params", str(params))
+
+
+def _stage_of_variant(
+    context: typer.Context,
+    params: _Params = PARAMS,
+    variant: Annotated[str, typer.Option(help="A name under variants.")] = "full",
+) -> None:
+    from perceptio_core.params.profile import Profile
+    from perceptio_core.params.values import read_values
+
+    Profile.of(read_values(params)).variant(variant)  # a mistake is told before the stage brings torch
+    _run_stage(str(context.info_name), "--params", str(params), "--variant", variant)
+
+
+def _run_stage(name: str, *arguments: str) -> None:
+    sys.argv = [f"perceptio {name}", *arguments]
+    runpy.run_module(f"stages.{name}", run_name="__main__")
+
+
+def _explained(stage: str) -> tuple[str, str]:
+    """What a stage says of itself, in a line and at length, read without importing it; Typer keeps lines after a backspace."""
+    tree = ast.parse((STAGES_FOLDER / f"{stage}.py").read_text(encoding="utf-8"))
+    line = (ast.get_docstring(tree) or "").partition("\n")[0]
+    line = line.partition(": ")[2] or line
+    texts = [node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DESCRIPTION"]
+    parts = (str(ast.literal_eval(texts[0])) if texts else line).split("\n\n")
+    return line[:1].upper() + line[1:], "\n\n".join(f"\b\n{part}" for part in parts)
 
 
 for module in (runs, models, answers, data):
     app.add_typer(module.commands)
 stages = typer.Typer()
-for name in SECTIONS:  # the stage explains itself
-    stages.command(
-        name,
-        help=_first_line(name),
-        add_help_option=False,
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-    )(_stage)
+for name in SECTIONS:
+    line, text = _explained(name)
+    stages.command(name, short_help=line, help=text)(_stage_of_variant if name in VARIED else _stage)
 app.add_typer(stages)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pipeline.dag import Plan  # brings DVC, which takes seconds
 
 commands = typer.Typer()
+CAUSES = 3
+"""Most that are named of what has changed before a stage; `dvc status` names all."""
 
 
 def _profiles(incomplete: str) -> list[str]:
@@ -75,7 +77,8 @@ def repro(
     what = ", ".join(wanted) or "Every stage"
     machine = read_machine()
     with put_back() if dry_run else contextlib.nullcontext():
-        active = select(profile=profile, variants=variants.split(",") if variants else None, changes=changes or ())
+        named = variants.split(",") if variants else None
+        active = select(profile=profile, variants=named, changes=changes or (), look=dry_run)
         planned = plan(wanted=wanted, force=force)
     for stage in sorted({name.partition("@")[0] for name in planned.asked}):
         cluster_for(stage, machine.launch.get(stage, Launch()))  # a refusal comes before DVC removes the stage's output
@@ -84,7 +87,7 @@ def repro(
         _headline(planned, active.name)
         return
     if dry_run:
-        _list(planned)
+        _list(planned, active.name)
         return
     from pipeline.preflight import look_ahead
 
@@ -119,13 +122,23 @@ def _headline(planned: "Plan", profile: str) -> None:
         print(headline(profile))
 
 
-def _list(planned: "Plan") -> None:
+def _list(planned: "Plan", profile: str) -> None:
     """What is up to date, and what would run; a stage after one that runs runs if that makes anything new."""
+    from stages.common import StagePaths
+
+    paths = StagePaths(profile)
     runs: set[str] = set()
     width = max(len(node.name) for node in planned.stages)
     for node in planned.stages:
         if node.name in planned.asked:
-            state = "would run" if node.name in planned.forced else f"would run: {', '.join(planned.stale[node.name])}"
+            why = planned.stale.get(node.name, ())
+            if node.name in planned.forced:
+                state = "would run"
+            elif not paths.out(*node.name.split("@")).is_dir():
+                state = "would run: not made yet"
+            else:
+                more = f" and {len(why) - CAUSES} more" if len(why) > CAUSES else ""
+                state = f"would run: {', '.join(why[:CAUSES])}{more}"
             runs.add(node.name)
         elif runs & set(node.upstream):
             state = "would run if what it reads from changes"
@@ -148,8 +161,9 @@ def status(
     prepare_environment()
     from pipeline.dag import plan
 
-    print(f"profile {read_values().profile}")
-    _list(plan(wanted=stages or []))
+    planned, profile = plan(wanted=stages or []), read_values().profile
+    print(f"profile {profile}")
+    _list(planned, profile)
 
 
 @commands.command()

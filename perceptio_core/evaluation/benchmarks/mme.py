@@ -12,6 +12,7 @@ all three readings are computed, the headline is the official one.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,10 @@ class MME:
         self._pairs = spread(present, limit)
         scored = {task: len(pairs) for task, pairs in grouped(self._pairs, lambda pair: pair.task).items()}
         self._scored = scored
+        there = Counter(pair.task for pair in present)
         for task, count in self.found.items():
-            if scored.get(task, 0) < count:
-                _log.warning(
-                    "MME %s: %d of %d images scored (the others absent or over the limit)", task, scored.get(task, 0), count
-                )
+            if there[task] < count:
+                _log.warning("MME %s: %d of %d images are there; the others are not asked about", task, there[task], count)
 
     @property
     def items(self) -> list[Item]:
