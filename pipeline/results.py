@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 from perceptio_core.progress import duration
+from perceptio_core.report.tables import ORDER
 from stages.common import StagePaths
 
 
 def headline(profile: str) -> str:
-    """The report's metrics as a table of plain text, what the trainings took, and where the report is."""
+    """The report's metrics as a table of plain text in the report's order, what the trainings took, and where the report is."""
     report = StagePaths(profile).out("report")
     rows = [("metric", "value", "95 % interval", "chance", "n")]
-    for metric in json.loads((report / "metrics.json").read_text(encoding="utf-8")):
+    metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
+    place = {name: number for number, name in enumerate(ORDER)}  # those of controls come last, as they stand
+    for metric in sorted(metrics, key=lambda metric: place.get(metric["name"], len(place))):
         known = metric["low"] is not None and metric["high"] is not None
         interval = f"{metric['low']:.1f} .. {metric['high']:.1f}" if known else ""
         count = "" if metric["n"] is None else str(metric["n"])

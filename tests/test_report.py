@@ -145,7 +145,7 @@ def test_alternative_texts_say_what_is_there() -> None:
     row = fake.encode_row(predicted=mask, true=np.zeros_like(mask))
     panel = Panel(row=row, image=Image.new("RGB", (90, 90)), depth=depth, teacher=None)
     assert [picture.alt for picture in panel.pictures] == [
-        "What is asked about by: Where is it?",
+        "The picture of the question: Where is it?",
         "The image with the predicted mask, a tint, on 11 % of it at the top right and the true mask, an outline, empty",
         "Depth map (depth it wrote): nearest at the bottom, farthest at the top left",
     ]

@@ -106,7 +106,7 @@ class Panel:
     @property
     def pictures(self) -> list[PanelPicture]:
         """The image and what was drawn of it."""
-        found = [PanelPicture(image=self.image, caption="image", alt=f"What is asked about by: {self.row['question']}")]
+        found = [PanelPicture(image=self.image, caption="image", alt=f"The picture of the question: {self.row['question']}")]
         predicted, true = self.predicted, self.true
         if predicted is not None or true is not None:
             drawn = overlay(self.image, [] if predicted is None else [predicted], outline_HW=true)

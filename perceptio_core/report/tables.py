@@ -1,7 +1,7 @@
 """What the page's tables hold: headline metrics beside published ones, published figures, parts of the metrics."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perceptio_core.metrics import Metric
 from perceptio_core.report.published import Published, PublishedModel
@@ -150,11 +150,12 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
         (
             Label(name="mmbench", title="MMBench, circular"),
             Label(name="seed_image", title="SEED-Image"),
-            Label(name="mme_perception", title="MME perception", top=2000.0),
-            Label(name="mme_cognition", title="MME cognition", top=800.0),
+            Label(name="mme_perception", title="MME perception", top=None),
+            Label(name="mme_cognition", title="MME cognition", top=None),
             Label(name="ai2d", title="AI2D"),
             Label(name="scienceqa_image", title="ScienceQA-image"),
             Label(name="unparsed", title="answers that could not be read"),
+            Label(name="decode_passes", title="passes of the model for an answer", top=None),
         ),
     ),
     (
@@ -171,13 +172,16 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
     ),
 )
 
+ORDER = [label.name for _, labels in GROUPS for label in labels]
+"""The names of the headline metrics, what matters most first."""
+
 TILES = {
     "questions_exact": "Your questions, exact answer",
     "masks_giou": "Your masks, gIoU",
     "objects_giou": "Your objects, gIoU",
     "hardblink_mean": "Depth order, 3 to 5 points",
     "res_ciou": "Referring segmentation, cIoU",
-    "mmbench": "MMBench, circular",
+    "seed_image": "SEED-Image",
     "codebook_lookup_5": "Codebook look-up, 5 points",
 }
 """The metrics that stand large at the head of the page, where a run has them."""
@@ -217,9 +221,12 @@ def headline_groups(metrics: Sequence[Metric], *, controls: Sequence[Control], p
     models = beside(metrics, published)
 
     def row(label: Label) -> Row:
+        metric = by_name[label.name]
+        if label.name.startswith("mme_") and metric.chance:  # per subtask that was asked 200 points, 75 by chance
+            label = replace(label, top=metric.chance / 75 * 200)
         return Row(
             label=label,
-            metric=by_name[label.name],
+            metric=metric,
             controls=[(control, by_name.get(f"{control.variant}_{label.name}")) for control in controls],
             published=[(model, published.value(model=model, metric=label.name)) for model in models],
         )
