@@ -113,10 +113,12 @@ def overlay(base: Any, changes: Any, where: str) -> dict[str, Any]:
 def _extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """The values of a file put on top of what it extends."""
     if not path.is_file():
-        allowed = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
-        raise ValueError(
-            f"there is no profile {path}; profiles here: {allowed}" if path != PARAMS else f"there is no {path} here"
-        )
+        if path == PARAMS:
+            raise ValueError(f"there is no {path} here")
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        near = difflib.get_close_matches(path.stem, known, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ";"
+        raise ValueError(f"there is no profile {path}{hint} profiles here: {', '.join(known) or 'none'}")
     if path in above:
         raise ValueError(f"{path}: extends itself, by way of {', '.join(map(str, above))}")
     values = read_yaml(path)
