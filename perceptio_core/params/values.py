@@ -9,6 +9,7 @@ A stage reads its own sections here, with the classes that it imports, and so de
 `perceptio_core.params.profile`'s.
 """
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
