@@ -227,7 +227,7 @@ def test_smoke_is_the_same_bytes_however_often_its_stages_are_killed(tmp_path: P
     """Each stage is killed at random moments of its time, with DVC's group or by DVC's end alone, and run to its end.
 
     Half of the kills find the stages here, half find a wide one on a Ray. Nothing may live on, nor be lost or made twice.
-    ``PERCEPTIO_TEST_KILLS=24 pytest -m on_request tests/test_survivors.py -k same_bytes`` took half an hour on two busy cores.
+    ``pytest -m on_request tests/test_survivors.py -k same_bytes`` took a quarter of an hour on two cores.
     """
     undisturbed, disturbed = (as_cloned(tmp_path / name, profile="smoke") for name in ("undisturbed", "disturbed"))
     for checkout in (undisturbed, disturbed):
