@@ -260,7 +260,7 @@ def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[t
                     )
                     which = gr.Radio([ALL, RIGHT, WRONG], value=ALL, label="Show", info="in the last evaluation")
                     item = gr.Dropdown([], value=None, label="Question", filterable=True)
-        with gr.Column(scale=7, min_width=320):
+        with gr.Column(scale=7, min_width=320, elem_id="answered"):
             answers = gr.HTML(drawing.beside([]), elem_id="answers", apply_default_css=False)
             table = gr.HTML(elem_id="turns", apply_default_css=False)
 

@@ -47,11 +47,11 @@ function name() {
 // On a narrow window the answers stand below what is entered: they come into view when one begins, and the focus stays where it is.
 let begun;
 function show() {
-  const answers = document.querySelector('#answers');
-  const now = answers?.querySelector('.caret') ? 'written' : answers?.querySelector('.refused')?.textContent;
-  if (now !== begun && now !== undefined && answers.getBoundingClientRect().top > innerHeight - 100) {
+  const place = document.querySelector('#answered');
+  const now = place?.querySelector('.caret') ? 'written' : place?.querySelector('.refused')?.textContent;
+  if (now !== begun && now !== undefined && place.getBoundingClientRect().top > innerHeight - 100) {
     const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
-    answers.scrollIntoView({ behavior: still ? 'instant' : 'smooth', block: 'start' });
+    place.scrollIntoView({ behavior: still ? 'instant' : 'smooth', block: 'start' });
   }
   begun = now;
 }
