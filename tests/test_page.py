@@ -504,9 +504,7 @@ def test_in_a_browser(page: str, tmp_path: Path, width: int, scheme: str) -> Non
         assert [role for role, name in named if role in told and not name] == []
 
         begins = "(top => top > -5 && top < 500)(document.querySelector('#answers').getBoundingClientRect().top)"
-        seen = (
-            "(({ top, bottom }) => top > 0 && bottom < innerHeight)(document.querySelector('.refused').getBoundingClientRect())"
-        )
+        seen = "(box => box.top > 0 && box.bottom < innerHeight)(document.querySelector('.refused').getBoundingClientRect())"
         focus = "document.activeElement.closest('#question, #ask') !== null"
         tab.tab_to("#question textarea")
         tab.type(QUESTION)
