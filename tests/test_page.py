@@ -446,6 +446,14 @@ def test_a_mistake_is_one_sentence(
         assert len(err.splitlines()) == 1
 
 
+def test_tab_completes_a_stage_to_look_at(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"_PERCEPTIO_COMPLETE": "complete_bash", "COMP_WORDS": "perceptio look e", "COMP_CWORD": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert run(checkout, monkeypatch=monkeypatch, capsys=capsys) == (0, "evaluate\n", "")
+
+
 def test_without_gradio(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     for command in ("look", "page"):

@@ -246,7 +246,7 @@ def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[t
                     list(WISHES),
                     value="up to the model",
                     label="Depth tokens",
-                    info="Follow-ups skip these unless you choose yes or put other codes in.",
+                    info="Follow-ups skip these unless you choose yes or other codes.",
                 )
                 codes = gr.Dropdown(list(CODES), value="its own", label="Depth codes", filterable=False)
                 other = _upload(label="The other picture", sources=["upload"], height=140, visible=False)
