@@ -545,7 +545,7 @@ def test_in_a_browser(page: str, tmp_path: Path, width: int, scheme: str) -> Non
         alts = tab.wait_for("[...document.querySelectorAll('#samples img')].map(image => image.alt).join('|')").split("|")
         assert [one.partition(";")[0] for one in alts] == [f"talk/{number}: picture" for number in range(6)]
         assert alts[0].endswith("; What?")
-        assert tab.ask("document.querySelector('input[aria-label=Samples]').getBoundingClientRect().width") > 200
+        assert tab.ask("document.querySelector('input[aria-label=Samples]').getBoundingClientRect().width") > 250
         assert tab.ask("document.documentElement.scrollWidth") <= width
     assert tab.requested
     elsewhere = [one for one in tab.requested if not one.startswith((page, "data:", "blob:"))]

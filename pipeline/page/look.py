@@ -62,7 +62,7 @@ def look_tab(opened: Any, samples: Samples, *, stage: str | None) -> None:
     stages = samples.stages()
     with gr.Row():
         chosen = gr.Dropdown(stages, value=stage or stages[0], label="Stage", filterable=False, min_width=160)
-        kind = gr.Dropdown([], label="Samples", filterable=False, min_width=240)
+        kind = gr.Dropdown([], label="Samples", filterable=False, min_width=280)
         place = gr.Number(1, label="From", precision=0, minimum=1, min_width=80)
     with gr.Row():
         previous = gr.Button("Previous", size="sm", scale=0, min_width=120)
