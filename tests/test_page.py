@@ -519,6 +519,9 @@ def test_in_a_browser(page: str, tmp_path: Path, width: int, scheme: str) -> Non
         tab.press("Enter", text="\r")
         tab.wait_for("document.querySelector('.refused')?.textContent.startsWith('there is no picture yet')")
         assert tab.wait_for(seen, within_s=10)
+        tab.ask("scrollTo({ top: 0, behavior: 'instant' })")
+        tab.press("Enter", text="\r")
+        assert tab.wait_for(seen, within_s=10), "the same refusal again"
         assert tab.ask(focus)
 
         tab.tab_to("#examples button")

@@ -49,12 +49,17 @@ let begun;
 function show() {
   const place = document.querySelector('#answered');
   const now = place?.querySelector('.caret') ? 'written' : place?.querySelector('.refused')?.textContent;
-  if (now !== begun && now !== undefined && place.getBoundingClientRect().top > innerHeight - 100) {
+  if (now !== begun && now !== undefined && place.getBoundingClientRect().top > innerHeight / 2) {
     const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
     place.scrollIntoView({ behavior: still ? 'instant' : 'smooth', block: 'start' });
   }
   begun = now;
 }
+function again() { // the same refusal may be the answer once more, and the page would not change; after Enter the browser scrolls first
+  setTimeout(() => { begun = undefined; show(); }, 100);
+}
+document.addEventListener('click', event => { if (event.target.closest?.('#ask, #follow')) again(); });
+document.addEventListener('keydown', event => { if (event.key === 'Enter' && event.target.closest?.('#question')) again(); });
 
 // An answer grows in dozens of steps, each a new piece of page; who listens to the page is told when it begins and how it ends.
 const told = document.createElement('div');
