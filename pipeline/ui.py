@@ -4,7 +4,6 @@ What earlier runs published is in the database below .prefect/, so it is there a
 repro` in the same checkout reports to it. Stages that ran by plain `dvc` get their pages when the server starts.
 """
 
-import contextlib
 import logging
 import os
 import signal
@@ -25,7 +24,7 @@ def serve(*, profile: str, port: int) -> None:
         raise ValueError(f"it runs already: {running.removesuffix('/api')}")
     refuse_a_taken_port(port)
     signal.signal(signal.SIGTERM, _interrupt)
-    with contextlib.suppress(KeyboardInterrupt), serving(port=port) as (api, server):
+    with serving(port=port) as (api, server):
         server_file().write_text(api, encoding="utf-8")
         try:
             os.environ |= {"PREFECT_API_URL": api, CONSOLE_LEVEL: "CRITICAL"}

@@ -37,6 +37,19 @@ class Browser:
             given = {"text": text} if text and kind == "keyDown" else {}
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **given)
 
+    def tab_to(self, element: str) -> None:
+        """Press Tab until the focus is on an element of a CSS selector."""
+        for _ in range(100):
+            self.press("Tab")
+            if self.ask(f"document.activeElement.matches({json.dumps(element)})"):
+                return
+        raise AssertionError(f"{element}: Tab does not lead there")
+
+    def named(self) -> list[tuple[str, str]]:
+        """Role and name of everything that a screen reader is told of."""
+        nodes = self._call("Accessibility.getFullAXTree")["nodes"]
+        return [(one["role"]["value"], one.get("name", {}).get("value", "")) for one in nodes if not one["ignored"]]
+
     def type(self, text: str) -> None:
         """Type into what has the focus."""
         self._call("Input.insertText", text=text)

@@ -33,10 +33,12 @@ from perceptio_core.data.shards.plan import Plan, write_plan
 from perceptio_core.depth.teacher import Teacher
 from perceptio_core.evaluation.running.depth_codes import TeacherEncoder
 from perceptio_core.grammar import strip_perception
+from perceptio_core.jsonl import write_jsonl
 from perceptio_core.model.inference import Perceptor, Prediction
 from perceptio_core.params.values import read_values
 from pipeline import cli
 from tiny import lively, tiny_perceptio
+from tiny_checkout import OF_THIS_REPOSITORY
 
 pytest.importorskip("gradio", reason="the extra `page` is not installed")
 from gradio_client import Client, handle_file
@@ -47,6 +49,7 @@ from pipeline.page.models import Models
 from pipeline.page.samples import Samples
 
 QUESTION = "Which point is the closest to the camera?"
+EXAMPLES = ["Is there a ball?", "Which point is nearest?"]
 CODE = re.compile(r"Row \d+, column \d+: code (\d+) of 6")
 DECIDES, YES, NO, OWN = "up to the model", "yes", "no", "its own"
 
@@ -84,10 +87,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for name, rows in {"q": asked, "m": [{"image": "0.jpg", "expression": "the ball", "mask": "mask.png"}]}.items():
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (made / "evaluate/full").mkdir(parents=True)
+    panels = zip(("pictures/0.jpg", "pictures/1.png"), EXAMPLES, strict=True)
+    write_jsonl(made / "evaluate/full/panels.jsonl", [{"image": image, "question": asked} for image, asked in panels])
     values = {"profile": "t", **values_of("smoke"), "variants": {"full": {}}}
     values["evaluate"]["benchmarks"] = [
         {"kind": "questions", "path": "q.jsonl", "images": "pictures"},
         {"kind": "masks", "path": "m.jsonl", "images": "pictures", "masks": "."},
+        {"kind": "hardblink", "path": "h", "name": "codes", "codes": "zeroed"},
     ]
     (top / "params.yaml").write_text(yaml.safe_dump(values))
     return top
@@ -138,7 +145,7 @@ def given(picture: Path | None, question: str = QUESTION, **changes: Any) -> lis
         "depth": DECIDES,
         "codes": OWN,
         "other": None,
-        "beside": "nothing",
+        "beside": "none",
         "codes_beside": OWN,
     }
     assert changes.keys() <= values.keys()
@@ -298,7 +305,7 @@ def test_the_list_knows_what_the_evaluation_had_right(client: Client, checkout: 
     folder.mkdir(parents=True)
     rows = [{"item_id": one, "correct": float(number == 0)} for number, one in enumerate(ids)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for which, expected in {"all": ids, "right": ids[:1], "wrong": ids[1:]}.items():
+    for which, expected in {"all": ids, "answered right": ids[:1], "answered wrong": ids[1:]}.items():
         listed = client.predict("questions", "tiny", which, api_name="/questions")
         assert [value for _, value in listed["choices"]] == expected
         assert all(label.startswith("✓" if value == ids[0] else "✗") for label, value in listed["choices"])
@@ -338,6 +345,7 @@ def test_samples_of_every_stage(checkout: Path, monkeypatch: pytest.MonkeyPatch)
     item = samples._questions.benchmark("masks").items[0]
     row = row | {"item_id": item.item_id, "masks": [mask], "depth_codes": None, "correct": 0.15}
     (evaluated / "masks.jsonl").write_text(json.dumps(row) + "\n")
+    (evaluated / "codes_hardblink.jsonl").write_text("")
     (made / "evaluate/full/quarantine.jsonl").write_text("")
     assert samples.stages() == ["sources", "teacher_depth", "depth_codebook", "joint_shards", "evaluate@full"]
 
@@ -367,14 +375,18 @@ def test_samples_of_every_stage(checkout: Path, monkeypatch: pytest.MonkeyPatch)
         assert len(one.pictures) == 2
 
     kinds = samples.kinds("evaluate@full")
-    assert {name: kind.count for name, kind in kinds.items()} == {
-        "masks": 1,
-        "masks, wrong": 1,
-        "questions": 2,
-        "questions, wrong": 2,
-        "quarantine": 0,
-    }
-    assert dict(kinds["questions"].make(0).said)["verdict"] == "wrong"
+    assert [(name, kind.count) for name, kind in kinds.items()] == [
+        ("masks", 1),
+        ("masks, wrong", 1),
+        ("questions", 2),
+        ("questions, wrong", 2),
+        ("codes_hardblink", 0),
+        ("codes_hardblink, wrong", 0),
+        ("quarantine", 0),
+    ], "controls come last"
+    answered = kinds["questions"].make(0)
+    assert (dict(answered.said)["verdict"], dict(answered.said)["right answer"]) == ("wrong", "yes")
+    assert answered.about.startswith("What is it?")
     assert len(kinds["questions"].make(0).pictures) == 2
     assert dict(kinds["questions"].make(1).said)["not asked"] == "cut off"
     assert dict(kinds["masks"].make(0).said)["verdict"] == "0.15 of 1"
@@ -395,7 +407,7 @@ def test_samples_are_shown_page_by_page(client: Client) -> None:
         client.predict("no foundation", api_name="/kinds")
 
 
-Outcome = tuple[int, str]
+Outcome = tuple[int, str, str]
 
 
 def run(folder: Path, *arguments: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Outcome:
@@ -404,38 +416,49 @@ def run(folder: Path, *arguments: object, monkeypatch: pytest.MonkeyPatch, capsy
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    return int(str(ended.value.code)), capsys.readouterr().err
+    written = capsys.readouterr()
+    return int(str(ended.value.code)), written.out, written.err
 
 
 def test_a_mistake_is_one_sentence(
-    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, checkout: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     how = {"monkeypatch": monkeypatch, "capsys": capsys}
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, err = run(checkout, "page", "--port", port, **how)
-        assert (code, err.startswith(f"perceptio: port {port} of 127.0.0.1 is taken; --port names another")) == (2, True)
+        code, out, err = run(checkout, "page", "--port", port, **how)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"perceptio: port {port} of 127.0.0.1 is taken; --port names another")
     wrong = {
         (tmp_path, "page"): "there is no params.yaml here that says which model was trained: name one by --checkpoint",
         (checkout, "page"): "artifacts/t/cotrain/full/checkpoint: no trained model here; `perceptio repro` trains one",
         (checkout, "page", "--checkpoint", tmp_path): f"{tmp_path}: no trained model here",
+        (checkout, "page", "--checkpoint", checkpoint, "--checkpoint", "nowhere"): "nowhere: no trained model here",
         (checkout, "look", "report"): "report has made nothing to look at; there are sources, teacher_depth, ",
         (tmp_path, "look"): "there is no params.yaml here",
     }
     for (folder, *arguments), sentence in wrong.items():
-        code, err = run(folder, *arguments, "--port", 7999, **how)
-        assert code == 2
+        code, out, err = run(folder, *arguments, "--port", 7999, **how)
+        assert (code, out) == (2, ""), "no address of a page that will not be"
         assert err.startswith(f"perceptio: {sentence}")
         assert len(err.splitlines()) == 1
+
+
+def test_tab_completes_a_stage_to_look_at(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"_PERCEPTIO_COMPLETE": "complete_bash", "COMP_WORDS": "perceptio look e", "COMP_CWORD": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert run(checkout, monkeypatch=monkeypatch, capsys=capsys) == (0, "evaluate\n", "")
 
 
 def test_without_gradio(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     for command in ("look", "page"):
-        code, err = run(checkout, command, "--port", 7999, monkeypatch=monkeypatch, capsys=capsys)
-        assert (code, err) == (2, "perceptio: the page needs Gradio: pip install 'perceptio[page]'\n")
+        outcome = run(checkout, command, "--port", 7999, monkeypatch=monkeypatch, capsys=capsys)
+        assert outcome == (2, "", "perceptio: the page needs Gradio: pip install 'perceptio[page]'\n")
 
 
 def test_the_command_serves_on_loopback_and_stops(tmp_path: Path, checkpoint: Path, picture: Path) -> None:
@@ -443,10 +466,16 @@ def test_the_command_serves_on_loopback_and_stops(tmp_path: Path, checkpoint: Pa
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "pipeline.cli", "page", "--checkpoint", checkpoint, "--device", "cpu", "--port", str(port)]
-    settings = environment() | {"TMPDIR": str(tmp_path)} | dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+    settings = (
+        environment()
+        | OF_THIS_REPOSITORY
+        | {"TMPDIR": str(tmp_path)}
+        | dict.fromkeys(("HTTP_PROXY", "http_proxy"), "http://127.0.0.1:9")
+    )
     # Of a shell's background jobs, among which the tests may be, the children ignore Ctrl-C.
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    with subprocess.Popen(command, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, text=True, preexec_fn=heed) as served:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=settings, preexec_fn=heed, **pipes) as served:
         try:
             assert served.stdout is not None
             assert next(served.stdout) == f"Perceptio: http://127.0.0.1:{port}   Stop with Ctrl-C.\n"
@@ -456,36 +485,71 @@ def test_the_command_serves_on_loopback_and_stops(tmp_path: Path, checkpoint: Pa
             assert said(html)[0].strip() == predicted(checkpoint, picture).text
             assert len(list(tmp_path.glob("perceptio-page-*"))) == 1
             served.send_signal(signal.SIGINT)
-            assert served.wait(timeout=30) == 0
+            assert served.communicate(timeout=30) == ("", "perceptio: stopped\n"), "no bars, no sentences of Gradio's"
+            assert served.returncode == 0
         finally:
             served.kill()
     assert list(tmp_path.glob("perceptio-page-*")) == [], "uploads are gone"
 
 
 @pytest.mark.on_request
-def test_in_a_browser(page: str, tmp_path: Path) -> None:
-    """By keyboard alone, at two widths, in dark and light; nothing is asked of another server."""
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(page: str, tmp_path: Path, width: int, scheme: str) -> None:
+    """By keyboard alone, with a name for all that is asked for; nothing is asked of another server."""
     if CHROMIUM is None:
         pytest.skip("needs chromium")
-    with browser(tmp_path / "home") as tab:
+    with browser(tmp_path / "home", width=width) as tab:
         tab.watch()
-        for scheme in ("light", "dark"):
-            tab.show_as(width=1280, scheme=scheme)
-            tab.open(page)
-            tab.wait_for("document.querySelector('#question textarea') !== null")
-            assert tab.wait_for(f"document.body.classList.contains('dark') === {json.dumps(scheme == 'dark')}")
-            tab.ask("document.querySelector('#question textarea').focus()")
-            tab.type(QUESTION)
-            tab.press("Enter", text="\r")
-            tab.wait_for("document.querySelector('.refused')?.textContent.startsWith('there is no picture yet')")
-        tab.ask("document.querySelector('#examples img').click()")
-        tab.wait_for("document.querySelector('#question textarea').value !== '' && document.querySelector('#picture img')")
-        tab.click("#ask", "Ask")
+        tab.show_as(width=width, scheme=scheme)
+        tab.open(page)
+        tab.wait_for("document.querySelector('#examples button[aria-label]') !== null")
+        assert tab.wait_for(f"document.body.classList.contains('dark') === {json.dumps(scheme == 'dark')}")
+        named = tab.named()
+        assert ("heading", "Perceptio") in named
+        assert {("button", asked) for asked in EXAMPLES} | {("group", "Masks"), ("group", "Depth tokens")} <= set(named)
+        told = ("button", "combobox", "group", "heading", "radio", "tab", "textbox")
+        assert [role for role, name in named if role in told and not name] == []
+
+        begins = "(top => top > -5 && top < 500)(document.querySelector('#answers').getBoundingClientRect().top)"
+        seen = "(box => box.top > 0 && box.bottom < innerHeight)(document.querySelector('.refused').getBoundingClientRect())"
+        focus = "document.activeElement.closest('#question, #ask') !== null"
+        tab.tab_to("#question textarea")
+        tab.type(QUESTION)
+        tab.press("Enter", text="\r")
+        tab.wait_for("document.querySelector('.refused')?.textContent.startsWith('there is no picture yet')")
+        assert tab.wait_for(seen, within_s=10)
+        tab.ask("scrollTo({ top: 0, behavior: 'instant' })")
+        tab.press("Enter", text="\r")
+        assert tab.wait_for(seen, within_s=10), "the same refusal again"
+        assert tab.ask(focus)
+
+        tab.tab_to("#examples button")
+        tab.press("Enter", text="\r")
+        tab.wait_for(f"document.querySelector('#question textarea').value === {json.dumps(EXAMPLES[0])}")
+        tab.wait_for("document.querySelector('#picture img') !== null")
+        tab.tab_to("fieldset[aria-label='Depth tokens'] label:nth-of-type(2) input")
+        tab.press(" ", text=" ")
+        tab.tab_to("#ask")
+        assert tab.ask(begins) == (width == 1280)
+        tab.press("Enter", text="\r")
         status = "document.querySelector('body > [role=status]').textContent"
-        assert tab.wait_for(f"{status}.includes('Masks: ') && {status}"), "who listens is told how the answer ended"
-        for width in (1280, 390):
-            tab.show_as(width=width, scheme="dark")
-            assert tab.ask("document.documentElement.scrollWidth") <= width
+        ended = tab.wait_for(f"{status}.includes('Masks: ') && {status}")
+        assert ended.endswith(" A depth map."), "who listens is told how the answer ended"
+        assert tab.wait_for(begins, within_s=10)
+        assert tab.ask(focus)
+        tab.tab_to(".cells > button")
+        tab.press("ArrowRight")
+        assert tab.wait_for("document.querySelector('.place').textContent").startswith("Row 1, column 2: code ")
+        assert tab.ask("document.documentElement.scrollWidth") <= width
+
+        tab.tab_to("[role=tab]:nth-of-type(2)")
+        tab.press("Enter", text="\r")
+        alts = tab.wait_for("[...document.querySelectorAll('#samples img')].map(image => image.alt).join('|')").split("|")
+        assert [one.partition(";")[0] for one in alts] == [f"talk/{number}: picture" for number in range(6)]
+        assert alts[0].endswith("; What?")
+        assert tab.ask("document.querySelector('input[aria-label=Samples]').getBoundingClientRect().width") > 250
+        assert tab.ask("document.documentElement.scrollWidth") <= width
     assert tab.requested
     elsewhere = [one for one in tab.requested if not one.startswith((page, "data:", "blob:"))]
     assert elsewhere == []

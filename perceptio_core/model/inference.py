@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from transformers.utils.logging import set_tqdm_hook
 
 from perceptio_core.model.answering import Generated
+from perceptio_core.model.checkpoint import refuse_absent
 from perceptio_core.model.decoding import MAX_MASKS
 from perceptio_core.model.modeling import PerceptioForConditionalGeneration
 from perceptio_core.model.processing import PerceptioProcessor
-
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +71,15 @@ class Perceptor:
         Raises:
             ValueError: no checkpoint is there, or no such device.
         """
-        if not Path(name, "config.json").is_file() and (Path(name).is_dir() or not _REPOSITORY.fullmatch(str(name))):
-            raise ValueError(f"{name}: no trained model here; `perceptio repro` trains one")
+        refuse_absent(name)
         wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             torch.empty(0, device=wanted)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {wanted}: {str(error).splitlines()[0]}") from error
         try:
-            model = PerceptioForConditionalGeneration.from_pretrained(name, dtype=dtype or "auto")
+            with _without_bar():
+                model = PerceptioForConditionalGeneration.from_pretrained(name, dtype=dtype or "auto")
             processor = PerceptioProcessor.from_pretrained(name)
         except OSError as error:
             raise ValueError(f"{name}: no checkpoint that can be read: {' '.join(str(error).split())}") from error
@@ -185,3 +185,13 @@ class Perceptor:
             depth_map=answer.depth_map,
             passes=answer.passes,
         )
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """No bar of transformers' for the weights, which are read in seconds; what comes from the hub keeps the hub's."""
+    before = set_tqdm_hook(lambda bar, given, named: bar(*given, **(named | {"disable": True})))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)

@@ -16,6 +16,7 @@ from perceptio_core import __version__
 from perceptio_core.params import PARAMS, SECTIONS, VARIED
 from pipeline.cli import answers, data, models, runs
 
+_SERVING = (["page"], ["look"], ["ui"])
 STAGES_FOLDER = Path(__file__).resolve().parents[2] / "stages"
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -23,7 +24,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions
 
 
 def main() -> None:
-    """Entry point; exits with 2 for a mistake in the command or the parameters, and 1 for a stage that failed or a stop."""
+    """Entry point; exits with 2 for a mistake in the command or the parameters, and 1 for a stage that failed or a stop.
+
+    A stop is how a command that serves pages ends: with 0.
+    """
     try:
         command = typer.main.get_command(app)
         _show_whole_lines(command)
@@ -35,6 +39,9 @@ def main() -> None:
             sys.exit(code)
         return
     except KeyboardInterrupt:
+        if sys.argv[1:2] in _SERVING:
+            _say("stopped")
+            sys.exit(0)
         _say("stopped; the same command goes on where this one stood")
         sys.exit(1)
     except TyperException as error:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from perceptio_core.params import PARAMS
+from pipeline.cli.runs import stages_completed
 
 commands = typer.Typer()
 convert = typer.Typer(no_args_is_help=True, help="Bring a foreign checkpoint into the form that the stages read.")
@@ -102,7 +103,12 @@ def page(
 @commands.command()
 def look(
     stage: Annotated[
-        str | None, typer.Argument(metavar="[STAGE]", help="The first to show, as in evaluate@full (default: sources).")
+        str | None,
+        typer.Argument(
+            metavar="[STAGE]",
+            help="The first to show, as in evaluate@full (default: sources).",
+            autocompletion=stages_completed,
+        ),
     ] = None,
     port: _Port = 7860,
 ) -> None:

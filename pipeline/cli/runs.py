@@ -23,7 +23,8 @@ def _profiles(incomplete: str) -> list[str]:
     return sorted(file.stem for file in PROFILES.glob(f"{incomplete}*.yaml"))
 
 
-def _stages(incomplete: str) -> list[str]:
+def stages_completed(incomplete: str) -> list[str]:
+    """The stages whose names begin so: what Tab offers."""
     return [stage for stage in SECTIONS if stage.startswith(incomplete)]
 
 
@@ -43,7 +44,7 @@ def repro(
         typer.Argument(
             metavar="[STAGE]...",
             help="Only these, and what they read from, as in evaluate@full; cotrain and evaluate stand for all their variants.",
-            autocompletion=_stages,
+            autocompletion=stages_completed,
         ),
     ] = None,
     force: Annotated[
@@ -151,7 +152,7 @@ def _list(planned: "Plan", profile: str) -> None:
 @commands.command()
 def status(
     stages: Annotated[
-        list[str] | None, typer.Argument(metavar="[STAGE]...", help="As for repro.", autocompletion=_stages)
+        list[str] | None, typer.Argument(metavar="[STAGE]...", help="As for repro.", autocompletion=stages_completed)
     ] = None,
 ) -> None:
     """Show which stages of the active profile are up to date, and what `repro` would run."""
@@ -173,7 +174,7 @@ def run(
         typer.Argument(
             metavar="STAGE",
             help="As in evaluate@full; cotrain stands for all its variants, one by one.",
-            autocompletion=_stages,
+            autocompletion=stages_completed,
         ),
     ],
     launcher: Annotated[

@@ -17,6 +17,7 @@ from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import Values
 from pipeline.page.ask import ask_tab
 from pipeline.page.benchmark_questions import Questions
+from pipeline.page.drawing import TEMPLATES
 from pipeline.page.look import look_tab
 from pipeline.page.models import Models
 from pipeline.page.samples import Samples
@@ -65,14 +66,17 @@ def build(models: Models | None, values: Values | None, *, stage: str | None, fo
     if models is None and (not made or stage not in (None, *made)):
         what = f"{stage} has made nothing to look at" if made else "there is nothing to look at yet; `perceptio repro` makes it"
         raise ValueError(what + (f"; there are {', '.join(made)}" if made else ""))
-    with gr.Blocks(title="Perceptio", analytics_enabled=False) as page, gr.Tabs():
-        if models is not None:
-            with gr.Tab("Ask"):
-                questions = None if values is None else Questions(values)
-                ask_tab(models, questions, examples=[] if values is None else _examples(values, folder=folder))
-        if samples is not None and made:
-            with gr.Tab("Look at the data") as tab:
-                look_tab(page.load if models is None else tab.select, samples, stage=stage)
+    examples = [] if models is None or values is None else _examples(values, folder=folder)
+    with gr.Blocks(title="Perceptio", analytics_enabled=False) as page:
+        unseen = TEMPLATES.get_template("unseen.html").render(questions=[question for _, question in examples])
+        gr.HTML(unseen, elem_id="unseen", apply_default_css=False)
+        with gr.Tabs():
+            if models is not None:
+                with gr.Tab("Ask"):
+                    ask_tab(models, None if values is None else Questions(values), examples=examples)
+            if samples is not None and made:
+                with gr.Tab("Look at the data") as tab:
+                    look_tab(page.load if models is None else tab.select, samples, stage=stage)
     return page
 
 

@@ -28,8 +28,8 @@ CODES = {
     "code 0 everywhere": "zeroed",
 }
 WISHES = {"up to the model": None, "yes": True, "no": False}
-ALL, RIGHT, WRONG = "all", "right", "wrong"
-NOTHING = "nothing"
+ALL, RIGHT, WRONG = "all", "answered right", "answered wrong"
+NONE = "none"
 MAX_NEW_TOKENS = 64
 """Most tokens of an answer's text (ours)."""
 
@@ -96,7 +96,7 @@ class Asking:
         """The answers as they grow, beside each other, as HTML; the table of all that was asked; and the session."""
         session = session or Session()
         sides = [Side(number=0, model=model, codes=CODES[codes])]
-        if beside != NOTHING:
+        if beside != NONE:
             sides.append(Side(number=1, model=beside, codes=CODES[codes_beside]))
         shown = [""] * len(sides)
 
@@ -194,7 +194,8 @@ class Asking:
             return None
         if item.truth:
             return drawing.Verdict(text=f"IoU {100 * correct:.0f}", right=correct >= 0.5)
-        return drawing.Verdict(text=f"{'right' if correct else 'wrong'}: {item.expected}", right=bool(correct))
+        text = f"right: {item.expected}" if correct else f"wrong, right answer: {item.expected}"
+        return drawing.Verdict(text=text, right=bool(correct))
 
     def listed(self, label: str | None, model: str, which: str) -> Any:
         """The questions of a benchmark, for the list of them."""
@@ -242,21 +243,24 @@ def ask_tab(models: Models, questions: Questions | None, *, examples: Sequence[t
                 model = gr.Dropdown(models.names, value=models.names[0], label="Model", filterable=False)
                 masks = gr.Radio(list(WISHES), value="up to the model", label="Masks")
                 depth = gr.Radio(
-                    list(WISHES), value="up to the model", label="Depth tokens", info="A follow-up has none unless yes."
+                    list(WISHES),
+                    value="up to the model",
+                    label="Depth tokens",
+                    info="Follow-ups skip these unless you choose yes or other codes.",
                 )
                 codes = gr.Dropdown(list(CODES), value="its own", label="Depth codes", filterable=False)
                 other = _upload(label="The other picture", sources=["upload"], height=140, visible=False)
-            with gr.Accordion("Beside it", open=False):
-                beside = gr.Dropdown([NOTHING, *models.names], value=NOTHING, label="Another answer, by", filterable=False)
+            with gr.Accordion("Compare", open=False):
+                beside = gr.Dropdown([NONE, *models.names], value=NONE, label="Second answer from", filterable=False)
                 codes_beside = gr.Dropdown(list(CODES), value="its own", label="Depth codes", filterable=False)
             if questions is not None:
                 with gr.Accordion("Questions of the benchmarks", open=False):
                     label = gr.Dropdown(
                         [name for name, one in questions.entries.items() if not one.is_control], value=None, label="Benchmark"
                     )
-                    which = gr.Radio([ALL, RIGHT, WRONG], value=ALL, label="That the last evaluation of the model had")
+                    which = gr.Radio([ALL, RIGHT, WRONG], value=ALL, label="Show", info="in the last evaluation")
                     item = gr.Dropdown([], value=None, label="Question", filterable=True)
-        with gr.Column(scale=7, min_width=320):
+        with gr.Column(scale=7, min_width=320, elem_id="answered"):
             answers = gr.HTML(drawing.beside([]), elem_id="answers", apply_default_css=False)
             table = gr.HTML(elem_id="turns", apply_default_css=False)
 

@@ -62,15 +62,15 @@ def look_tab(opened: Any, samples: Samples, *, stage: str | None) -> None:
     stages = samples.stages()
     with gr.Row():
         chosen = gr.Dropdown(stages, value=stage or stages[0], label="Stage", filterable=False, min_width=160)
-        kind = gr.Dropdown([], label="Samples", filterable=False, min_width=200)
+        kind = gr.Dropdown([], label="Samples", filterable=False, min_width=280)
         place = gr.Number(1, label="From", precision=0, minimum=1, min_width=80)
     with gr.Row():
-        earlier = gr.Button("Earlier", size="sm", scale=0, min_width=120)
-        later = gr.Button("Later", size="sm", scale=0, min_width=120)
+        previous = gr.Button("Previous", size="sm", scale=0, min_width=120)
+        following = gr.Button("Next", size="sm", scale=0, min_width=120)
     shown = gr.HTML(elem_id="samples", apply_default_css=False)
     inputs = [chosen, kind, place]
     gr.on([chosen.input, opened], looking.kinds, chosen, [kind, place, shown], api_name="kinds")
     kind.input(lambda stage, kind: (1, looking.shown(stage, kind, 1)), [chosen, kind], [place, shown], api_name="samples")
     place.submit(looking.shown, inputs, shown, api_visibility="private")
-    earlier.click(partial(looking.moved, -AT_ONCE), inputs, [place, shown], api_visibility="private")
-    later.click(partial(looking.moved, AT_ONCE), inputs, [place, shown], api_visibility="private")
+    previous.click(partial(looking.moved, -AT_ONCE), inputs, [place, shown], api_visibility="private")
+    following.click(partial(looking.moved, AT_ONCE), inputs, [place, shown], api_visibility="private")

@@ -55,6 +55,11 @@ class Sample:
     pictures: Sequence[tuple[str, str]] = ()
     said: Sequence[tuple[str, str]] = ()
 
+    @property
+    def about(self) -> str:
+        """The first expression or question that was said, for who does not see the pictures; empty without one."""
+        return next((text for name, text in self.said if name in ("expression", "question")), "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -174,9 +179,9 @@ class Samples:
 
     def _evaluate(self, _: str, out: Path) -> Mapping[str, Kind]:
         found: dict[str, Kind] = {}
-        for file in sorted((out / "predictions").glob("*.jsonl")):
-            if file.stem not in self._questions.entries:
-                continue
+        entries = self._questions.entries
+        files = [file for file in (out / "predictions").glob("*.jsonl") if file.stem in entries]
+        for file in sorted(files, key=lambda file: (entries[file.stem].is_control, file.stem)):
             rows = read_jsonl(file, keys=("item_id", "text", "masks", "depth_codes", "correct", "error"))
             for kind, chosen in {"": rows, ", wrong": [row for row in rows if (row["correct"] or 0) < 0.5]}.items():
 
@@ -188,7 +193,7 @@ class Samples:
 
     def _answer(self, label: str, row: Mapping[str, object]) -> Sample:
         item = self._questions.item(label, str(row["item_id"]))
-        said = [("question", item.question), ("right", item.expected), ("answer", str(row["text"]) or "(no text)")]
+        said = [("question", item.question), ("right answer", item.expected), ("answer", str(row["text"]) or "(no text)")]
         correct = row["correct"]
         said.append(
             (

@@ -8,7 +8,9 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 
+from perceptio_core.model.checkpoint import refuse_absent
 from perceptio_core.params.values import PARAMS, Values, read_values
 from pipeline.page.models import Models
 from pipeline.server import HOST, refuse_a_taken_port
@@ -26,15 +28,18 @@ def serve_page(*, checkpoints: Sequence[str], port: int, device: str | None, dty
         dtype: of the language models; by default as they were saved.
 
     Raises:
-        ValueError: there is no model, or it cannot be loaded, Gradio is not installed, or the port is taken.
+        ValueError: a model is not there or cannot be loaded, Gradio is not installed, or the port is taken.
     """
     _look_ahead(port)
     values = read_values() if PARAMS.is_file() else None
     if values is None and not checkpoints:
         raise ValueError(f"there is no {PARAMS} here that says which model was trained: name one by --checkpoint")
-    trained = {} if values is None else _trained(values)
-    named: dict[str, str | Path] = {name: name for name in checkpoints}
-    _serve(Models(named | trained, values=values, device=device, dtype=dtype), values, port=port, stage=None)
+    models: dict[str, str | Path] = {name: name for name in checkpoints}
+    if values is not None:
+        models |= _trained(values, at_least_one=not checkpoints)
+    for name in models.values():
+        refuse_absent(name)
+    _serve(Models(models, values=values, device=device, dtype=dtype), values, port=port, stage=None)
 
 
 def serve_samples(*, stage: str | None, port: int) -> None:
@@ -47,12 +52,13 @@ def serve_samples(*, stage: str | None, port: int) -> None:
     _serve(None, read_values(), port=port, stage=stage)
 
 
-def _trained(values: Values) -> dict[str, str | Path]:
-    """The checkpoints of the active profile by variant, the first active one first, which is named even if it is not there."""
+def _trained(values: Values, *, at_least_one: bool) -> dict[str, str | Path]:
+    """The active profile's checkpoints by variant, active ones first; `at_least_one`: or where the first would be."""
     paths = StagePaths(values.profile)
     made = {name: paths.out("cotrain", name) / "checkpoint" for name in [*values.plain["active"], *values.plain["variants"]]}
     first = next(iter(made))
-    return {name: folder for name, folder in made.items() if folder.is_dir() or name == first}
+    there: dict[str, str | Path] = {name: folder for name, folder in made.items() if (folder / "config.json").is_file()}
+    return there or ({first: made[first]} if at_least_one else {})
 
 
 def _serve(models: Models | None, values: Values | None, *, port: int, stage: str | None) -> None:
@@ -69,10 +75,9 @@ def _serve(models: Models | None, values: Values | None, *, port: int, stage: st
             print(f"Perceptio: http://{HOST}:{port}   Stop with Ctrl-C.", flush=True)
             if models is not None:  # now: a question waits for it, the page does not
                 models.get(models.names[0])
-        except ValueError:
+            Event().wait()  # until Ctrl-C
+        finally:
             page.close(verbose=False)
-            raise
-        page.block_thread()
 
 
 def _look_ahead(port: int) -> None:
