@@ -28,6 +28,7 @@ from perceptio_core.data.rle import decode
 from perceptio_core.depth.codebook import DepthCodebook
 from perceptio_core.depth.store import DepthStore
 from perceptio_core.jsonl import read_jsonl
+from perceptio_core.params import VARIED
 from perceptio_core.params.sources import SourcesParams
 from perceptio_core.params.values import SECTIONS, Values
 from perceptio_core.parquet import column, count_rows, read_range
@@ -38,7 +39,6 @@ from stages.common import StagePaths
 
 SIDE = 320
 _SHOWN = [section for section in SECTIONS if section != "foundations"]  # which are weights
-_VARIED = ("cotrain", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +83,9 @@ class Samples:
     def stages(self) -> list[str]:
         """Those that have made something, in the order of the pipeline, as in ``evaluate@full``."""
         names = [
-            f"{section}@{variant}" if section in _VARIED else section
+            f"{section}@{variant}" if section in VARIED else section
             for section in _SHOWN
-            for variant in (self._values.plain["variants"] if section in _VARIED else [""])
+            for variant in (self._values.plain["variants"] if section in VARIED else [""])
         ]
         return [name for name in names if self._out(name).is_dir()]
 
