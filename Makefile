@@ -31,9 +31,9 @@ studio: environment ## The ablation study of docs/results.md: some 45 trainings 
 	@perceptio repro --profile studio-n100 --variants full
 	@python -m benchmarks.study
 
-# Workers with a thread each, and two more than the cores: much of the time tests wait for what they have started.
+# Workers with a thread each, and one more than the cores: a third of the time tests wait for what they have started.
 test: environment lint ## Lint, types, unit tests, and the smoke profile end to end
-	@OMP_NUM_THREADS=1 python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: environment
 	@ruff check .
