@@ -56,7 +56,7 @@ def line(*, label: str, unit: str, done: int, total: int | None, seconds: float,
     if first and done == 1 and total != 1:
         return f"{text}, {duration(seconds)} so far"
     rate = (done - 1) / max(seconds - first, 1e-9) if first and done != total else done / max(seconds, 1e-9)
-    text = f"{text}, {rate:.3g} {unit}/s"
+    text = f"{text}, {rate:{',.0f' if rate >= 999.5 else '.3g'}} {unit}/s"
     if total is not None and 0 < done < total:
         return f"{text}, {duration((total - done) / rate)} left"
     return f"{text}, {duration(seconds)} {'in all' if done == total else 'so far'}"

@@ -75,7 +75,7 @@ def repro(
     from pipeline.launch.clusters import cluster_for
     from pipeline.machine import Launch, read_machine
 
-    what = ", ".join(wanted) or "Every stage"
+    what, be = ", ".join(wanted) or "Every stage", "are" if len(wanted) > 1 else "is"
     machine = read_machine()
     with put_back() if dry_run else contextlib.nullcontext():
         named = variants.split(",") if variants else None
@@ -84,7 +84,7 @@ def repro(
     for stage in sorted({name.partition("@")[0] for name in planned.asked}):
         cluster_for(stage, machine.launch.get(stage, Launch()))  # a refusal comes before DVC removes the stage's output
     if not planned.asked:
-        print(f"Nothing to do: {what[0].lower()}{what[1:]} of profile {active.name} is up to date.\n")
+        print(f"Nothing to do: {what[0].lower()}{what[1:]} of profile {active.name} {be} up to date.\n")
         _headline(planned, active.name)
         return
     if dry_run:
@@ -103,7 +103,7 @@ def repro(
         print(f"perceptio: a stage failed; its lines above say more:\n{outcome.failures}", file=sys.stderr)
     else:
         minutes = (time.monotonic() - start) / 60
-        print(f"\n{what} of profile {active.name} is up to date after {minutes:.1f} min.\n")
+        print(f"\n{what} of profile {active.name} {be} up to date after {minutes:.1f} min.\n")
         _headline(planned, active.name)
     if outcome.server_lost:
         print(
