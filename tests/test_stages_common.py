@@ -173,7 +173,7 @@ def test_progress_lines_say_how_far_and_how_long_still(capsys: pytest.CaptureFix
     )
     assert progress.line(label="depth", unit="images", done=200, total=200, seconds=40).endswith("5 images/s, 40s in all")
     assert progress.line(label="depth", unit="images", done=50, total=None, seconds=10).endswith("5 images/s, 10s so far")
-    assert progress.line(label="depth", unit="images", done=20_900, total=None, seconds=10).endswith(" 2,090 images/s, 10s so far")
+    assert progress.line(label="", unit="maps", done=20_900, total=None, seconds=10).endswith(" 2,090 maps/s, 10s so far")
     starting = functools.partial(progress.line, label="depth", unit="images", total=101, first=20)
     assert starting(done=1, seconds=20) == "depth: 1/101 images, 20s so far"  # and not 33m left
     assert starting(done=51, seconds=30) == "depth: 51/101 images, 5 images/s, 10s left"
