@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -237,10 +239,23 @@ STEPS: dict[str, Callable[[Path, int], None]] = {
 
 
 def run_step(name: str, folder: Path, count: int) -> dict[str, float]:
-    """Seconds of processor time and peak MiB of a step in a process of its own."""
+    """Seconds of processor time, and peak MiB with and without mapped files, of a step in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--step", name, str(folder), str(count)]
     result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return result
+
+
+def own_mib() -> float:
+    """Memory of this process without the files that it maps, which the kernel takes back when it wants to (Linux)."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def watch(own: list[float]) -> None:
+    """Note `own_mib` ten times a second."""
+    while True:
+        own.append(own_mib())
+        time.sleep(0.1)
 
 
 def simulate(sizes: tuple[int, ...]) -> None:
@@ -252,7 +267,8 @@ def simulate(sizes: tuple[int, ...]) -> None:
             for name in STEPS:
                 took = run_step(name, Path(folder), size)
                 cells[name].append(f"{took['seconds']:.1f} s, {took['peak_mib']:.0f} MiB")
-                print(f"{size} images: {name}: {cells[name][-1]}", file=sys.stderr, flush=True)
+                own = f"{took['own_mib']:.0f} without mapped files"
+                print(f"{size} images: {name}: {cells[name][-1]}, {own}", file=sys.stderr, flush=True)
             files = ("images.parquet", "records.parquet", "index.parquet", "joint/samples.parquet")
             sizes_of = {file: (Path(folder) / file).stat().st_size / size for file in files}
             print(f"{size} images: bytes an image: {sizes_of}", file=sys.stderr, flush=True)
@@ -270,10 +286,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.step:
         name, folder, count = arguments.step
+        own = [own_mib()]
+        threading.Thread(target=watch, args=(own,), daemon=True).start()
         start = time.process_time()
         STEPS[name](Path(folder), int(count))
         seconds = time.process_time() - start
-        print(json.dumps({"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": seconds, "peak_mib": peak, "own_mib": max(own)}))
     elif arguments.images:
         from benchmarks.scaling_plan import dry_run  # brings torch: the steps are to be measured without it
 

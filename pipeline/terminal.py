@@ -67,7 +67,7 @@ class _AtWork:
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.now, self.made = "starting", ""
+        self.now = self.made = ""
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
 
 
@@ -129,7 +129,7 @@ class _Lines(Screen):
     def _running(self) -> RenderableType:
         rows = Table.grid()
         for stage, work in list(self._at_work.items()):  # other threads add to it and take from it
-            rows.add_row(self._row(">", "cyan", stage, time.monotonic() - work.start, work.now))
+            rows.add_row(self._row(">", "cyan", stage, time.monotonic() - work.start, work.now or "starting"))
         if not self._begun:
             rows.add_row(Text("starting Prefect's server", style="dim"))
         return rows

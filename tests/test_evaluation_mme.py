@@ -58,13 +58,20 @@ def test_chance_is_what_a_random_yes_or_no_gets(tmp_path: Path) -> None:
     assert metric.chance == pytest.approx(np.mean(found), abs=6)
 
 
-def test_pairs_without_their_image_are_left_out_and_said_so(tmp_path: Path) -> None:
+def test_pairs_without_their_image_are_left_out_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     benchmark = MME(write_mme(tmp_path, {"count": ["a.jpg", "b.jpg"], "OCR": ["c.jpg"]}, absent=("a.jpg", "c.jpg")))
     assert len(benchmark.items) == 2
     scores = benchmark.score(answer(benchmark, ["Yes", "No"]), bootstrap=BOOTSTRAP)
     (metric,) = scores.headline
     assert (metric.value, metric.n) == (200.0, 1)
     assert "count 1/2" in metric.protocol
+    assert caplog.messages == [
+        "MME OCR: 0 of 1 images are there; the others are not asked about",
+        "MME count: 1 of 2 images are there; the others are not asked about",
+    ]
+    caplog.clear()
+    assert len(MME(write_mme(tmp_path / "few", {"count": ["a.jpg", "b.jpg"]}), limit=1).items) == 2
+    assert caplog.messages == [], "a limit is the reader's own"
     with pytest.raises(ValueError, match="none of the images"):
         MME(write_mme(tmp_path / "none", {"count": ["a.jpg"]}, absent=("a.jpg",)))
 

@@ -21,7 +21,9 @@ from perceptio_core import __version__
 from perceptio_core.params.base import read_yaml
 from perceptio_core.params.values import SECTIONS
 from pipeline.code import fingerprint, fingerprints, source_of
+from pipeline.dag import Plan, StageNode
 from pipeline.machine import Limits, Machine, Slots, read_machine
+from pipeline.terminal import _Lines
 from pipeline.work import _cause
 from terminal import on_terminal
 from unsteady_api import unsteady_api
@@ -597,6 +599,8 @@ def test_a_server_that_does_not_answer_is_named(fake: FakePipeline, monkeypatch:
         (("rerpo",), "perceptio: No such command 'rerpo'. Did you mean 'repro', 'report'?"),
         (("data", "chek"), "perceptio: No such command 'chek'. Did you mean 'check'?"),
         (("run",), "perceptio: Missing argument 'STAGE'"),
+        (("cotrain", "--variant", "nonesuch"), "perceptio: profile mini: variants has no 'nonesuch'; allowed are "),
+        (("report", "--variant", "full"), "perceptio: No such option: --variant"),
         (("repro", "cotrain@ful"), "there is no stage 'cotrain@ful', did you mean 'cotrain@full'? dvc.yaml has foundations, "),
         (("repro", "nonesuch"), "there is no stage 'nonesuch'; dvc.yaml has foundations, sources, "),
         (("lineage", "artifacts/mini/report"), "dvc.lock records no stage that wrote below artifacts/"),
@@ -631,6 +635,15 @@ def test_help_shows_every_stage_and_command_with_a_whole_line() -> None:
     assert "...\n" not in shown.partition("Commands:")[2]
     assert perceptio(expect=2) == shown, "alone"
     assert perceptio("--version") == f"perceptio {__version__}\n"
+
+
+def test_a_stages_help_is_its_own_text_line_by_line_and_needs_no_torch() -> None:
+    script = (
+        "import sys, pipeline.cli; sys.argv[1:] = ['cotrain', '--help']; pipeline.cli.main(); assert 'torch' not in sys.modules"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "\n  Writes  artifacts/<profile>/cotrain/<variant>/\n            checkpoint/   the model with merged" in ended.stdout
+    assert "\n  --variant <str>  A name under variants.  [default: full]\n" in ended.stdout
 
 
 @pytest.mark.parametrize(
@@ -701,6 +714,15 @@ def test_on_a_terminal_a_run_is_a_line_per_stage_and_ctrl_c_is_one_line(
     assert shown.seconds < 3
     assert gone(started(fake, "foundations"))
     assert asked(prefect_server, "flow_runs", sort="START_TIME_DESC", limit=1)[0]["state_type"] == "CANCELLED"
+
+
+def test_of_a_stage_that_says_nothing_the_folder_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    node = StageNode(name="report", upstream=(), downstream=(), needs="cpu")
+    with _Lines(Plan(stages=(node,), forced=frozenset(), stale={"report": ()}), "mini") as screen:
+        screen.begins("report")
+        screen.says("report", "WARNING: 'artifacts/mini/sources/quarantine.jsonl' is empty.")
+        screen.ends("report", seconds=1.0, failure=None)
+    assert capsys.readouterr().out.splitlines()[1:] == ["+ report      1s  artifacts/mini/report"]
 
 
 @pytest.mark.parametrize(

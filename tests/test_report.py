@@ -93,6 +93,7 @@ def test_headline_rows_have_controls_and_published_beside() -> None:
     ]
     assert [value for _, value in mean.published] == [71.0, None, 60.7]
     assert rows["hardblink_majority"].label.baseline
+    assert rows["mme_perception"].label.top == 2000, "ten subtasks, of which chance gives 75 points each"
     assert not any(name.startswith(("control_", "no_depth_")) for name in rows)
     assert [other and other.value for _, other in rows["res_ciou"].controls] == [57.9, None]
     alone = headline_groups(fake.metrics()[:5], controls=[], published=published)

@@ -157,6 +157,7 @@ def test_seeds_depend_on_every_part_alone() -> None:
     seeds = {derived_seed(a, b, c) for a in (1, 2) for b in ("train", "validation") for c in (0, 1, 10)}
     assert len(seeds) == 12
     assert derived_seed(1, 23) != derived_seed(12, 3)
+    assert derived_seed("a/b", "c") != derived_seed("a", "b/c"), "names of pictures have slashes"
     seed_generators(3, "train", 5)
     first = torch.rand(3)
     torch.rand(100)

@@ -154,8 +154,13 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
             Label(name="mme_cognition", title="MME cognition", top=None),
             Label(name="ai2d", title="AI2D"),
             Label(name="scienceqa_image", title="ScienceQA-image"),
-            Label(name="unparsed", title="answers that could not be read"),
-            Label(name="decode_passes", title="passes of the model for an answer", top=None),
+        ),
+    ),
+    (
+        "Answers",
+        (
+            Label(name="unparsed", title="could not be read"),
+            Label(name="decode_passes", title="passes of the model for each", top=None),
         ),
     ),
     (
