@@ -412,6 +412,7 @@ Outcome = tuple[int, str, str]
 
 def run(folder: Path, *arguments: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Outcome:
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))  # the command sets its own, which is not to be the other page's after it
     monkeypatch.setattr(sys, "argv", ["perceptio", *map(str, arguments)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
