@@ -3,26 +3,29 @@
 import json
 from pathlib import Path
 
+from perceptio_core.metrics import read_metrics
 from perceptio_core.progress import duration
-from perceptio_core.report.tables import ORDER
+from perceptio_core.report.published import Published
+from perceptio_core.report.tables import CONTROLS, Row, headline_groups, number
 from stages.common import StagePaths
 
 
 def headline(profile: str) -> str:
-    """The report's metrics as a table of plain text in the report's order, what the trainings took, and where the report is."""
+    """The report's headline table in plain text, what the trainings took, and where the report is."""
     report = StagePaths(profile).out("report")
-    rows = [("metric", "value", "95 % interval", "chance", "n")]
-    metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
-    place = {name: number for number, name in enumerate(ORDER)}  # those of controls come last, as they stand
-    for metric in sorted(metrics, key=lambda metric: place.get(metric["name"], len(place))):
-        known = metric["low"] is not None and metric["high"] is not None
-        interval = f"{metric['low']:.1f} .. {metric['high']:.1f}" if known else ""
-        count = "" if metric["n"] is None else str(metric["n"])
-        chance = "" if metric["chance"] is None else f"{metric['chance']:.1f}"
-        rows.append((metric["name"], f"{metric['value']:.4g}", interval, chance, count))
+    metrics = read_metrics(report / "metrics.json")
+    controls = [control for control in CONTROLS if any(metric.name.startswith(f"{control.variant}_") for metric in metrics)]
+    nothing_published = Published(note="", benchmarks=(), models=())
+    rows = [["", "value", "95 % interval", "chance", "n", *(control.short for control in controls)]]
+    titles: dict[int, str] = {}  # by the row that each stands before
+    for group in headline_groups(metrics, controls=controls, published=nothing_published):
+        titles[len(rows)] = group.title
+        rows += [_cells(row) for row in group.rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))).rstrip() for row in rows]
-    lines.insert(1, "-" * max(map(len, lines)))
+    lines = []
+    for place, row in enumerate(rows):
+        lines += [titles[place]] if place in titles else []
+        lines.append("  ".join((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:]))).rstrip())
     for file in sorted(report.with_name("measured").glob("*.json")):
         took = json.loads(file.read_text(encoding="utf-8"))
         lines.append(
@@ -38,3 +41,15 @@ def numbers_in(file: Path) -> dict[str, float]:
         return {}
     values = json.loads(file.read_text(encoding="utf-8"))
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
+
+def _cells(row: Row) -> list[str]:
+    metric = row.metric
+    return [
+        f"  {row.label.title}",
+        number(metric.value),
+        "" if metric.low is None or metric.high is None else f"{number(metric.low)} to {number(metric.high)}",
+        "" if metric.chance is None else number(metric.chance),
+        "" if metric.n is None else str(metric.n),
+        *("" if other is None else number(other.value) for _, other in row.controls),
+    ]

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
+from codebook_parts import quantizer, scenes
 from collecting import write_manifest
 from parameters import given
 from perceptio_core.data.manifest.manifest import ImageRow
@@ -53,28 +54,12 @@ PARAMS = DepthCodebookParams(
 )
 
 
-def quantizer(*, num_codes: int = 4, dim: int = 3, decay: float = 0.75, seed: int = 0) -> Quantizer:
-    torch.manual_seed(seed)
-    made = Quantizer(num_codes=num_codes, dim=dim, decay=decay)
-    made.counts.copy_(torch.rand(num_codes) * 5 + 1)
-    made.sums.copy_(made.embedding * made.counts[:, None])
-    return made
-
-
 def tiny_codebook(**more) -> DepthCodebook:
     """Random weights, and codes that lie where the encoder writes."""
     torch.manual_seed(0)
     made = DepthCodebook(**{"num_codes": 6, "resolution": 8, "widths": (4, 8), "dim": 5, **more}).eval()
     made.quantizer.start(made.latents(torch.rand(8, 1, 8, 8) * 2 - 1).flatten(0, 1))
     return made
-
-
-def scenes(count: int = 6, *, height: int = 12, width: int = 10) -> dict[str, np.ndarray]:
-    """Maps of smooth random shapes, by key."""
-    draw = np.random.default_rng(0)
-    coarse = torch.from_numpy(draw.uniform(0.1, 1, (count, 1, 3, 3)).astype(np.float32))
-    maps = F.interpolate(coarse, size=(height, width), mode="bilinear")[:, 0].numpy()
-    return {f"set/{number}": one for number, one in enumerate(maps)}
 
 
 def brute_force(embedding, vectors) -> np.ndarray:
@@ -489,7 +474,7 @@ from perceptio_core.params.depth_codebook import DepthCodebookParams
 from stages import depth_codebook as stage
 from perceptio_core.tied import tie
 from parameters import given
-from test_depth_codebook import quantizer, scenes
+from codebook_parts import quantizer, scenes
 
 top, *ports, params = sys.argv[1:]
 params = DepthCodebookParams.model_validate_json(params)

@@ -3,35 +3,18 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from engine_units import squares
 from perceptio_core.engine import Local, visible_gpus
 from stages.engines import VARIABLE, engine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
-
-
-def squares(log: Path | None = None, *, fail: bool = False) -> Callable[[int], tuple[int, str, int]]:
-    """What gives a number's square, the GPUs that it sees, and its process; of 13 it wants to know nothing."""
-    if log is not None:
-        with log.open("a") as stream:
-            stream.write(f"{os.getpid()}\n")
-    if fail:
-        raise ValueError("no model here")
-
-    def square(number: int) -> tuple[int, str, int]:
-        time.sleep(0.02)
-        if number == 13:
-            raise ValueError("unlucky")
-        return number * number, os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.getpid()
-
-    return square
 
 
 def test_one_worker_works_in_this_process_and_in_order(tmp_path: Path) -> None:
@@ -100,7 +83,7 @@ def test_no_stage_imports_ray_unless_it_is_asked_for() -> None:
 import sys
 from stages import {", ".join(stages)}
 from stages.engines import engine
-from test_engine import squares
+from engine_units import squares
 assert len(list(engine(workers=2, gpu=True).map(squares, [1, 2, 3]))) == 3
 assert "ray" not in sys.modules
 """
@@ -122,7 +105,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from stages.engines import engine
-from test_engine import squares
+from engine_units import squares
 
 def dying(folder, times):
     work = squares()

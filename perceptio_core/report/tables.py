@@ -177,9 +177,6 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
     ),
 )
 
-ORDER = [label.name for _, labels in GROUPS for label in labels]
-"""The names of the headline metrics, what matters most first."""
-
 TILES = {
     "questions_exact": "Your questions, exact answer",
     "masks_giou": "Your masks, gIoU",

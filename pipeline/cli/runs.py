@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perceptio_core.params import PROFILES, SECTIONS
+from perceptio_core.params import PROFILES, SECTIONS, VARIED
 
 if TYPE_CHECKING:
     from pipeline.dag import Plan  # brings DVC, which takes seconds
@@ -24,8 +24,13 @@ def _profiles(incomplete: str) -> list[str]:
 
 
 def stages_completed(incomplete: str) -> list[str]:
-    """The stages whose names begin so: what Tab offers."""
-    return [stage for stage in SECTIONS if stage.startswith(incomplete)]
+    """The stages whose names begin so: what Tab offers. Bash, for which a word ends at ``@``, lists variants but adds none."""
+    from perceptio_core.params.values import read_values
+
+    names = list(SECTIONS)
+    with contextlib.suppress(ValueError, OSError):  # no params.yaml here, or one with a mistake: Tab is not who says so
+        names += [f"{stage}@{variant}" for stage in VARIED for variant in read_values().plain["variants"]]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 ProfileName = Annotated[
