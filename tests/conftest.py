@@ -12,6 +12,7 @@ _MARKS = ("on_request", "rgw")
 _LONGEST = (
     "test_pipeline",
     "test_end_to_end",
+    "test_reruns",
     "test_deployed",
     "test_training_loop",
     "test_training_memory_estimate",
@@ -34,6 +35,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if mark in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakePipeline:
+    """A checkout of stand-ins in which nothing has run."""
+    return fake_pipeline(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ params.yaml that the real stage tracks, and on nothing else.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -275,6 +276,17 @@ def as_cloned(folder: Path, *, profile: str) -> Path:
     for step in (("init", "-q"), ("add", "-A"), (*author, "commit", "-q", "-m", "As cloned")):  # DVCLive asks for the commit
         subprocess.run(["git", *step], cwd=folder, check=True)
     return folder
+
+
+def started(fake: FakePipeline, stage: str, *, times: int = 1, within_s: float = 240.0) -> int:
+    """Wait until a stage was started so often; the process of that start."""
+    log, end = fake.root / "ran.log", time.monotonic() + within_s
+    while time.monotonic() < end:
+        found = re.findall(rf"^{stage} (\d+)$", log.read_text(), re.MULTILINE) if log.exists() else []
+        if len(found) >= times:
+            return int(found[times - 1])
+        time.sleep(0.1)
+    raise AssertionError(f"{stage} was not started {times} times")
 
 
 def gone(pid: int, *, within_s: float = 20.0, kill: bool = True) -> bool:

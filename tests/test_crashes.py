@@ -9,24 +9,18 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
 import fake_pipeline
-from fake_pipeline import REPOSITORY, FakePipeline, gone
+from fake_pipeline import REPOSITORY, FakePipeline, gone, started
 
 PERCEPTIO = (sys.executable, "-m", "pipeline.cli")
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 SETTINGS = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_DEFAULT_WORK_POOL_NAME": "perceptio", HEARTBEAT: "30"}
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> FakePipeline:
-    return fake_pipeline.fake_pipeline(tmp_path)
 
 
 @pytest.fixture
@@ -44,17 +38,6 @@ def server(fake: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[subp
         if ui.poll() is None:
             ui.terminate()
             ui.communicate(timeout=120)
-
-
-def started(fake: FakePipeline, stage: str, *, times: int = 1, within_s: float = 240.0) -> int:
-    """Wait until a stage was started so often; the process of the last start."""
-    log, end = fake.root / "ran.log", time.monotonic() + within_s
-    while time.monotonic() < end:
-        found = re.findall(rf"^{stage} (\d+)$", log.read_text(), re.MULTILINE) if log.exists() else []
-        if len(found) == times:
-            return int(found[-1])
-        time.sleep(0.1)
-    raise AssertionError(f"{stage} was not started {times} times")
 
 
 def test_a_run_goes_on_to_its_end_without_its_server(

@@ -28,10 +28,8 @@ HEADLINES = {
         "without_depth_hardblink_mean",
         "hardblink_majority",
         "hardblink_shortcut",
-        "mmbench",
-        "seed_image",
-        "mme_perception",
-        "mme_cognition",
+        *("mmbench", "mmbench_longest", "seed_image", "seed_image_majority", "seed_image_longest"),
+        *("mme_perception", "mme_perception_majority", "blind_mme_perception", "mme_cognition"),
         "unparsed",
     ),
 }

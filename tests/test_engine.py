@@ -157,6 +157,7 @@ for told in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
 """
 
 
+@pytest.mark.on_request  # two minutes; test_launch has a Ray in every run of the tests
 def test_a_ray_of_this_machine_loses_workers_and_no_unit(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ON_RAY]
     run = subprocess.run(

@@ -26,7 +26,7 @@ def score(benchmark: Benchmark, texts: list[str]) -> dict[str, Metric]:
     said = {item.item_id: Answer(item_id=item.item_id, raw=t, text=t) for item, t in zip(benchmark.items, texts, strict=True)}
     scores = benchmark.score(said, bootstrap=BOOTSTRAP)
     assert scores.headline[0].name == scores.main
-    return {metric.name: metric for metric in [*scores.headline, *scores.breakdown]}
+    return {metric.name: metric for metric in [*scores.headline, *scores.baselines, *scores.breakdown]}
 
 
 def test_ai2d(tmp_path: Path) -> None:
@@ -38,6 +38,15 @@ def test_ai2d(tmp_path: Path) -> None:
     assert "AI2D_TEST.tsv (none of the published files)" in metrics["ai2d"].protocol
     assert "0 of 3 unparsed" in metrics["ai2d"].protocol
     assert metrics["ai2d"].chance == pytest.approx((50 + 50 + 100 / 3) / 3)
+
+
+def test_short_cuts_that_look_at_no_picture(tmp_path: Path) -> None:
+    rows = [*table_rows(), {**table_rows(A="a", B="bark", C="stem")[1], "index": "3"}]  # right are A, B, C, B
+    metrics = score(AI2D(write_tsv(tmp_path / "t.tsv", rows)), ["C"] * 4)
+    majority, longest = metrics["ai2d_majority"], metrics["ai2d_longest"]
+    assert (majority.value, majority.n, majority.low) == (50.0, 4, None)
+    assert "always B" in majority.protocol
+    assert longest.value == 50.0, "A, A, A, B: of several options of one length the first"
 
 
 def test_a_published_file_is_known_by_its_md5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,9 @@ def test_acc_and_acc_plus_by_hand(tmp_path: Path) -> None:
     assert parts["mme_perception/vlmevalkit"].value == 325.0
     assert (scores.unparsed, scores.parsable) == (2, 8)
     assert metrics["mme_perception"].chance == 150.0
+    majority = named(scores.baselines)
+    assert majority.keys() == {"mme_perception_majority", "mme_cognition_majority"}
+    assert majority["mme_perception_majority"].value == 100.0, "half of the questions of two subtasks, and no pair"
     assert metrics["mme_cognition"].high == pytest.approx(200 * 0.7935, abs=0.01)  # none of one pair right: Wilson's interval
 
 
@@ -56,6 +59,16 @@ def test_chance_is_what_a_random_yes_or_no_gets(tmp_path: Path) -> None:
         (metric,) = benchmark.score(said, bootstrap=Bootstrap(samples=1)).headline
         found.append(metric.value)
     assert metric.chance == pytest.approx(np.mean(found), abs=6)
+
+
+def test_the_majority_answer_of_each_subtask(tmp_path: Path) -> None:
+    """Of files whose pairs are not one yes and one no."""
+    folder = write_mme(tmp_path, {"count": ["a.jpg", "b.jpg"]})
+    (folder / "questions/count.txt").write_text("a.jpg\tx?\tNo\na.jpg\ty?\tNo\nb.jpg\tx?\tNo\nb.jpg\ty?\tYes\n")
+    benchmark = MME(folder)
+    (metric,) = benchmark.score(answer(benchmark, ["Yes"] * 4), bootstrap=BOOTSTRAP).baselines
+    assert (metric.value, metric.n) == (75.0 + 50.0, 2)
+    assert "count no" in metric.protocol
 
 
 def test_pairs_without_their_image_are_left_out_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

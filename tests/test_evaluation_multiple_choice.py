@@ -162,6 +162,8 @@ def test_mmbench_circular_by_hand(tmp_path: Path) -> None:
     scores = benchmark.score(answers(said), bootstrap=BOOTSTRAP)
     (metric,) = scores.headline
     assert (metric.value, metric.n) == (pytest.approx(100 / 3), 3)
+    (longest,) = scores.baselines  # right of the first question alone
+    assert (longest.name, longest.value, longest.n) == ("mmbench_longest", pytest.approx(100 / 3), 3)
     assert (scores.unparsed, scores.parsable) == (1, 7)
     parts = by_name(scores.breakdown)
     assert parts["mmbench/split/dev"].value == 50.0

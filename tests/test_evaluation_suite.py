@@ -146,20 +146,42 @@ def test_a_control_gets_other_codes_and_one_line_of_its_own(tmp_path: Path) -> N
     write_seed(tmp_path)
     (tmp_path / "j").mkdir()
     plain = {"kind": "seedbench", "path": "seed/SEED-Bench.json"}
-    entries = [plain, {**plain, "name": "codes_other", "codes": "other"}, {**plain, "name": "blind", "depth": False}]
+    entries = [plain, {**plain, "name": "codes_other", "codes": "other"}, {**plain, "name": "bare", "depth": False}]
     params = EvaluateParams.from_mapping({**PARAMS, "benchmarks": entries}, where="test")
     fake = Fake()
     metrics = {metric.name: metric for metric in run_suite(params, root=tmp_path, out="out", predict=fake)}
-    assert list(metrics) == ["seed_image", "codes_other_seed_image", "blind_seed_image", "unparsed", "decode_passes"]
+    assert [name for name in metrics if not name.startswith("seed_image_")] == [
+        *("seed_image", "codes_other_seed_image", "bare_seed_image", "unparsed", "decode_passes"),
+    ]
+    assert metrics["seed_image_majority"].value == 50.0
     assert "other depth codes in place of the model's own" in metrics["codes_other_seed_image"].protocol
-    assert "no depth span" in metrics["blind_seed_image"].protocol
+    assert "no depth span" in metrics["bare_seed_image"].protocol
     assert metrics["unparsed"].n == metrics["decode_passes"].n == 4, "controls do not count"
     assert [(options["depth"], options.get("depth_codes")) for options in fake.options[:2]] == [(None, None)] * 2
     assert [options["depth"] for options in fake.options[2:]] == [True, True, False, False]
     # each picture is grey by its number; the next one's number is what its codes say
     assert [options["depth_codes"].tolist() for options in fake.options[2:4]] == [[[1, 1], [2, 2]], [[3, 3], [0, 0]]]
     names = {path.name for path in (tmp_path / "out/predictions").iterdir()}
-    assert names == {"seedbench.jsonl", "codes_other_seedbench.jsonl", "blind_seedbench.jsonl"}
+    assert names == {"seedbench.jsonl", "codes_other_seedbench.jsonl", "bare_seedbench.jsonl"}
+
+
+def test_what_the_text_alone_gives_is_asked_with_a_gray_picture(tmp_path: Path) -> None:
+    write_seed(tmp_path)
+    (tmp_path / "j").mkdir()
+    plain = {"kind": "seedbench", "path": "seed/SEED-Bench.json"}
+    entries = [plain, {**plain, "name": "blind", "picture": "gray"}]
+    params = EvaluateParams.from_mapping({**PARAMS, "benchmarks": entries}, where="test")
+    shown: list[tuple[tuple[int, int], object]] = []
+
+    def looking(images: list[Image.Image], questions: list[str], **options: Any) -> list[Any]:
+        shown.extend((image.size, image.getpixel((3, 2))) for image in images)
+        return Fake()(images, questions, **options)
+
+    metrics = {metric.name: metric for metric in run_suite(params, root=tmp_path, out="out", predict=looking)}
+    assert shown == [((8, 6), (i, i, i)) for i in range(4)] + [((8, 6), (128, 128, 128))] * 4
+    assert "a gray picture in place of the question's own" in metrics["blind_seed_image"].protocol
+    with pytest.raises(ValueError, match="picture: gray is a control: it needs a name"):
+        EvaluateParams.from_mapping({**PARAMS, "benchmarks": [{**plain, "picture": "gray"}]}, where="test")
 
 
 @pytest.mark.parametrize(

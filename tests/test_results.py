@@ -25,14 +25,14 @@ def test_the_table_at_the_end_of_a_run(tmp_path: Path, monkeypatch: pytest.Monke
     took = {"seconds": 95.0, "samples_per_second": 12.34, "peak_memory_gib": 1.25}
     (measured / "cotrain@full.json").write_text(json.dumps(took))
     assert headline("t").splitlines() == [
-        "                              value   95 % interval  chance    n  control",
+        "                             value  95 % interval  chance    n  control",
         "Depth order: HardBLINK",
-        "  3 points                     66.5    60.0 to 72.5    33.3  200     61.5",
-        "  baseline: majority letter    30.0                          600",
+        "  3 points                    66.5   60.0 to 72.5    33.3  200     61.5",
+        "  baseline: majority letter   30.0                         600",
         "General questions",
-        "  MME perception               1285  1250 to 1300     300.0  160",
+        "  MME perception              1285   1250 to 1300   300.0  160",
         "More",
-        "  of_mine                      0.25",
+        "  of_mine                     0.25",
         "cotrain@full: 1m35s, 12.3 samples/s, 1.2 GiB at the peak",
         "",
         f"report: {report / 'report.html'}",

@@ -160,7 +160,7 @@ def test_the_node_of_a_job_takes_its_ray_with_it(tmp_path: Path) -> None:
     assert marked.survivors(within_s=AT_ONCE_S) == {}
 
 
-@pytest.mark.parametrize("moment_s", [0.0, 0.1])
+@pytest.mark.parametrize("moment_s", [0.0, pytest.param(0.1, marks=pytest.mark.on_request)])
 def test_ranks_end_with_a_launcher_that_is_killed_as_they_start(tmp_path: Path, moment_s: float) -> None:
     """As reported in pytorch/pytorch#76287 and others: ranks are sessions of their own, which no signal to a group reaches."""
     (tmp_path / "driver.py").write_text(RANKS)
@@ -190,7 +190,7 @@ def test_a_stage_ends_with_a_dvc_that_is_killed_as_it_starts(fake: FakePipeline,
     assert marked.survivors() == {}
 
 
-@pytest.mark.parametrize("moment", ["server start", "dvc ", "pipeline.launch"])
+@pytest.mark.parametrize("moment", ["server start", pytest.param("dvc ", marks=pytest.mark.on_request), "pipeline.launch"])
 def test_a_killed_run_takes_its_own_server_dvc_and_stages_with_it(fake: FakePipeline, moment: str) -> None:
     marked = Marked([*PERCEPTIO, "repro", "sources"], folder=fake.root, environment=environment())
     marked.wait_for(moment)

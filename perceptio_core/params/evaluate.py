@@ -58,6 +58,8 @@ class BenchmarkParams(Section):
     codes: Literal["predicted"] | Replacement = "predicted"
     """Codes in the depth spans: the model's own; or, as a control, oracle (the teacher's of this picture), random, zeroed
     (code 0 everywhere) or other (the teacher's of another picture)."""
+    picture: Literal["own", "gray"] = "own"
+    """gray: as a control, a gray picture of the same size in place of the question's own, so that the text alone answers."""
     except_variants: tuple[str, ...] = ()
     """Not for these variants, or those whose name fits a pattern such as *control*: the control, for one, has no [SEG] and is
     not asked for masks."""
@@ -104,11 +106,13 @@ class BenchmarkParams(Section):
         return self
 
     @model_validator(mode="after")
-    def _replaced_codes_need_a_span_and_a_name(self) -> Self:
+    def _controls_need_a_name(self) -> Self:
         if self.codes != "predicted" and (self.depth is False or self.name is None):
             raise ValueError(f"codes: {self.codes} needs a name for the control, and is not allowed with depth: false")
         if self.codes == "other" and self.limit == 1:
             raise ValueError("codes: other needs a second question, whose picture's codes it takes: limit must be 2 or more")
+        if self.picture == "gray" and not self.is_control:
+            raise ValueError(f"picture: gray is a control: it needs a name, and is not allowed for {', '.join(SETS)}")
         return self
 
 

@@ -113,6 +113,8 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
         "Depth order: HardBLINK",
         (
             Label(name="blink_depth", title="2 points (BLINK)"),
+            Label(name="blink_depth_majority", title="baseline: majority letter, 2 points", baseline=True),
+            Label(name="blink_depth_longest", title="baseline: longest option, 2 points", baseline=True),
             Label(name="hardblink_3", title="3 points"),
             Label(name="hardblink_4", title="4 points"),
             Label(name="hardblink_5", title="5 points"),
@@ -149,11 +151,23 @@ GROUPS: tuple[tuple[str, tuple[Label, ...]], ...] = (
         "General questions",
         (
             Label(name="mmbench", title="MMBench, circular"),
+            Label(name="mmbench_longest", title="baseline: longest option", baseline=True),
+            Label(name="blind_mmbench", title="MMBench, circular, asked with a gray picture", baseline=True),
             Label(name="seed_image", title="SEED-Image"),
+            Label(name="seed_image_majority", title="baseline: majority letter", baseline=True),
+            Label(name="seed_image_longest", title="baseline: longest option", baseline=True),
+            Label(name="blind_seed_image", title="SEED-Image, asked with a gray picture", baseline=True),
             Label(name="mme_perception", title="MME perception", top=None),
+            Label(name="mme_perception_majority", title="baseline: majority answer of each subtask", top=None, baseline=True),
+            Label(name="blind_mme_perception", title="MME perception, asked with a gray picture", top=None, baseline=True),
             Label(name="mme_cognition", title="MME cognition", top=None),
+            Label(name="mme_cognition_majority", title="baseline: majority answer of each subtask", top=None, baseline=True),
             Label(name="ai2d", title="AI2D"),
+            Label(name="ai2d_majority", title="baseline: majority letter", baseline=True),
+            Label(name="ai2d_longest", title="baseline: longest option", baseline=True),
             Label(name="scienceqa_image", title="ScienceQA-image"),
+            Label(name="scienceqa_image_majority", title="baseline: majority letter", baseline=True),
+            Label(name="scienceqa_image_longest", title="baseline: longest option", baseline=True),
         ),
     ),
     (
@@ -224,7 +238,7 @@ def headline_groups(metrics: Sequence[Metric], *, controls: Sequence[Control], p
 
     def row(label: Label) -> Row:
         metric = by_name[label.name]
-        if label.name.startswith("mme_") and metric.chance:  # per subtask that was asked 200 points, 75 by chance
+        if "mme_" in label.name and metric.chance:  # per subtask that was asked 200 points, 75 by chance
             label = replace(label, top=metric.chance / 75 * 200)
         return Row(
             label=label,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from perceptio_core.evaluation.answers.harness_readings import OPTION_READINGS
 from perceptio_core.evaluation.answers.options import RULE, parse_option
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
+from perceptio_core.metrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ def score_choices(
 ) -> Scores:
     """Metric `name`; ``<name>/<reading>``, the same answers as others read them; ``<name>/<part>`` for the parts.
 
-    Chance is one of a question's options, on average.
+    Chance is one of a question's options, on average. Baselines: ``<name>_majority`` and ``<name>_longest``, which look at no
+    picture.
 
     Args:
         questions: at least one.
@@ -65,6 +68,7 @@ def score_choices(
             )
         ],
         main=name,
+        baselines=[_majority(questions, name, label), _longest(questions, name, label, bootstrap)],
         breakdown=[
             *(
                 accuracy(
@@ -97,3 +101,22 @@ def score_choices(
         unparsed=unparsed,
         parsable=len(hits),
     )
+
+
+def longest_option(choices: Mapping[str, str]) -> str:
+    """The letter of the option with the most characters; of several the first."""
+    return max(choices, key=lambda letter: (len(choices[letter]), -ord(letter)))
+
+
+def _majority(questions: Sequence[ChoiceQuestion], name: str, label: str) -> Metric:
+    """The letter is picked on the very questions that it is scored on: an interval would mean nothing."""
+    counts = Counter(question.item.expected for question in questions)
+    letter = min(counts, key=lambda letter: (-counts[letter], letter))
+    share = 100.0 * counts[letter] / len(questions)
+    return Metric(name=f"{name}_majority", value=share, n=len(questions), protocol=f"{label}: always {letter}")
+
+
+def _longest(questions: Sequence[ChoiceQuestion], name: str, label: str, bootstrap: Bootstrap) -> Metric:
+    hits = [longest_option(question.choices) == question.item.expected for question in questions]
+    protocol = f"{label}: always the longest option, of several the first"
+    return accuracy(hits, name=f"{name}_longest", protocol=protocol, bootstrap=bootstrap, unit="per question")

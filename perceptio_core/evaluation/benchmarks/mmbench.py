@@ -19,6 +19,7 @@ from perceptio_core.data.records import spread
 from perceptio_core.evaluation.answers.harness_readings import OPTION_READINGS
 from perceptio_core.evaluation.answers.options import RULE, parse_option
 from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped
+from perceptio_core.evaluation.benchmarks.choice import longest_option
 from perceptio_core.evaluation.benchmarks.choice_table import ChoiceRow, read_choice_rows
 from perceptio_core.evaluation.benchmarks.official_files import described
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
@@ -61,6 +62,7 @@ class MMBench:
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
         """mmbench; as parts mmbench/<reading>, the same answers as others read them, and splits and categories.
 
+        Baseline: mmbench_longest, which looks at no picture. No letter is right in all rotations, so there is no majority.
         Without right answers there is no metric.
         """
         parsed = {
@@ -87,6 +89,8 @@ class MMBench:
         guessed = [100.0 * math.prod(1 / len(row.choices) for row in question) for question in self._questions]
         chance = float(np.mean(guessed))
         headline = [accuracy(hits, name="mmbench", protocol=rule, bootstrap=bootstrap, unit=unit, chance=chance)]
+        longest = [all(longest_option(row.choices) == row.item.expected for row in question) for question in self._questions]
+        always = f"MMBench circular, {self._label}, {len(parsed)} rows: always the longest option, of several the first"
         breakdown = [
             accuracy(
                 [
@@ -120,6 +124,7 @@ class MMBench:
         return Scores(
             headline=headline,
             main="mmbench",
+            baselines=[accuracy(longest, name="mmbench_longest", protocol=always, bootstrap=bootstrap, unit=unit)],
             breakdown=breakdown,
             correct=correct,
             unparsed=unparsed,

@@ -86,7 +86,7 @@ class MME:
         return [item for pair in self._pairs for item in pair.items]
 
     def score(self, answers: Mapping[str, Answer], *, bootstrap: Bootstrap) -> Scores:
-        """mme_perception and mme_cognition; subtasks and the other readings as parts."""
+        """mme_perception and mme_cognition; baselines mme_<part>_majority; subtasks and the other readings as parts."""
         headline, breakdown = [], []
         for reading, rule in YES_NO_READINGS.items():
             values = self._values(answers, rule.read)
@@ -105,11 +105,29 @@ class MME:
         return Scores(
             headline=headline,
             main=headline[0].name,
+            baselines=self._majorities(),
             breakdown=breakdown,
             correct={item.item_id: float(read_as[item.item_id] == item.expected) for item in self.items},
             unparsed=sum(label == "other" for label in read_as.values()),
             parsable=len(read_as),
         )
+
+    def _majorities(self) -> list[Metric]:
+        """Per part what the more frequent answer of each subtask gets; picked on these questions, so without an interval."""
+        found = []
+        for part, tasks in _PARTS.items():
+            of_task = grouped((pair for pair in self._pairs if pair.task in tasks), lambda pair: pair.task)
+            points, said = 0.0, []
+            for task, pairs in of_task.items():
+                yes = [[item.expected == "yes" for item in pair.items] for pair in pairs]
+                word, right = ("yes", yes) if np.mean(yes) >= 0.5 else ("no", [[not one for one in pair] for pair in yes])
+                points += 100.0 * float(np.mean(right) + np.mean([all(pair) for pair in right]))
+                said.append(f"{task} {word}")
+            if of_task:
+                protocol = f"MME {part}, always the more frequent answer of the subtask ({', '.join(said)})"
+                images = sum(map(len, of_task.values()))
+                found.append(Metric(name=f"mme_{part}_majority", value=points, n=images, protocol=protocol))
+        return found
 
     def _values(self, answers: Mapping[str, Answer], read: Callable[[str], str]) -> dict[str, Floats]:
         """Per subtask an array (images, 2): share of the image's questions right, and whether both are."""

@@ -24,6 +24,8 @@ from perceptio_core.evaluation.running.answer_rows import from_row, to_row
 from perceptio_core.evaluation.running.depth_codes import Codes
 from perceptio_core.grammar import strip_perception
 
+_MID_GRAY = (128, 128, 128)
+
 
 class Prediction(Protocol):
     """What a predictor says to one question; `perceptio_core.model.inference.Prediction` is one."""
@@ -124,6 +126,7 @@ def ask_batch(
     predict: Predict,
     *,
     max_pixels: int,
+    gray: bool = False,
     codes: Callable[[Sequence[Item], Sequence[Image.Image]], Codes] | None = None,
     **options: Any,
 ) -> list[Answer]:
@@ -133,6 +136,7 @@ def ask_batch(
         batch: the questions.
         predict: the model.
         max_pixels: larger images are refused by their header: an answer with `Answer.error`, scored as wrong.
+        gray: whether the model is shown mid-gray of the picture's size in place of the picture.
         codes: gives what stands in the depth spans in place of the model's own codes, of items and the pictures that they name.
         options: further ones of `predict`.
     """
@@ -147,7 +151,7 @@ def ask_batch(
                 )
             if pictured is not None:
                 pictures.append(image if pictured == item else _picture(pictured, max_pixels))
-            images.append(image)
+            images.append(Image.new("RGB", image.size, _MID_GRAY) if gray else image)
             asked.append(item)
         except ValueError as error:
             answers[item.item_id] = Answer(item_id=item.item_id, raw="", text="", error=str(error))

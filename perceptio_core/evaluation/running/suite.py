@@ -46,6 +46,7 @@ class Asker:
             batch,
             self._predict,
             max_pixels=MAX_PIXELS,
+            gray=entry.picture == "gray",
             codes=None if entry.codes == "predicted" else partial(self._codes.codes, entry.codes),
             segment=entry.segment,
             depth=entry.depth if entry.codes == "predicted" else True,
@@ -135,6 +136,7 @@ def _renamed(metric: Metric, entry: BenchmarkParams) -> Metric:
     asked = {"segment": entry.segment, "depth": entry.depth}
     ways = [f"{span} forced" if wish else f"no {span} span" for span, wish in asked.items() if wish is not None]
     ways += [f"{entry.codes} depth codes in place of the model's own"] if entry.codes != "predicted" else []
+    ways += ["a gray picture in place of the question's own"] if entry.picture == "gray" else []
     return replace(metric, name=f"{entry.name}_{metric.name}", protocol="; ".join([metric.protocol, *ways]))
 
 
