@@ -132,6 +132,7 @@ def main() -> None:
         model, _ = _assemble(params, foundations=foundations, codebook=codebook, autocast=autocast)
         trained = {name: one for group in _groups(model, params) for name, one in group.parameters.items()}
         load_parameters(last_checkpoint(work / "checkpoints"), trained)
+    logger.info("all steps are done; writing the model")
     out = work / "out"
     shutil.rmtree(out, ignore_errors=True)
     bare = _bare(accelerator, model)

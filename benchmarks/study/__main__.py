@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from benchmarks.study.figure import draw
 from benchmarks.study.rows import gather, merge, read_rows, write_rows
 from benchmarks.study.tables import fill
 from stages.common import ARTIFACTS
@@ -13,7 +14,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
     parser.add_argument("--rows", type=Path, nargs="*", default=[], help="further files of rows, such as from another machine")
     parser.add_argument(
-        "--out", type=Path, default=Path("docs"), help="folder of results.md and results/studio.json (default: docs)"
+        "--out",
+        type=Path,
+        default=Path("docs"),
+        help="folder of results.md, labels.png and results/studio.json (default: docs)",
     )
     arguments = parser.parse_args()
     for file in arguments.rows:
@@ -24,6 +28,7 @@ def main() -> None:
         rows = merge(read_rows(file), *(read_rows(other) for other in arguments.rows), gather(ARTIFACTS))
         write_rows(file, rows)
         fill(arguments.out / "results.md", rows)
+        draw(arguments.out / "labels.png", rows)
     except ValueError as error:
         parser.error(str(error))
     print(f"{file}: {len(rows)} rows; {arguments.out / 'results.md'}")
