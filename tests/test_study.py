@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.study.__main__ import main
+from benchmarks.study.figure import picture
 from benchmarks.study.rows import (
     CODES_IN,
     MODELS,
@@ -280,6 +281,19 @@ def test_the_page_of_the_repository_is_of_its_rows(tmp_path: Path) -> None:
     assert copy.read_text(encoding="utf-8") == (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
 
 
+def test_the_picture_has_a_point_for_each_regime_that_was_run() -> None:
+    rows = [
+        *(row("full", "labels_100", seed=seed, hardblink_mean=value) for seed, value in enumerate((50.0, 58.0))),
+        row("full", hardblink_mean=62.0),
+        row("control", "labels_1000", hardblink_mean=55.0),
+        row("no_token", hardblink_mean=10.0),
+    ]
+    (axes,) = picture(rows).axes
+    lines = {str(line.get_label()): line for line in axes.lines if not str(line.get_label()).startswith("_")}
+    assert {name: list(line.get_ydata()) for name, line in lines.items()} == {"full": [54.0, 62.0], NAMES["control"]: [55.0]}
+    assert list(lines["full"].get_xdata()) == pytest.approx([100, 11_250], rel=0.05)
+
+
 def test_names_and_variants_are_one_list() -> None:
     assert len(set(VARIANTS)) == len(VARIANTS)
     assert set(NAMES) == set(VARIANTS)
@@ -300,6 +314,7 @@ def test_the_command_gathers_merges_and_renews_the_page(
     rows = read_rows(tmp_path / "docs" / "results" / "studio.json")
     assert [(one.variant, one.metrics[0].value) for one in rows] == [("full", 66.0), ("control", 40.0)]
     assert "66.0 (64.0 to 68.0)" in (tmp_path / "docs" / "results.md").read_text()
+    assert (tmp_path / "docs" / "labels.png").stat().st_size > 5000
     monkeypatch.setattr(sys, "argv", ["study", "--rows", "absent.json"])
     with pytest.raises(SystemExit) as exit_:
         main()

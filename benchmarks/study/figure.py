@@ -19,7 +19,12 @@ _CHANCE = (100 / 3 + 100 / 4 + 100 / 5) / 3
 
 
 def draw(file: Path, rows: Sequence[Row]) -> None:
-    """Write the picture: a point per regime that was run, filled where it is the mean of several trainings.
+    """Write the picture as a PNG of the same bytes for the same rows."""
+    FigureCanvasAgg(picture(rows)).print_png(file, metadata={"Software": None})
+
+
+def picture(rows: Sequence[Row]) -> Figure:
+    """A line per model: a point per regime that was run, filled where it is the mean of several trainings.
 
     A bar reaches from the lowest to the highest bound of the 95 % intervals of these trainings.
     """
@@ -46,4 +51,4 @@ def draw(file: Path, rows: Sequence[Row]) -> None:
     axes.set_ylim(20, 80)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+    return figure
