@@ -120,7 +120,8 @@ def test_every_kind_passes_through_the_suite(tmp_path: Path) -> None:
         *("grefcoco_ciou", "grefcoco_giou", "grefcoco_n_acc", "grefcoco_t_acc"),
         *("grefcoco_testa_ciou", "grefcoco_testa_giou", "grefcoco_testa_t_acc"),
         *("reasonseg_giou", "reasonseg_ciou"),
-        *("ai2d", "scienceqa_image", "blink_depth", "unparsed", "decode_passes"),
+        *(name + more for name in ("ai2d", "scienceqa_image", "blink_depth") for more in ("", "_majority", "_longest")),
+        *("unparsed", "decode_passes"),
     ]
     values_by_name = {metric.name: metric.value for metric in metrics}
     assert values_by_name["grefcoco_ciou"] == pytest.approx(100 * (200 + 0 + 100) / (200 + 300 + 2 * 200 + 200))
