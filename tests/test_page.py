@@ -452,7 +452,7 @@ def test_tab_completes_a_stage_to_look_at(
 ) -> None:
     for name, value in {"_PERCEPTIO_COMPLETE": "complete_bash", "COMP_WORDS": "perceptio look e", "COMP_CWORD": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert run(checkout, monkeypatch=monkeypatch, capsys=capsys) == (0, "evaluate\nevaluate@full\nevaluate@control\n", "")
+    assert run(checkout, monkeypatch=monkeypatch, capsys=capsys) == (0, "evaluate\nevaluate@full\n", "")
 
 
 def test_without_gradio(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
