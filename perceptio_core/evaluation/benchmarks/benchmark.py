@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +151,16 @@ def accuracy(
         chance=chance,
         protocol=f"{protocol}; {unit}",
     )
+
+
+def most_frequent(texts: Iterable[str]) -> str:
+    """The text that occurs most often; of several the first in the alphabet.
+
+    Raises:
+        ValueError: there is none.
+    """
+    counts = Counter(texts)
+    return min(counts, key=lambda text: (-counts[text], text))
 
 
 def unparsed_share(scores: Sequence[Scores], bootstrap: Bootstrap) -> list[Metric]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from perceptio_core.evaluation.answers.harness_readings import OPTION_READINGS
 from perceptio_core.evaluation.answers.options import RULE, parse_option
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped, most_frequent
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.metrics import Metric
 
@@ -110,9 +109,8 @@ def longest_option(choices: Mapping[str, str]) -> str:
 
 def _majority(questions: Sequence[ChoiceQuestion], name: str, label: str) -> Metric:
     """The letter is picked on the very questions that it is scored on: an interval would mean nothing."""
-    counts = Counter(question.item.expected for question in questions)
-    letter = min(counts, key=lambda letter: (-counts[letter], letter))
-    share = 100.0 * counts[letter] / len(questions)
+    letter = most_frequent(question.item.expected for question in questions)
+    share = 100.0 * float(np.mean([question.item.expected == letter for question in questions]))
     return Metric(name=f"{name}_majority", value=share, n=len(questions), protocol=f"{label}: always {letter}")
 
 

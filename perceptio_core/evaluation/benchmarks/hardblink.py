@@ -15,7 +15,6 @@ one at random among those on any object.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 
 from perceptio_core.data.records import inside, spread
 from perceptio_core.evaluation.answers.options import RULE, mentioned_letters, parse_option
-from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped, said, unique
+from perceptio_core.evaluation.benchmarks.benchmark import Answer, Item, Scores, accuracy, grouped, most_frequent, said, unique
 from perceptio_core.evaluation.statistics.bootstrap import Bootstrap
 from perceptio_core.jsonl import read_jsonl
 from perceptio_core.metrics import Metric
@@ -118,8 +117,7 @@ class HardBlink:
         majority: dict[int, list[bool]] = {}
         parts = []
         for n, questions in by_subset.items():
-            counts = Counter(question.item.expected for question in questions)
-            letter = min(counts, key=lambda letter: (-counts[letter], letter))
+            letter = most_frequent(question.item.expected for question in questions)
             majority[n] = [question.item.expected == letter for question in questions]
             parts.append(
                 Metric(

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
+
+from perceptio_core.evaluation.benchmarks.benchmark import most_frequent
 
 AnswerKind = Literal["yes_no", "number", "other"]
 
@@ -55,5 +56,4 @@ def kind_of(answer: str) -> AnswerKind:
 
 def most_common(answers: Iterable[str]) -> str:
     """The most frequent answer, folded; of several the first in the alphabet."""
-    counts = Counter(map(folded, answers))
-    return min(counts, key=lambda answer: (-counts[answer], answer))
+    return most_frequent(map(folded, answers))
